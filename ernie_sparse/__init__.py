@@ -1,0 +1,50 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+ERNIE-Sparse for Hugging Face Transformers: a long-document encoder with hierarchical sparse attention.
+
+Importing the package registers its classes, so that `AutoConfig`, `AutoModel` and `AutoModelFor…` know `ernie_sparse`.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from .configuration_ernie_sparse import ErnieSparseConfig
+from .modeling_ernie_sparse import (
+    ErnieSparseForMaskedLM,
+    ErnieSparseForMultipleChoice,
+    ErnieSparseForQuestionAnswering,
+    ErnieSparseForSequenceClassification,
+    ErnieSparseForTokenClassification,
+    ErnieSparseModel,
+    ErnieSparsePreTrainedModel,
+)
+from .sparse_pattern import SparsePattern
+
+__version__ = "0.1.0"
+
+AutoConfig.register("ernie_sparse", ErnieSparseConfig)
+AutoModel.register(ErnieSparseConfig, ErnieSparseModel)
+AutoModelForMaskedLM.register(ErnieSparseConfig, ErnieSparseForMaskedLM)
+AutoModelForMultipleChoice.register(ErnieSparseConfig, ErnieSparseForMultipleChoice)
+AutoModelForQuestionAnswering.register(ErnieSparseConfig, ErnieSparseForQuestionAnswering)
+AutoModelForSequenceClassification.register(ErnieSparseConfig, ErnieSparseForSequenceClassification)
+AutoModelForTokenClassification.register(ErnieSparseConfig, ErnieSparseForTokenClassification)
+
+__all__ = [
+    "ErnieSparseConfig",
+    "ErnieSparseForMaskedLM",
+    "ErnieSparseForMultipleChoice",
+    "ErnieSparseForQuestionAnswering",
+    "ErnieSparseForSequenceClassification",
+    "ErnieSparseForTokenClassification",
+    "ErnieSparseModel",
+    "ErnieSparsePreTrainedModel",
+    "SparsePattern",
+]

@@ -1,0 +1,115 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""ERNIE-Sparse model configuration"""
+
+import dataclasses
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .sparse_pattern import SparsePattern
+
+# A pattern's `seed` would not say of what in a model's config.
+_CONFIG_NAMES = {"seed": "pattern_seed"}
+
+
+@strict
+class ErnieSparseConfig(PreTrainedConfig):
+    r"""
+    Configuration of an [`ErnieSparseModel`]. The defaults give a model of base size (110M parameters) for documents of
+    up to 4,096 tokens. Sizes follow BERT; the sparse pattern, the representatives and dropping no attention weights by
+    default are our choice.
+
+    Args:
+        vocab_size (`int`, defaults to 30522): Size of the vocabulary.
+        hidden_size (`int`, defaults to 768): Width of the encoder; a multiple of `num_attention_heads`.
+        num_hidden_layers (`int`, defaults to 12): Number of layers.
+        num_attention_heads (`int`, defaults to 12): Heads of each attention.
+        intermediate_size (`int`, defaults to 3072): Width of the feed-forward part.
+        hidden_act (`str`, defaults to `"gelu"`): Its activation.
+        hidden_dropout_prob (`float`, defaults to 0.1): Dropout on embeddings and on the output of every sublayer.
+        attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout on attention weights.
+        max_position_embeddings (`int`, defaults to 4096): The longest input in tokens.
+        type_vocab_size (`int`, defaults to 2): Number of token types.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
+        layer_norm_eps (`float`, defaults to 1e-12): Epsilon of the layer norms.
+        classifier_dropout (`float`, *optional*): Dropout of the classification heads; `hidden_dropout_prob` when `None`.
+        num_representatives_per_block (`int`, defaults to 1): Representatives at the head of each block, R.
+        block_size, num_window_blocks, num_global_blocks, num_random_blocks, block_shift, hierarchical, pattern_seed:
+            The model's own sparse pattern, field by field as in [`SparsePattern`], whose `seed` is called
+            `pattern_seed` here. Read or set them together through `config.pattern`.
+
+    Example:
+
+    ```python
+    >>> from ernie_sparse import ErnieSparseConfig, ErnieSparseModel
+
+    >>> config = ErnieSparseConfig(block_size=128, num_random_blocks=1)
+    >>> model = ErnieSparseModel(config)
+    >>> print(config.pattern)
+    block_size=128,num_window_blocks=3,num_global_blocks=1,num_random_blocks=1,block_shift=0,hierarchical=true,seed=0
+    ```"""
+
+    model_type = "ernie_sparse"
+    keys_to_ignore_at_inference = [
+        "task_loss",
+        "consistency_loss",
+        "hidden_states",
+        "attentions",
+        "representative_hidden_state",
+    ]
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.0
+    max_position_embeddings: int = 4096
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    classifier_dropout: float | int | None = None
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = True
+    num_representatives_per_block: int = 1
+    block_size: int = 64
+    num_window_blocks: int = 3
+    num_global_blocks: int = 1
+    num_random_blocks: int = 0
+    block_shift: int = 0
+    hierarchical: bool = True
+    pattern_seed: int = 0
+
+    @property
+    def pattern(self) -> SparsePattern:
+        """The model's own sparse pattern, as a value."""
+        fields = dataclasses.fields(SparsePattern)
+        return SparsePattern(**{f.name: getattr(self, _CONFIG_NAMES.get(f.name, f.name)) for f in fields})
+
+    @pattern.setter
+    def pattern(self, value):
+        for name, field_value in dataclasses.asdict(SparsePattern.parse(value)).items():
+            setattr(self, _CONFIG_NAMES.get(name, name), field_value)
+
+    def validate_pattern(self):
+        """The scalars must form a valid [`SparsePattern`]."""
+        SparsePattern.parse(self.pattern)
+        if self.num_representatives_per_block < 1:
+            raise ValueError(
+                f"num_representatives_per_block={self.num_representatives_per_block} is not allowed: it must be at "
+                "least 1 (hierarchical=False turns representatives off)"
+            )
+
+    def validate_heads(self):
+        """The heads must share the width evenly."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+
+
+__all__ = ["ErnieSparseConfig"]

@@ -1,0 +1,786 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""PyTorch ERNIE-Sparse model."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_ernie_sparse import ErnieSparseConfig
+from .hst_attention import ALL_ATTENTION_FUNCTIONS, eager_hst_attention, slot_mask
+from .saor import IGNORE_INDEX, SaorLoss, saor_loss
+from .sparse_pattern import BlockPlan, SparsePattern, block_plan
+
+PATTERN_ARGS = """
+pattern ([`SparsePattern`], `Mapping` or `str`, *optional*):
+    The sparse pattern of this call alone: a value, its fields, or text such as `block_size=64,seed=0`. The config's
+    when `None`.
+"""
+
+HEAD_ARGS = (
+    PATTERN_ARGS
+    + """
+consistency_pattern ([`SparsePattern`], `Mapping` or `str`, *optional*):
+    SAOR: run a second pass over the same batch under this pattern and add the divergence of the two output
+    distributions to the mean of their task losses. Needs labels. Everything but the losses is of the first pass.
+consistency_alpha (`float`, defaults to 1.0):
+    Weight of the consistency loss.
+num_items_in_batch (`int` or `torch.Tensor`, *optional*):
+    What the summed losses are divided by; the number of labels in the batch when `None`. `Trainer` passes the count
+    over all accumulated batches and processes.
+"""
+)
+
+
+@dataclass
+@auto_docstring(custom_intro="Output of [`ErnieSparseModel`].")
+class ErnieSparseModelOutput(ModelOutput):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+        The tokens' hidden states, aligned with `input_ids`.
+    pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`, *optional*):
+        The first token's hidden state behind a linear layer and tanh.
+    representative_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_blocks * num_representatives_per_block, hidden_size)`, *optional*):
+        The representatives' hidden states, block by block; `None` when the pattern is not hierarchical.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    representative_hidden_state: torch.FloatTensor | None = None
+
+
+@dataclass
+@auto_docstring(custom_intro="Output of the heads that predict classes or numbers.")
+class ErnieSparseHeadOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `()`, *optional*):
+        With labels: the task loss or, with a consistency pattern, the task loss plus alpha times the consistency loss.
+    logits (`torch.FloatTensor`):
+        Scores before softmax. The masked-LM head in training, given labels, computes and returns those of the labelled
+        positions alone, `(num_labelled, vocab_size)`.
+    task_loss (`torch.FloatTensor` of shape `()`, *optional*):
+        With a consistency pattern: the mean task loss of both passes.
+    consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
+        With a consistency pattern: the symmetric divergence, before alpha.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    task_loss: torch.FloatTensor | None = None
+    consistency_loss: torch.FloatTensor | None = None
+
+
+@dataclass
+@auto_docstring(custom_intro="Output of [`ErnieSparseForQuestionAnswering`].")
+class ErnieSparseQuestionAnsweringOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `()`, *optional*):
+        The mean of the start's and the end's loss; with a consistency pattern as in the other heads.
+    task_loss (`torch.FloatTensor` of shape `()`, *optional*):
+        With a consistency pattern: the mean task loss of both passes.
+    consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
+        With a consistency pattern: the symmetric divergence, before alpha.
+    """
+
+    loss: torch.FloatTensor | None = None
+    start_logits: torch.FloatTensor | None = None
+    end_logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    task_loss: torch.FloatTensor | None = None
+    consistency_loss: torch.FloatTensor | None = None
+
+
+class ErnieSparseEmbeddings(nn.Module):
+    """Tokens: word, position and type embeddings, as in BERT. Representatives: one learned embedding each, plus the
+    position embedding of their block's first token (our choice)."""
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.representative_embeddings = nn.Embedding(config.num_representatives_per_block, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None,
+        token_type_ids: torch.LongTensor | None,
+        position_ids: torch.LongTensor,
+        inputs_embeds: torch.Tensor | None,
+        plan: BlockPlan,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The hidden states of the tokens, `(batch_size, num_tokens, hidden_size)`, and of the representatives,
+        `(batch_size, N · R, hidden_size)`, none of them when the pattern is not hierarchical."""
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(position_ids)
+        positions = self.position_embeddings(position_ids)
+        tokens = inputs_embeds + self.token_type_embeddings(token_type_ids) + positions
+        tokens = self.dropout(self.LayerNorm(tokens))
+        if not plan.pattern.hierarchical:
+            return tokens, tokens[:, :0]
+        representatives = positions[:, plan.first_tokens(), None] + self.representative_embeddings.weight
+        representatives = representatives.flatten(1, 2).expand(len(tokens), -1, -1)
+        return tokens, self.dropout(self.LayerNorm(representatives))
+
+
+class ErnieSparseSelfAttention(nn.Module):
+    """Projections to query, key and value around the executor that `attn_implementation` names."""
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.config = config
+        self.attention_head_size = config.hidden_size // config.num_attention_heads
+        self.scaling = self.attention_head_size**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        slots: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        plan: BlockPlan | None,
+        num_tokens: int,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query, key, value = (
+            projection(slots).unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
+        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_hst_attention)
+        output, maps = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            plan=plan,
+            num_tokens=num_tokens,
+            scaling=self.scaling,
+            dropout=self.attention_dropout,
+            **kwargs,
+        )
+        # Only step 1's maps over tokens are recorded as `attentions`.
+        return output.flatten(2), None if maps is None or plan is None else maps.token_to_token
+
+
+class ErnieSparseSelfOutput(nn.Module):
+    """The output projection, and LN1 over the residual."""
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: torch.Tensor, residual: torch.Tensor, layer_norm: nn.LayerNorm | None = None):
+        return (layer_norm or self.LayerNorm)(self.dropout(self.dense(states)) + residual)
+
+
+class ErnieSparseAttention(nn.Module):
+    """
+    HST: local attention of every slot (step 1), then global attention among the representatives (step 2) with the same
+    projections and a layer norm of its own. In the last layer no token could read what step 2 writes, so it has none:
+    every weight of the model is trained by every head.
+    """
+
+    def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):
+        super().__init__()
+        self.self = ErnieSparseSelfAttention(config)
+        self.output = ErnieSparseSelfOutput(config)
+        self.representative_LayerNorm = None
+        if not is_last_layer:
+            self.representative_LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        slots: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        plan: BlockPlan,
+        num_tokens: int,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        local, _ = self.self(slots, attention_mask, plan, num_tokens, **kwargs)
+        slots = self.output(local, slots)
+        num_representatives = slots.shape[1] - num_tokens
+        if self.representative_LayerNorm is None or num_representatives == 0:
+            return slots
+        representatives, tokens = slots.split([num_representatives, num_tokens], dim=1)
+        mask = None if attention_mask is None else attention_mask[:, :num_representatives]
+        summary, _ = self.self(representatives, mask, None, 0, **kwargs)
+        representatives = self.output(summary, representatives, self.representative_LayerNorm)
+        return torch.cat([representatives, tokens], dim=1)
+
+
+class ErnieSparseIntermediate(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.intermediate_act_fn(self.dense(states))
+
+
+class ErnieSparseOutput(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
+
+
+class ErnieSparseLayer(GradientCheckpointingLayer):
+    """One layer, from the two streams (tokens and representatives) to the two streams."""
+
+    def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):
+        super().__init__()
+        self.chunk_size_feed_forward = config.chunk_size_feed_forward
+        self.attention = ErnieSparseAttention(config, is_last_layer)
+        self.intermediate = ErnieSparseIntermediate(config)
+        self.output = ErnieSparseOutput(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        representatives: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        plan: BlockPlan,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        num_representatives, num_tokens = representatives.shape[1], hidden_states.shape[1]
+        slots = torch.cat([representatives, hidden_states], dim=1)
+        slots = self.attention(slots, attention_mask, plan, num_tokens, **kwargs)
+        chunks = slots.split(self.chunk_size_feed_forward or slots.shape[1], dim=1)
+        outputs = [self.output(self.intermediate(chunk), chunk) for chunk in chunks]
+        slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return slots[:, num_representatives:], slots[:, :num_representatives]
+
+
+class ErnieSparseEncoder(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        last = config.num_hidden_layers - 1
+        self.layer = nn.ModuleList([ErnieSparseLayer(config, i == last) for i in range(config.num_hidden_layers)])
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        representatives: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        plan: BlockPlan,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        for layer in self.layer:
+            hidden_states, representatives = layer(hidden_states, representatives, attention_mask, plan, **kwargs)
+        return hidden_states, representatives
+
+
+class ErnieSparsePooler(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.Tanh()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.dense(hidden_states[:, 0]))
+
+
+class ErnieSparsePredictionHeadTransform(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.transform_act_fn = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
+
+
+class ErnieSparseLMPredictionHead(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.transform = ErnieSparsePredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.transform(hidden_states))
+
+
+class ErnieSparseOnlyMLMHead(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.predictions = ErnieSparseLMPredictionHead(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.predictions(hidden_states)
+
+
+@auto_docstring
+class ErnieSparsePreTrainedModel(PreTrainedModel):
+    config_class = ErnieSparseConfig
+    config: ErnieSparseConfig
+    base_model_prefix = "ernie_sparse"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _supports_sdpa = True
+    _no_split_modules = ["ErnieSparseEmbeddings", "ErnieSparseLayer"]
+    _can_record_outputs = {"hidden_states": ErnieSparseLayer, "attentions": ErnieSparseSelfAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ErnieSparseLMPredictionHead):
+            init.zeros_(module.bias)
+
+    def _encode(
+        self, pattern, consistency_pattern, labels: torch.Tensor | None, **inputs
+    ) -> list[ErnieSparseModelOutput]:
+        """The base model's outputs of the one or, with a consistency pattern, of the two passes."""
+        if consistency_pattern is None:
+            return [self.base_model(**inputs, pattern=pattern, return_dict=True)]
+        if labels is None:
+            raise ValueError("consistency_pattern needs labels: the two passes are compared where there is a label")
+        return [self.base_model(**inputs, pattern=p, return_dict=True) for p in (pattern, consistency_pattern)]
+
+
+@auto_docstring
+class ErnieSparseModel(ErnieSparsePreTrainedModel):
+    def __init__(self, config: ErnieSparseConfig, add_pooling_layer: bool = True):
+        r"""
+        add_pooling_layer (`bool`, defaults to `True`):
+            Whether to add a pooling layer.
+        """
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        self.embeddings = ErnieSparseEmbeddings(config)
+        self.encoder = ErnieSparseEncoder(config)
+        self.pooler = ErnieSparsePooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring(custom_args=PATTERN_ARGS)
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pattern: SparsePattern | dict | str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ErnieSparseModelOutput:
+        r"""
+        Raises:
+            `ValueError`: Not exactly one of `input_ids` and `inputs_embeds`; an empty input or one longer than
+                `max_position_embeddings`; ids outside their vocabulary (on a GPU an assertion on the device, without
+                waiting for it); an attention mask that is not `(batch_size, sequence_length)`; an unknown pattern.
+        """
+        pattern = self.config.pattern if pattern is None else SparsePattern.parse(pattern)
+        batch_size, num_tokens, device = self._check_inputs(input_ids, inputs_embeds, attention_mask)
+        if position_ids is None:
+            position_ids = torch.arange(num_tokens, device=device)[None]
+        for name, ids, size in (
+            ("input_ids", input_ids, self.config.vocab_size),
+            ("token_type_ids", token_type_ids, self.config.type_vocab_size),
+            ("position_ids", position_ids, self.config.max_position_embeddings),
+        ):
+            if ids is not None:
+                _check_ids(name, ids, size)
+        plan = block_plan(pattern, num_tokens, device)
+        hidden_states, representatives = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, plan)
+        mask = None if attention_mask is None else slot_mask(attention_mask, plan, representatives.shape[1])
+        hidden_states, representatives = self.encoder(hidden_states, representatives, mask, plan, **kwargs)
+        return ErnieSparseModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=None if self.pooler is None else self.pooler(hidden_states),
+            representative_hidden_state=representatives if pattern.hierarchical else None,
+        )
+
+    def _check_inputs(self, input_ids, inputs_embeds, attention_mask) -> tuple[int, int, torch.device]:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        inputs, expected = (input_ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
+        if inputs.dim() != expected:
+            name = "input_ids" if inputs_embeds is None else "inputs_embeds"
+            raise ValueError(f"{name} has the shape {tuple(inputs.shape)}: {expected} dimensions are expected")
+        batch_size, num_tokens = inputs.shape[:2]
+        limit = self.config.max_position_embeddings
+        if num_tokens == 0:
+            raise ValueError("the input is empty: at least one token is needed")
+        if num_tokens > limit:
+            raise ValueError(
+                f"the input has {num_tokens} tokens, more than this model's max_position_embeddings={limit}: truncate it"
+            )
+        if attention_mask is not None and attention_mask.shape != (batch_size, num_tokens):
+            raise ValueError(
+                f"attention_mask has the shape {tuple(attention_mask.shape)}: (batch_size, sequence_length) = "
+                f"{(batch_size, num_tokens)} is expected; which tokens see which is the pattern's business"
+            )
+        return batch_size, num_tokens, inputs.device
+
+
+def _check_ids(name: str, ids: torch.Tensor, size: int):
+    if ids.numel() == 0 or ids.device.type == "meta" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    if ids.device.type == "cuda":
+        # Reading the ids back would stall the GPU on every call.
+        torch._assert_async(((ids >= 0) & (ids < size)).all(), f"{name} outside 0 to {size - 1}")
+    elif ids.device.type == "cpu":
+        low, high = (int(bound) for bound in ids.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} holds {low if low < 0 else high}: 0 to {size - 1} is allowed")
+
+
+def _losses(distribution: str, logits: list[torch.Tensor], labels: torch.Tensor | None, alpha, num_items) -> SaorLoss:
+    """The losses of the one or two passes in `logits`; none without labels."""
+    if labels is None:
+        return SaorLoss()
+    return saor_loss(distribution, logits[0], labels.to(logits[0].device), *logits[1:], alpha=alpha, num_items=num_items)
+
+
+def _head_output(passes: list[ErnieSparseModelOutput], logits: torch.Tensor, losses: SaorLoss) -> ErnieSparseHeadOutput:
+    return ErnieSparseHeadOutput(
+        **losses._asdict(), logits=logits, hidden_states=passes[0].hidden_states, attentions=passes[0].attentions
+    )
+
+
+@auto_docstring
+class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
+    _tied_weights_keys = {
+        "cls.predictions.decoder.weight": "ernie_sparse.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__(config)
+        self.ernie_sparse = ErnieSparseModel(config, add_pooling_layer=False)
+        self.cls = ErnieSparseOnlyMLMHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings):
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    @can_return_tuple
+    @auto_docstring(custom_args=HEAD_ARGS)
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        pattern: SparsePattern | dict | str | None = None,
+        consistency_pattern: SparsePattern | dict | str | None = None,
+        consistency_alpha: float = 1.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ErnieSparseHeadOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            The tokens to predict; -100 where none is masked.
+        """
+        passes = self._encode(
+            pattern,
+            consistency_pattern,
+            labels,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        states = [output.last_hidden_state for output in passes]
+        if labels is not None and self.training:
+            # The vocabulary is by far the widest matrix: nothing is multiplied with it where nothing is predicted.
+            is_labelled = labels != IGNORE_INDEX
+            states, labels = [state[is_labelled] for state in states], labels[is_labelled]
+        logits = [self.cls(state) for state in states]
+        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
+        return _head_output(passes, logits[0], losses)
+
+
+@auto_docstring
+class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
+    _distributions = {
+        "regression": "gaussian",
+        "single_label_classification": "categorical",
+        "multi_label_classification": "bernoulli",
+    }
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.ernie_sparse = ErnieSparseModel(config)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def _problem_type(self, labels: torch.Tensor) -> str:
+        if self.config.problem_type is not None:
+            return self.config.problem_type
+        if self.num_labels == 1:
+            return "regression"
+        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+    @can_return_tuple
+    @auto_docstring(custom_args=HEAD_ARGS)
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        pattern: SparsePattern | dict | str | None = None,
+        consistency_pattern: SparsePattern | dict | str | None = None,
+        consistency_alpha: float = 1.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ErnieSparseHeadOutput:
+        r"""
+        labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*):
+            Classes (integers, one per document), multi-label targets (floats, one per label) or numbers (regression).
+            `config.problem_type` says which; without it `num_labels == 1` means regression and the labels' dtype tells
+            the other two apart. -100 stands for "no label" in all three.
+        """
+        passes = self._encode(
+            pattern,
+            consistency_pattern,
+            labels,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = [self.classifier(self.dropout(output.pooler_output)) for output in passes]
+        losses = SaorLoss()
+        if labels is not None:
+            distribution = self._distributions[self._problem_type(labels)]
+            if distribution == "categorical":
+                labels = labels.view(-1)
+            elif labels.numel() == logits[0].numel():
+                labels = labels.view_as(logits[0])
+            losses = _losses(distribution, logits, labels, consistency_alpha, num_items_in_batch)
+        return _head_output(passes, logits[0], losses)
+
+
+@auto_docstring
+class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.ernie_sparse = ErnieSparseModel(config, add_pooling_layer=False)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring(custom_args=HEAD_ARGS)
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        pattern: SparsePattern | dict | str | None = None,
+        consistency_pattern: SparsePattern | dict | str | None = None,
+        consistency_alpha: float = 1.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ErnieSparseHeadOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            The class of every token; -100 for none.
+        """
+        passes = self._encode(
+            pattern,
+            consistency_pattern,
+            labels,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = [self.classifier(self.dropout(output.last_hidden_state)) for output in passes]
+        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
+        return _head_output(passes, logits[0], losses)
+
+
+@auto_docstring
+class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__(config)
+        self.ernie_sparse = ErnieSparseModel(config, add_pooling_layer=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring(custom_args=HEAD_ARGS)
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        pattern: SparsePattern | dict | str | None = None,
+        consistency_pattern: SparsePattern | dict | str | None = None,
+        consistency_alpha: float = 1.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ErnieSparseQuestionAnsweringOutput:
+        r"""
+        start_positions, end_positions (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            First and last token of the answer. One outside the input counts as no label. The losses are over real
+            tokens only: padding has no probability.
+        """
+        passes = self._encode(
+            pattern,
+            consistency_pattern,
+            start_positions if end_positions is not None else None,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = [self.qa_outputs(output.last_hidden_state) for output in passes]
+        losses = SaorLoss()
+        if start_positions is not None and end_positions is not None:
+            sides = [
+                self._side_losses(logits, side, positions, attention_mask, consistency_alpha, num_items_in_batch)
+                for side, positions in enumerate((start_positions, end_positions))
+            ]
+            losses = SaorLoss(*(None if start is None else 0.5 * (start + end) for start, end in zip(*sides, strict=True)))
+        start_logits, end_logits = logits[0].unbind(-1)
+        return ErnieSparseQuestionAnsweringOutput(
+            **losses._asdict(),
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=passes[0].hidden_states,
+            attentions=passes[0].attentions,
+        )
+
+    def _side_losses(self, logits, side: int, positions, attention_mask, alpha, num_items) -> SaorLoss:
+        """The losses of the starts (`side` 0) or of the ends (1): a choice among the real tokens."""
+        scores = [states[..., side].float() for states in logits]
+        if attention_mask is not None:
+            scores = [score.masked_fill(attention_mask == 0, torch.finfo(score.dtype).min) for score in scores]
+        positions = positions.view(-1)
+        is_inside = (positions >= 0) & (positions < scores[0].shape[1])
+        return _losses("categorical", scores, positions.masked_fill(~is_inside, IGNORE_INDEX), alpha, num_items)
+
+
+@auto_docstring
+class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__(config)
+        self.ernie_sparse = ErnieSparseModel(config)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring(custom_args=HEAD_ARGS)
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        pattern: SparsePattern | dict | str | None = None,
+        consistency_pattern: SparsePattern | dict | str | None = None,
+        consistency_alpha: float = 1.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ErnieSparseHeadOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`):
+            Indices of input sequence tokens in the vocabulary; so with the other inputs.
+        attention_mask (`torch.Tensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
+            1 for real tokens, 0 for padding.
+        token_type_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
+            The type of every token.
+        position_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
+            The position of every token.
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_choices, sequence_length, hidden_size)`, *optional*):
+            Embeddings in place of `input_ids`.
+        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            The right choice.
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        shape = (input_ids if inputs_embeds is None else inputs_embeds).shape
+        flat = {name: value if value is None else value.flatten(0, 1) for name, value in inputs.items()}
+        passes = self._encode(pattern, consistency_pattern, labels, **flat, **kwargs)
+        logits = [self.classifier(self.dropout(output.pooler_output)).view(shape[:2]) for output in passes]
+        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
+        return _head_output(passes, logits[0], losses)
+
+
+def _classifier_dropout(config: ErnieSparseConfig) -> nn.Dropout:
+    return nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
+
+
+__all__ = [
+    "ErnieSparseForMaskedLM",
+    "ErnieSparseForMultipleChoice",
+    "ErnieSparseForQuestionAnswering",
+    "ErnieSparseForSequenceClassification",
+    "ErnieSparseForTokenClassification",
+    "ErnieSparseModel",
+    "ErnieSparsePreTrainedModel",
+]

@@ -1,0 +1,140 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+SAOR: the task loss of one or two passes and the symmetric KL that pulls their output distributions together.
+
+With p and q the output distributions of the same batch under two sparse patterns,
+
+    loss = ½ (task(p) + task(q)) + alpha · ½ (KL(p‖q) + KL(q‖p))
+
+averaged per prediction exactly as the task loss is. Gradients flow through both sides. The paper fixes that the output
+distributions agree; the symmetric form and the average per prediction are our choice. Everything here is a function of
+logits and labels and knows no model.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+IGNORE_INDEX = -100
+
+
+class SaorLoss(NamedTuple):
+    """
+    Args:
+        loss (`torch.Tensor`): The scalar to minimise.
+        task_loss (`torch.Tensor`, *optional*): Mean task loss of the two passes; `None` with one pass, where it is `loss`.
+        consistency_loss (`torch.Tensor`, *optional*): ½ (KL(p‖q) + KL(q‖p)), before alpha; `None` with one pass.
+    """
+
+    loss: torch.Tensor | None = None
+    task_loss: torch.Tensor | None = None
+    consistency_loss: torch.Tensor | None = None
+
+
+def categorical_divergence(logits: torch.Tensor, other_logits: torch.Tensor) -> torch.Tensor:
+    """½ (KL(p‖q) + KL(q‖p)) of the softmax over the last dimension: `(…, num_classes)` to `(…)`."""
+    log_p, log_q = logits.log_softmax(-1), other_logits.log_softmax(-1)
+    return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
+
+
+def bernoulli_divergence(logits: torch.Tensor, other_logits: torch.Tensor) -> torch.Tensor:
+    """The same for one Bernoulli per logit, `(…)` to `(…)`; its two KLs add up to (p - q)(logit p - logit q)."""
+    return 0.5 * (logits.sigmoid() - other_logits.sigmoid()) * (logits - other_logits)
+
+
+def gaussian_divergence(means: torch.Tensor, other_means: torch.Tensor) -> torch.Tensor:
+    """The same for unit-variance Gaussians, `(…)` to `(…)`: each KL is ½ (difference)², and so is their half sum."""
+    return 0.5 * (means - other_means) ** 2
+
+
+class OutputDistribution(NamedTuple):
+    """What a head's logits mean: the unreduced task loss and the unreduced divergence, one value per prediction."""
+
+    task_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    divergence: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    has_class_dimension: bool
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return -logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+OUTPUT_DISTRIBUTIONS = {
+    "categorical": OutputDistribution(_cross_entropy, categorical_divergence, has_class_dimension=True),
+    "bernoulli": OutputDistribution(
+        lambda logits, labels: nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
+        bernoulli_divergence,
+        has_class_dimension=False,
+    ),
+    # The task loss is transformers' mean squared error, without the Gaussian's ½.
+    "gaussian": OutputDistribution(
+        lambda logits, labels: (logits - labels) ** 2, gaussian_divergence, has_class_dimension=False
+    ),
+}
+
+
+def saor_loss(
+    distribution: str,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    second_logits: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    num_items: torch.Tensor | int | None = None,
+) -> SaorLoss:
+    """
+    The loss of one pass, or of two passes over the same batch.
+
+    Args:
+        distribution (`str`):
+            `categorical` (logits `(…, num_classes)`, integer labels `(…)`), `bernoulli` or `gaussian` (labels shaped as
+            the logits).
+        logits, second_logits (`torch.Tensor`): Of the first and, for SAOR, of the second pass. Taken to fp32.
+        labels (`torch.Tensor`): -100 stands for "no label": what the logits say there has no effect at all.
+        alpha (`float`, defaults to 1.0): Weight of the consistency loss.
+        num_items (`int` or `torch.Tensor`, *optional*):
+            What both sums are divided by; the number of labels that are not -100 when `None`. Trainer passes the count
+            over all accumulated micro-batches and processes.
+
+    Raises:
+        `ValueError`: An unknown distribution, or shapes that do not fit.
+    """
+    if distribution not in OUTPUT_DISTRIBUTIONS:
+        raise ValueError(f"distribution={distribution!r} is not one of {', '.join(OUTPUT_DISTRIBUTIONS)}")
+    task_loss, divergence, has_classes = OUTPUT_DISTRIBUTIONS[distribution]
+    expected = logits.shape[:-1] if has_classes else logits.shape
+    if labels.shape != expected:
+        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit: {tuple(expected)} is expected")
+    is_labelled = labels != IGNORE_INDEX
+    labels = labels.masked_fill(~is_labelled, 0)
+    if has_classes:
+        _check_classes(labels, logits.shape[-1])
+    else:
+        labels = labels.to(logits.dtype)
+    divisor = is_labelled.sum().clamp(min=1) if num_items is None else num_items
+
+    def prepare(states: torch.Tensor) -> torch.Tensor:
+        states = states.to(torch.promote_types(states.dtype, torch.float32))
+        # Cleared before the loss, not after it: an infinite logit would turn a cleared gradient into NaN.
+        return states.masked_fill(~(is_labelled.unsqueeze(-1) if has_classes else is_labelled), 0.0)
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return values.masked_fill(~is_labelled, 0.0).sum() / divisor
+
+    first = prepare(logits)
+    if second_logits is None:
+        return SaorLoss(mean(task_loss(first, labels)))
+    second = prepare(second_logits)
+    task = 0.5 * (mean(task_loss(first, labels)) + mean(task_loss(second, labels)))
+    consistency = mean(divergence(first, second))
+    return SaorLoss(task + alpha * consistency, task, consistency)
+
+
+def _check_classes(labels: torch.Tensor, num_classes: int):
+    # Only where it costs no synchronisation; elsewhere `gather` asserts on the device.
+    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
+        low, high = labels.aminmax()
+        if low < 0 or high >= num_classes:
+            wrong = int(low if low < 0 else high)
+            raise ValueError(f"label {wrong} is not a class: the classes are 0 to {num_classes - 1}, and -100 for none")

@@ -1,0 +1,250 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Which block of a document attends to which: the pattern as a value, and its tables for a given number of blocks."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class SparsePattern:
+    """
+    What is attended, as a value: hashable, comparable, independent of any weights. Any ErnieSparse weights run under
+    any pattern.
+
+    A document of `num_tokens` tokens is cut into blocks; token `t` belongs to block `(t + block_shift) // block_size`.
+    Block `q` sees block `k` when one of them is global, when they are near each other, or when `k` is one of the
+    random blocks drawn for `q`. Field names and defaults are our choice; the paper fixes none.
+
+    Args:
+        block_size (`int`, defaults to 64): Tokens per block, at least 1.
+        num_window_blocks (`int`, defaults to 3): Odd; the block itself and its neighbours on both sides.
+        num_global_blocks (`int`, defaults to 1): The first blocks of the document, which see all and are seen by all.
+        num_random_blocks (`int`, defaults to 0):
+            Blocks drawn for each query block, without replacement, from those it does not see yet. The draw is a
+            function of `(seed, query block, key block)` and of the number of blocks, never of a global random state.
+        block_shift (`int`, defaults to 0):
+            From 0 to `block_size - 1`: moves every block boundary to the left, so that block 0 keeps
+            `block_size - block_shift` tokens.
+        hierarchical (`bool`, defaults to `True`):
+            Whether representatives stand at the head of each block and attend to each other (HST's second step).
+            `False` is a plain block-sparse Transformer with neither.
+        seed (`int`, defaults to 0): Seed of the random blocks, from 0 to 2**32 - 1.
+
+    Raises:
+        `ValueError`: A field has a wrong type or value; the message names the field, the value and what is allowed.
+    """
+
+    block_size: int = 64
+    num_window_blocks: int = 3
+    num_global_blocks: int = 1
+    num_random_blocks: int = 0
+    block_shift: int = 0
+    hierarchical: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        if type(self.hierarchical) is not bool:
+            raise ValueError(f"hierarchical={self.hierarchical!r} is not allowed: it must be true or false")
+        for field in dataclasses.fields(self):
+            if field.name != "hierarchical":
+                self._check_integer(field.name)
+        if self.num_window_blocks % 2 == 0:
+            raise ValueError(
+                f"num_window_blocks={self.num_window_blocks} is not allowed: it must be odd "
+                "(the block itself and as many neighbours on each side)"
+            )
+
+    def _check_integer(self, name: str):
+        value = getattr(self, name)
+        low, high = {
+            "block_size": (1, None),
+            "num_window_blocks": (1, None),
+            "num_global_blocks": (0, None),
+            "num_random_blocks": (0, None),
+            "block_shift": (0, self.block_size - 1 if type(self.block_size) is int else None),
+            "seed": (0, 2**32 - 1),
+        }[name]
+        allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+        if type(value) is not int or value < low or (high is not None and value > high):
+            reason = " (block_size - 1)" if name == "block_shift" else ""
+            raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}{reason}")
+
+    def __str__(self) -> str:
+        """The text form, `block_size=64,num_window_blocks=3,…`; [`SparsePattern.parse`] reads it back."""
+        values = dataclasses.asdict(self)
+        return ",".join(f"{k}={str(v).lower() if v is True or v is False else v}" for k, v in values.items())
+
+    @classmethod
+    def parse(cls, value: "SparsePattern | Mapping | str") -> "SparsePattern":
+        """
+        A pattern from a pattern, from a mapping of fields, or from text such as `block_size=64,seed=0`. Fields that
+        are not named take the defaults of this class, whatever model the pattern is later used with;
+        `dataclasses.replace(pattern, block_shift=32)` changes an existing one.
+
+        Raises:
+            `ValueError`: Anything else, an unknown or repeated field, or a bad value.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            value = cls._fields_of_text(value)
+        elif not isinstance(value, Mapping):
+            raise ValueError(
+                f"{value!r} is not a sparse pattern: give a SparsePattern, a mapping of its fields, or text such as "
+                f"'{cls()}'"
+            )
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in value:
+            if name not in names:
+                raise ValueError(f"{name!r} is not a field of a sparse pattern: the fields are {', '.join(names)}")
+        return cls(**value)
+
+    @classmethod
+    def _fields_of_text(cls, text: str) -> dict:
+        values = {}
+        for item in text.split(","):
+            name, equals, word = (part.strip() for part in item.partition("="))
+            if not (name and equals and word):
+                raise ValueError(f"{item!r} in pattern {text!r} is not name=value; a full pattern reads '{cls()}'")
+            if name in values:
+                raise ValueError(f"{name!r} stands twice in pattern {text!r}")
+            if name == "hierarchical":
+                values[name] = {"true": True, "false": False}.get(word.lower(), word)
+            else:
+                values[name] = int(word) if word.lstrip("+-").isdecimal() else word
+        return values
+
+    @classmethod
+    def full(cls, block_size: int = 64, hierarchical: bool = False) -> "SparsePattern":
+        """The pattern under which every block is global, so that every token sees every token, at any length."""
+        return cls(block_size=block_size, num_global_blocks=2**31 - 1, hierarchical=hierarchical)
+
+    def num_blocks(self, num_tokens: int) -> int:
+        """Number of blocks of a document of `num_tokens` tokens."""
+        return -(-(num_tokens + self.block_shift) // self.block_size)
+
+    def sees(self, query_block: int, key_block: int, num_blocks: int) -> bool:
+        """
+        Whether `query_block` attends to `key_block` in a document of `num_blocks` blocks. This is the definition;
+        [`BlockPlan`] is its fast twin.
+        """
+        return self._sees_before_random(query_block, key_block) or key_block in self.random_blocks(
+            query_block, num_blocks
+        )
+
+    def _sees_before_random(self, query_block: int, key_block: int) -> bool:
+        near = abs(query_block - key_block) <= self.num_window_blocks // 2
+        return near or min(query_block, key_block) < self.num_global_blocks
+
+    def random_blocks(self, query_block: int, num_blocks: int) -> list[int]:
+        """
+        The random key blocks of `query_block`: of the blocks it does not see yet, the `num_random_blocks` ones with
+        the smallest hash. As a document grows, blocks are only displaced by new ones, never reshuffled.
+        """
+        if self.num_random_blocks == 0:
+            return []
+        unseen = [k for k in range(num_blocks) if not self._sees_before_random(query_block, k)]
+        return sorted(sorted(unseen, key=lambda k: (_hash32(self.seed, query_block, k), k))[: self.num_random_blocks])
+
+
+class BlockPlan(NamedTuple):
+    """
+    A pattern's block table for `num_blocks` blocks. Global query blocks see every block and need no row; each of the
+    others has one.
+
+    Args:
+        pattern ([`SparsePattern`]): The pattern.
+        num_blocks (`int`): Blocks of the document, N.
+        num_global_blocks (`int`): How many of them are global, G (at most N).
+        key_blocks (`torch.LongTensor` of shape `(N - G, W)`):
+            For each non-global query block the blocks it sees, ascending. Rows that see fewer than W are filled up
+            with block 0.
+        is_visible (`torch.BoolTensor` of shape `(N - G, W)`): `False` where `key_blocks` is a filler.
+    """
+
+    pattern: SparsePattern
+    num_blocks: int
+    num_global_blocks: int
+    key_blocks: torch.Tensor
+    is_visible: torch.Tensor
+
+    @classmethod
+    def build(cls, pattern: SparsePattern, num_blocks: int, device: torch.device | str = "cpu") -> "BlockPlan":
+        """The plan's tables, in O(N · W); the hash of random blocks, where there are any, takes O(N²) integers once."""
+        num_global = min(pattern.num_global_blocks, num_blocks)
+        width = min(num_global + pattern.num_window_blocks + pattern.num_random_blocks, num_blocks)
+        query = torch.arange(num_global, num_blocks, device=device)[:, None]
+        reach = min(pattern.num_window_blocks // 2, num_blocks)
+        window = query + torch.arange(-reach, reach + 1, device=device)
+        # N stands for "no block": it sorts behind every real one.
+        window = torch.where((window >= num_global) & (window < num_blocks), window, num_blocks)
+        leading = torch.arange(num_global, device=device).expand(num_blocks - num_global, -1)
+        columns = [leading, window]
+        if pattern.num_random_blocks and num_blocks > num_global:
+            columns.append(cls._random_columns(pattern, num_blocks, query))
+        table = torch.cat(columns, dim=1).sort(dim=1).values[:, :width]
+        is_visible = table < num_blocks
+        return cls(pattern, num_blocks, num_global, torch.where(is_visible, table, 0), is_visible)
+
+    @staticmethod
+    def _random_columns(pattern: SparsePattern, num_blocks: int, query: torch.Tensor) -> torch.Tensor:
+        key = torch.arange(num_blocks, device=query.device)[None, :]
+        seen = ((query - key).abs() <= pattern.num_window_blocks // 2) | (key < pattern.num_global_blocks)
+        # The key block in the low bits makes every rank distinct, so that ties cannot be broken differently elsewhere.
+        rank = (_hash32(pattern.seed, query, key) << 24) | key
+        rank = rank.masked_fill(seen, torch.iinfo(torch.int64).max)
+        count = min(pattern.num_random_blocks, num_blocks)
+        rank, drawn = rank.topk(count, dim=1, largest=False)
+        return torch.where(rank == torch.iinfo(torch.int64).max, num_blocks, drawn)
+
+    def block_mask(self) -> torch.Tensor:
+        """The same table read densely: `(N, N)` bool, True where query block (row) sees key block (column)."""
+        mask = torch.zeros(self.num_blocks, self.num_blocks, dtype=torch.bool, device=self.key_blocks.device)
+        mask[: self.num_global_blocks] = True
+        rows = mask[self.num_global_blocks :]
+        # Fillers point at block 0: add up instead of writing, so that they cannot erase a visible block 0.
+        counts = torch.zeros_like(rows, dtype=torch.long).scatter_add_(1, self.key_blocks, self.is_visible.long())
+        rows |= counts > 0
+        return mask
+
+    def token_blocks(self, num_tokens: int) -> torch.Tensor:
+        """The block of every token, `(num_tokens,)`."""
+        tokens = torch.arange(num_tokens, device=self.key_blocks.device)
+        return (tokens + self.pattern.block_shift) // self.pattern.block_size
+
+    def first_tokens(self) -> torch.Tensor:
+        """The first token of every block, `(N,)`."""
+        blocks = torch.arange(self.num_blocks, device=self.key_blocks.device)
+        return (blocks * self.pattern.block_size - self.pattern.block_shift).clamp(min=0)
+
+
+def block_plan(pattern: SparsePattern, num_tokens: int, device: torch.device | str) -> BlockPlan:
+    """The plan of `pattern` for documents of `num_tokens` tokens on `device`, from a small cache."""
+    num_blocks = pattern.num_blocks(num_tokens)
+    if torch.compiler.is_compiling():
+        return BlockPlan.build(pattern, num_blocks, device)
+    return _cached_plan(pattern, num_blocks, torch.device(device))
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_plan(pattern: SparsePattern, num_blocks: int, device: torch.device) -> BlockPlan:
+    # A tensor made under inference_mode could not be saved for a later backward pass.
+    with torch.inference_mode(False):
+        return BlockPlan.build(pattern, num_blocks, device)
+
+
+def _hash32(seed, query, key):
+    """A hash of 32 bits (MurmurHash3's finaliser, chained), the same for Python integers and for int64 tensors."""
+    state = seed
+    for value in (query, key):
+        state = (state ^ value) + 0x9E3779B9
+        for multiplier, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13)):
+            state = state & 0xFFFFFFFF
+            state = (state ^ (state >> shift)) * multiplier
+        state = state & 0xFFFFFFFF
+        state = state ^ (state >> 16)
+    return state
