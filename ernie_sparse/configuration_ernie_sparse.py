@@ -104,12 +104,5 @@ class ErnieSparseConfig(PreTrainedConfig):
                 "least 1 (hierarchical=False turns representatives off)"
             )
 
-    def validate_heads(self):
-        """The heads must share the width evenly."""
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
-            )
-
 
 __all__ = ["ErnieSparseConfig"]
