@@ -115,9 +115,7 @@ def sdpa_hst_attention(
     dropout = dropout if module.training else 0.0
     if plan is None or plan.num_global_blocks == plan.num_blocks:
         return _masked_sdpa(query, key, value, attention_mask, scaling, dropout), None
-    blocked_query, blocked_key, blocked_value = (
-        to_blocks(states, plan, num_tokens) for states in (query, key, value)
-    )
+    blocked_query, blocked_key, blocked_value = (to_blocks(states, plan, num_tokens) for states in (query, key, value))
     window_mask = _window_mask(attention_mask, plan, num_tokens, query)
     batch_size, _, block_slots, num_heads, head_dim = blocked_query.shape
     num_global, (num_local, width) = plan.num_global_blocks, plan.key_blocks.shape

@@ -19,6 +19,8 @@ from .hst_attention import ALL_ATTENTION_FUNCTIONS, eager_hst_attention, slot_ma
 from .saor import IGNORE_INDEX, SaorLoss, saor_loss
 from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 
+Pattern = SparsePattern | dict | str
+
 PATTERN_ARGS = """
 pattern ([`SparsePattern`], `Mapping` or `str`, *optional*):
     The sparse pattern of this call alone: a value, its fields, or text such as `block_size=64,seed=0`. The config's
@@ -359,15 +361,13 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         if isinstance(module, ErnieSparseLMPredictionHead):
             init.zeros_(module.bias)
 
-    def _encode(
-        self, pattern, consistency_pattern, labels: torch.Tensor | None, **inputs
-    ) -> list[ErnieSparseModelOutput]:
-        """The base model's outputs of the one or, with a consistency pattern, of the two passes."""
+    def _encode(self, inputs, labels, pattern, consistency_pattern, **kwargs) -> list[ErnieSparseModelOutput]:
+        """The base model's outputs of the one or, with a consistency pattern, of the two passes over `inputs`."""
         if consistency_pattern is None:
-            return [self.base_model(**inputs, pattern=pattern, return_dict=True)]
+            return [self.base_model(*inputs, pattern, return_dict=True, **kwargs)]
         if labels is None:
             raise ValueError("consistency_pattern needs labels: the two passes are compared where there is a label")
-        return [self.base_model(**inputs, pattern=p, return_dict=True) for p in (pattern, consistency_pattern)]
+        return [self.base_model(*inputs, p, return_dict=True, **kwargs) for p in (pattern, consistency_pattern)]
 
 
 @auto_docstring
@@ -400,7 +400,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        pattern: SparsePattern | dict | str | None = None,
+        pattern: Pattern | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | ErnieSparseModelOutput:
         r"""
@@ -410,7 +410,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
                 waiting for it); an attention mask that is not `(batch_size, sequence_length)`; an unknown pattern.
         """
         pattern = self.config.pattern if pattern is None else SparsePattern.parse(pattern)
-        batch_size, num_tokens, device = self._check_inputs(input_ids, inputs_embeds, attention_mask)
+        num_tokens, device = self._check_inputs(input_ids, inputs_embeds, attention_mask)
         if position_ids is None:
             position_ids = torch.arange(num_tokens, device=device)[None]
         for name, ids, size in (
@@ -430,7 +430,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
             representative_hidden_state=representatives if pattern.hierarchical else None,
         )
 
-    def _check_inputs(self, input_ids, inputs_embeds, attention_mask) -> tuple[int, int, torch.device]:
+    def _check_inputs(self, input_ids, inputs_embeds, attention_mask) -> tuple[int, torch.device]:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         inputs, expected = (input_ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
@@ -450,7 +450,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
                 f"attention_mask has the shape {tuple(attention_mask.shape)}: (batch_size, sequence_length) = "
                 f"{(batch_size, num_tokens)} is expected; which tokens see which is the pattern's business"
             )
-        return batch_size, num_tokens, inputs.device
+        return num_tokens, inputs.device
 
 
 def _check_ids(name: str, ids: torch.Tensor, size: int):
@@ -469,7 +469,9 @@ def _losses(distribution: str, logits: list[torch.Tensor], labels: torch.Tensor 
     """The losses of the one or two passes in `logits`; none without labels."""
     if labels is None:
         return SaorLoss()
-    return saor_loss(distribution, logits[0], labels.to(logits[0].device), *logits[1:], alpha=alpha, num_items=num_items)
+    return saor_loss(
+        distribution, logits[0], labels.to(logits[0].device), *logits[1:], alpha=alpha, num_items=num_items
+    )
 
 
 def _head_output(passes: list[ErnieSparseModelOutput], logits: torch.Tensor, losses: SaorLoss) -> ErnieSparseHeadOutput:
@@ -508,8 +510,8 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
-        pattern: SparsePattern | dict | str | None = None,
-        consistency_pattern: SparsePattern | dict | str | None = None,
+        pattern: Pattern | None = None,
+        consistency_pattern: Pattern | None = None,
         consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -518,17 +520,8 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The tokens to predict; -100 where none is masked.
         """
-        passes = self._encode(
-            pattern,
-            consistency_pattern,
-            labels,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
         states = [output.last_hidden_state for output in passes]
         if labels is not None and self.training:
             # The vocabulary is by far the widest matrix: nothing is multiplied with it where nothing is predicted.
@@ -572,8 +565,8 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
-        pattern: SparsePattern | dict | str | None = None,
-        consistency_pattern: SparsePattern | dict | str | None = None,
+        pattern: Pattern | None = None,
+        consistency_pattern: Pattern | None = None,
         consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -584,17 +577,8 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
             `config.problem_type` says which; without it `num_labels == 1` means regression and the labels' dtype tells
             the other two apart. -100 stands for "no label" in all three.
         """
-        passes = self._encode(
-            pattern,
-            consistency_pattern,
-            labels,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
         logits = [self.classifier(self.dropout(output.pooler_output)) for output in passes]
         losses = SaorLoss()
         if labels is not None:
@@ -627,8 +611,8 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
-        pattern: SparsePattern | dict | str | None = None,
-        consistency_pattern: SparsePattern | dict | str | None = None,
+        pattern: Pattern | None = None,
+        consistency_pattern: Pattern | None = None,
         consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -637,17 +621,8 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The class of every token; -100 for none.
         """
-        passes = self._encode(
-            pattern,
-            consistency_pattern,
-            labels,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
         logits = [self.classifier(self.dropout(output.last_hidden_state)) for output in passes]
         losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
         return _head_output(passes, logits[0], losses)
@@ -672,8 +647,8 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
-        pattern: SparsePattern | dict | str | None = None,
-        consistency_pattern: SparsePattern | dict | str | None = None,
+        pattern: Pattern | None = None,
+        consistency_pattern: Pattern | None = None,
         consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -683,25 +658,19 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
             First and last token of the answer. One outside the input counts as no label. The losses are over real
             tokens only: padding has no probability.
         """
-        passes = self._encode(
-            pattern,
-            consistency_pattern,
-            start_positions if end_positions is not None else None,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        labels = None if start_positions is None or end_positions is None else (start_positions, end_positions)
+        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
         logits = [self.qa_outputs(output.last_hidden_state) for output in passes]
         losses = SaorLoss()
-        if start_positions is not None and end_positions is not None:
+        if labels is not None:
             sides = [
                 self._side_losses(logits, side, positions, attention_mask, consistency_alpha, num_items_in_batch)
-                for side, positions in enumerate((start_positions, end_positions))
+                for side, positions in enumerate(labels)
             ]
-            losses = SaorLoss(*(None if start is None else 0.5 * (start + end) for start, end in zip(*sides, strict=True)))
+            losses = SaorLoss(
+                *(None if start is None else 0.5 * (start + end) for start, end in zip(*sides, strict=True))
+            )
         start_logits, end_logits = logits[0].unbind(-1)
         return ErnieSparseQuestionAnsweringOutput(
             **losses._asdict(),
@@ -740,8 +709,8 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
-        pattern: SparsePattern | dict | str | None = None,
-        consistency_pattern: SparsePattern | dict | str | None = None,
+        pattern: Pattern | None = None,
+        consistency_pattern: Pattern | None = None,
         consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -760,17 +729,11 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
             The right choice.
         """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
-        shape = (input_ids if inputs_embeds is None else inputs_embeds).shape
-        flat = {name: value if value is None else value.flatten(0, 1) for name, value in inputs.items()}
-        passes = self._encode(pattern, consistency_pattern, labels, **flat, **kwargs)
-        logits = [self.classifier(self.dropout(output.pooler_output)).view(shape[:2]) for output in passes]
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        num_choices = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+        inputs = tuple(None if states is None else states.flatten(0, 1) for states in inputs)
+        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
+        logits = [self.classifier(self.dropout(output.pooler_output)).view(-1, num_choices) for output in passes]
         losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
         return _head_output(passes, logits[0], losses)
 

@@ -1,0 +1,170 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""SaorTrainer: transformers' Trainer with a second, perturbed pattern per step and the two parts of the loss in the log."""
+
+import dataclasses
+import random
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Trainer
+
+from .sparse_pattern import SparsePattern
+
+PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
+
+
+@dataclass
+class SaorArguments:
+    """
+    How SAOR regularises the training. All three are our choice; the paper names neither the second pattern nor the weight.
+
+    Raises:
+        `ValueError`: A negative alpha, no pattern to sample, or an entry that is neither a perturbation nor a pattern.
+    """
+
+    saor_alpha: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the consistency loss. 0 turns SAOR off: one pass per step, no overhead."},
+    )
+    saor_patterns: list[str] = field(
+        default_factory=lambda: ["shift", "block_size", "window", "random"],
+        metadata={
+            "help": (
+                "What the second pattern of each step is drawn from. Names perturb the model's own pattern: shift (other "
+                "block boundaries), block_size (half or double), window (two blocks less or more), random (one to three "
+                "random blocks more), hierarchy (representatives on or off), none (the same pattern twice: dropout alone, "
+                "as R-Drop). Anything else is read as a pattern, such as block_size=32,num_window_blocks=5."
+            )
+        },
+    )
+    saor_seed: int = field(default=0, metadata={"help": "Seed of the draw, which depends on it and the step alone."})
+
+    def __post_init__(self):
+        if not self.saor_alpha >= 0:
+            raise ValueError(f"saor_alpha={self.saor_alpha} is not allowed: it must be at least 0")
+        if not self.saor_patterns:
+            raise ValueError("saor_patterns is empty: name at least one perturbation or pattern")
+        for entry in self.saor_patterns:
+            if entry not in PERTURBATIONS:
+                try:
+                    SparsePattern.parse(entry)
+                except ValueError as error:
+                    names = ", ".join(PERTURBATIONS)
+                    raise ValueError(
+                        f"saor_patterns: {entry!r} is not one of {names}, nor a pattern: {error}"
+                    ) from None
+
+
+def second_pattern(own: SparsePattern, saor: SaorArguments, step: int) -> SparsePattern:
+    """
+    The second pattern of a step: a pure function of the model's own pattern, the arguments and the step, so that all
+    processes agree and a resumed run repeats it.
+    """
+    draw = random.Random(f"{saor.saor_seed}/{step}")
+    entry = draw.choice(saor.saor_patterns)
+    return perturb(own, entry, draw) if entry in PERTURBATIONS else SparsePattern.parse(entry)
+
+
+def perturb(own: SparsePattern, name: str, draw: random.Random) -> SparsePattern:
+    """
+    `own` with the one thing changed that `name` (of `PERTURBATIONS`) says. Always another pattern, except for `none` and
+    for the shift of blocks of one token.
+    """
+    if name == "none":
+        return own
+    if name == "hierarchy":
+        return dataclasses.replace(own, hierarchical=not own.hierarchical)
+    if name == "window":
+        narrower, wider = own.num_window_blocks - 2, own.num_window_blocks + 2
+        return dataclasses.replace(own, num_window_blocks=draw.choice([w for w in (narrower, wider) if w > 0]))
+    if name == "random":
+        return dataclasses.replace(
+            own, num_random_blocks=own.num_random_blocks + draw.randint(1, 3), seed=draw.randrange(2**32)
+        )
+    if name == "block_size":
+        block_size = draw.choice([size for size in (own.block_size // 2, own.block_size * 2) if size > 0])
+        return dataclasses.replace(own, block_size=block_size, block_shift=own.block_shift % block_size)
+    if own.block_size == 1:
+        return own
+    shift = (own.block_shift + draw.randint(1, own.block_size - 1)) % own.block_size
+    return dataclasses.replace(own, block_shift=shift)
+
+
+class SaorTrainer(Trainer):
+    """
+    Trains any ErnieSparse head with SAOR: each training step runs two passes in one forward, the first under the model's
+    own pattern and the second under one drawn from `saor.saor_patterns`. Evaluation and prediction run one pass under
+    the model's own pattern. `task_loss` and `consistency_loss` (before alpha) are logged beside `loss`.
+
+    Args:
+        saor ([`SaorArguments`], *optional*): The defaults when `None`.
+        args, kwargs: As for `transformers.Trainer`.
+
+    Raises:
+        `ValueError`: With SAOR on, a `label_smoothing_factor` or a `compute_loss_func`: both take the labels away from
+            the model, which then could not compare its two passes.
+    """
+
+    def __init__(self, *args, saor: SaorArguments | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.saor = SaorArguments() if saor is None else saor
+        if self.saor.saor_alpha > 0 and (self.label_smoother is not None or self.compute_loss_func is not None):
+            raise ValueError(
+                "SAOR compares the passes inside the model: label_smoothing_factor and compute_loss_func, which compute "
+                "the loss outside of it, need saor_alpha=0"
+            )
+        config = self.accelerator.unwrap_model(self.model).config
+        if not config.hierarchical and self.args.ddp_find_unused_parameters is None:
+            # Without the hierarchy the weights of the representatives get no gradient.
+            self.args.ddp_find_unused_parameters = True
+        self._loss_parts = {}
+        self._loss_parts_since = 0
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.saor.saor_alpha > 0 and model.training:
+            own = self.accelerator.unwrap_model(model).config.pattern
+            inputs = {
+                **inputs,
+                "consistency_pattern": second_pattern(own, self.saor, self.state.global_step),
+                "consistency_alpha": self.saor.saor_alpha,
+            }
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if "consistency_pattern" in inputs:
+            self._add_loss_parts(outputs, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _add_loss_parts(self, outputs, num_items_in_batch: torch.Tensor | int | None):
+        if not self._loss_parts:
+            self._loss_parts_since = self.state.global_step
+        # As Trainer scales the loss: by processes where it counted the items of all of them, else by accumulated batches.
+        scale = 1 / self.current_gradient_accumulation_steps
+        if num_items_in_batch is not None:
+            scale = (
+                max(self.accelerator.num_processes, self.args.n_gpu) if self.args.average_tokens_across_devices else 1
+            )
+        for name in ("task_loss", "consistency_loss"):
+            self._loss_parts[name] = self._loss_parts.get(name, 0.0) + outputs[name].detach().mean() * scale
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        """Question answering has no `labels` to count: there an item is an answer whose start lies in the input."""
+        if batch_samples and "labels" not in batch_samples[0] and "start_positions" in batch_samples[0]:
+            batch_samples = [
+                {"labels": _positions_as_labels(batch["start_positions"], _length(batch))} for batch in batch_samples
+            ]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._loss_parts:
+            steps = self.state.global_step - self._loss_parts_since
+            for name, total in self._loss_parts.items():
+                logs[name] = self.accelerator.gather(total.reshape(1)).mean().item() / steps
+            self._loss_parts = {}
+        super().log(logs, start_time)
+
+
+def _positions_as_labels(positions: torch.Tensor, length: int) -> torch.Tensor:
+    return positions.masked_fill((positions < 0) | (positions >= length), -100)
+
+
+def _length(batch: dict[str, torch.Tensor]) -> int:
+    return batch["input_ids" if "input_ids" in batch else "inputs_embeds"].shape[1]

@@ -1,0 +1,42 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""What every test starts from: no network, quiet logs, two threads, and a seed of its own."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from transformers import set_seed
+from transformers.utils import logging
+
+from ernie_sparse import ErnieSparseConfig
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    set_seed(0)
+
+
+@pytest.fixture
+def tiny_config():
+    """A builder of configs small enough for a test: `tiny_config(block_size=8)`."""
+
+    def build(**overrides) -> ErnieSparseConfig:
+        sizes = {
+            "vocab_size": 99,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 37,
+            "max_position_embeddings": 128,
+            "block_size": 8,
+        }
+        return ErnieSparseConfig(**{**sizes, **overrides})
+
+    return build
