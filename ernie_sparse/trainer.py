@@ -4,6 +4,7 @@
 import dataclasses
 import random
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from transformers import Trainer
@@ -21,6 +22,8 @@ class SaorArguments:
     Raises:
         `ValueError`: A negative alpha, no pattern to sample, or an entry that is neither a perturbation nor a pattern.
     """
+
+    _argument_group_name: ClassVar[str] = "SAOR, the consistency between two sparse patterns"
 
     saor_alpha: float = field(
         default=1.0,

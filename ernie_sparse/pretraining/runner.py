@@ -1,0 +1,205 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""`ernie-sparse pretrain`: masked-LM pretraining with SAOR on local text files or a hub data set."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import Dataset
+from transformers import AutoTokenizer, set_seed
+
+from ..configuration_ernie_sparse import ErnieSparseConfig
+from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
+from ..running import as_dict, finish, load_config, load_raw_dataset, parse_arguments, resume_point
+from ..sparse_pattern import SparsePattern
+from ..trainer import SaorTrainer
+from .text import MaskingCollator, mask_once, pack, train_tokenizer
+
+USAGE = """(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]
+
+examples:
+  ernie-sparse pretrain --train-file a.txt b.txt --train-tokenizer 8000 --config hidden_size=256,num_hidden_layers=4 \\
+      --max-length 1024 --output-dir out --num-train-epochs 1
+  ernie-sparse pretrain --model DIR --dataset Salesforce/wikitext --dataset-config wikitext-103-raw-v1 --output-dir out
+"""
+
+
+@dataclass
+class PretrainArguments:
+    _argument_group_name: ClassVar[str] = "model and text"
+
+    model: str | None = field(
+        default=None, metadata={"help": "ERNIE-Sparse checkpoint to go on with (folder or hub id). None: a new model."}
+    )
+    config: str | None = field(
+        default=None, metadata={"help": "Sizes of a new model, as hidden_size=256,num_hidden_layers=4,…"}
+    )
+    pattern: str | None = field(
+        default=None, metadata={"help": f"The model's own sparse pattern, as text; the default is {SparsePattern()}"}
+    )
+    tokenizer: str | None = field(default=None, metadata={"help": "Tokenizer (folder or hub id); the model's if None."})
+    train_tokenizer: int | None = field(
+        default=None, metadata={"help": "Train a byte-level BPE tokenizer of this many tokens on the training text."}
+    )
+    train_file: list[str] | None = field(default=None, metadata={"help": "Text files to train on."})
+    validation_file: list[str] | None = field(default=None, metadata={"help": "Text files to evaluate on."})
+    dataset: str | None = field(default=None, metadata={"help": "Hub data set instead of files."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
+    text_column: str = field(default="text", metadata={"help": "Its column that holds the text."})
+    sample_by: str = field(
+        default="document",
+        metadata={"help": "What a document is in a text file: document (the file), paragraph or line."},
+    )
+    validation_fraction: float = field(
+        default=0.05, metadata={"help": "Share of the packed rows held out where there is no validation file or split."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens per row; the model's max_position_embeddings if None."}
+    )
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to mask and predict."})
+    preprocessing_processes: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
+
+    def __post_init__(self):
+        if self.sample_by not in ("document", "paragraph", "line"):
+            raise ValueError(f"--sample-by {self.sample_by}: it must be document, paragraph or line")
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"--mlm-probability {self.mlm_probability}: it must lie between 0 and 1")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"--validation-fraction {self.validation_fraction}: it must lie between 0 and 1")
+        if self.max_length is not None and self.max_length < 8:
+            raise ValueError(f"--max-length {self.max_length}: it must be at least 8")
+        if self.model is not None and (self.config is not None or self.train_tokenizer is not None):
+            raise ValueError("--config and --train-tokenizer are for a new model: leave them out with --model")
+        if self.model is None and (self.tokenizer is None) == (self.train_tokenizer is None):
+            raise ValueError("a new model needs either --tokenizer or --train-tokenizer (or go on with --model)")
+
+
+def parse_config(text: str | None) -> dict:
+    """`hidden_size=256,hidden_dropout_prob=0.0` as a mapping, each value of the type of ErnieSparseConfig's default."""
+    values = {}
+    defaults = ErnieSparseConfig().to_dict()
+    for item in text.split(",") if text else []:
+        name, _, word = (part.strip() for part in item.partition("="))
+        if not isinstance(defaults.get(name), int | float | str):
+            known = ", ".join(sorted(k for k, v in defaults.items() if isinstance(v, int | float | str)))
+            raise ValueError(f"--config: {name!r} is not one of {known}")
+        kind = type(defaults[name])
+        try:
+            values[name] = {"true": True, "false": False}[word.lower()] if kind is bool else kind(word)
+        except (ValueError, KeyError):
+            raise ValueError(f"--config: {name}={word!r} is not of type {kind.__name__}") from None
+    return values
+
+
+def build_tokenizer(args: PretrainArguments, train_set: Dataset, max_length: int, folder: Path, is_main_process: bool):
+    """The model's tokenizer, another one, or one that the main process trains on the training text and leaves in `folder`."""
+    if args.train_tokenizer is None:
+        return AutoTokenizer.from_pretrained(args.tokenizer or args.model)
+    if is_main_process:
+        column = train_set.select_columns(args.text_column)
+        texts = (text for batch in column.iter(batch_size=100) for text in batch[args.text_column] if text)
+        train_tokenizer(texts, args.train_tokenizer, max_length).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def build_config(args: PretrainArguments) -> ErnieSparseConfig:
+    """The config of the model to train, but for what its tokenizer decides."""
+    if args.model is not None:
+        return load_config(args.model, args.pattern)
+    values = parse_config(args.config)
+    if args.max_length is not None:
+        values.setdefault("max_position_embeddings", args.max_length)
+    config = ErnieSparseConfig(**values)
+    if args.pattern is not None:
+        config.pattern = SparsePattern.parse(args.pattern)
+    return config
+
+
+def build_model(args: PretrainArguments, config: ErnieSparseConfig, tokenizer) -> ErnieSparseForMaskedLM:
+    """The checkpoint's model, or a new one for the tokenizer's vocabulary."""
+    if args.model is not None:
+        if len(tokenizer) > config.vocab_size:
+            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
+        return ErnieSparseForMaskedLM.from_pretrained(args.model, config=config)
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
+    return ErnieSparseForMaskedLM(config)
+
+
+def build_rows(args: PretrainArguments, raw, tokenizer, max_length: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Packed training rows, and packed validation rows under one fixed masking."""
+
+    def packed(split: str) -> Dataset:
+        return pack(raw[split], args.text_column, tokenizer, max_length, args.preprocessing_processes)
+
+    rows = packed("train")
+    if "validation" in raw:
+        validation = packed("validation")
+    else:
+        if len(rows) < 2:
+            raise ValueError(f"the text fills {len(rows)} row(s) of {max_length} tokens: too few to train and validate")
+        split = rows.train_test_split(test_size=max(1, round(len(rows) * args.validation_fraction)), seed=seed)
+        rows, validation = split["train"], split["test"]
+    if not len(rows) or not len(validation):
+        raise ValueError("there is no text to train or to validate on")
+    return rows, mask_once(validation, tokenizer, args.mlm_probability, seed)
+
+
+def main(argv: list[str]):
+    """Run `ernie-sparse pretrain` with the arguments `argv`."""
+    args, saor, training = parse_arguments(argv, "pretrain", USAGE, __doc__, PretrainArguments)
+    training.prediction_loss_only = True
+    training.remove_unused_columns = False
+    checkpoint = resume_point(training)
+    set_seed(training.seed)
+    config = build_config(args)
+    max_length = args.max_length or config.max_position_embeddings
+    if max_length > config.max_position_embeddings:
+        raise ValueError(
+            f"--max-length {max_length} is more than max_position_embeddings={config.max_position_embeddings}"
+        )
+    files = {"train": args.train_file, "validation": args.validation_file}
+    options = {} if args.dataset else {"sample_by": args.sample_by}
+    with training.main_process_first(desc="reading and packing the text"):
+        raw = load_raw_dataset(files, args.dataset, args.dataset_config, **options)
+        if args.text_column not in raw["train"].column_names:
+            raise ValueError(f"--text-column {args.text_column} is not one of {', '.join(raw['train'].column_names)}")
+        if checkpoint is not None:
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        else:
+            folder = Path(training.output_dir) / "tokenizer"
+            tokenizer = build_tokenizer(args, raw["train"], max_length, folder, training.process_index == 0)
+        rows, validation = build_rows(args, raw, tokenizer, max_length, training.seed)
+    model = build_model(args, config, tokenizer)
+    trainer = SaorTrainer(
+        model=model,
+        args=training,
+        saor=saor,
+        train_dataset=rows,
+        eval_dataset=validation,
+        data_collator=MaskingCollator(tokenizer, args.mlm_probability),
+        processing_class=tokenizer,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    metrics = trainer.evaluate()
+    if not trainer.is_world_process_zero():
+        return
+    perplexity = math.exp(min(metrics["eval_loss"], 700.0))
+    results = {
+        "eval_loss": metrics["eval_loss"],
+        "perplexity": perplexity,
+        "training_rows": len(rows),
+        "validation_rows": len(validation),
+        "arguments": as_dict(args, saor),
+    }
+    table = [
+        ("parameters", f"{model.num_parameters():,}"),
+        ("training rows", f"{len(rows):,} of {max_length:,} tokens"),
+        ("steps", trainer.state.global_step),
+        ("validation loss", metrics["eval_loss"]),
+        ("validation perplexity", perplexity),
+        ("model", training.output_dir),
+    ]
+    finish("pretrain", argv, training.output_dir, results, table, trainer.state.log_history)

@@ -1,0 +1,200 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""What the training verbs share: arguments, where to go on, loading a checkpoint, and what is left when they are done."""
+
+import dataclasses
+import json
+import math
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import datasets
+import torch
+import transformers
+from transformers import AutoConfig, HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from .configuration_ernie_sparse import ErnieSparseConfig
+from .sparse_pattern import SparsePattern
+from .trainer import SaorArguments
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """transformers' `TrainingArguments`, all of them, with the defaults of a command-line run."""
+
+    _argument_group_name: ClassVar[str] = "training: every flag of transformers.TrainingArguments"
+
+    output_dir: str = field(metadata={"help": "Where checkpoints, the final model and results.json are written."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps or epoch."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps (below 1: a share of all)."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "Go on from a checkpoint: 'last' for the newest one in --output-dir, or its folder."},
+    )
+
+    def __post_init__(self):
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+            self.dataloader_pin_memory = False
+        super().__post_init__()
+
+
+def parse_arguments(argv: list[str], verb: str, usage: str, description: str, *dataclass_types) -> tuple:
+    """The filled dataclasses of a verb's command line, those given, then SAOR's and the training's."""
+    parser = HfArgumentParser(
+        [*dataclass_types, SaorArguments, RunArguments],
+        prog=f"ernie-sparse {verb}",
+        usage=f"ernie-sparse {verb} {usage}",
+        description=description,
+    )
+    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+
+
+def resume_point(args: RunArguments) -> str | None:
+    """
+    The checkpoint to go on from, if any.
+
+    Raises:
+        `ValueError`: The output folder holds checkpoints of an earlier run and nothing says whether to go on from them;
+            or the checkpoint asked for does not exist.
+    """
+    output_dir = Path(args.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"--output-dir {output_dir} is a file")
+    last = get_last_checkpoint(args.output_dir) if output_dir.is_dir() else None
+    asked = args.resume_from_checkpoint
+    if asked is None:
+        if last is not None:
+            raise ValueError(
+                f"--output-dir {output_dir} holds checkpoints of an earlier run: pass --resume-from-checkpoint last to "
+                "go on from the newest one, or name another folder"
+            )
+        return None
+    if asked != "last":
+        if not Path(asked).is_dir():
+            raise ValueError(f"--resume-from-checkpoint {asked}: there is no such folder")
+        return asked
+    if last is None:
+        raise ValueError(f"--resume-from-checkpoint last: there is no checkpoint in {output_dir}")
+    return last
+
+
+def load_config(model: str, pattern: str | None, **overrides) -> ErnieSparseConfig:
+    """The config of an ERNIE-Sparse checkpoint (folder or hub id), under another pattern if one is given."""
+    if not Path(model).exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ValueError(f"--model {model}: there is no such folder")
+    config = AutoConfig.from_pretrained(model, **overrides)
+    if not isinstance(config, ErnieSparseConfig):
+        raise ValueError(f"--model {model} is a {config.model_type} checkpoint: an ernie_sparse one is needed")
+    if pattern is not None:
+        config.pattern = SparsePattern.parse(pattern)
+    return config
+
+
+def load_raw_dataset(files: Mapping[str, list[str]], hub_name: str | None, hub_config: str | None, **builder_options):
+    """
+    A `DatasetDict` from local files by split, or from a hub data set (or a local folder in its layout).
+
+    Raises:
+        `ValueError`: Both or neither are given, a file is missing or empty, of an unknown kind, or cannot be read.
+    """
+    files = {split: paths for split, paths in files.items() if paths}
+    if bool(files) == bool(hub_name):
+        raise ValueError("give either --train-file (and --validation-file) or --dataset")
+    if hub_name:
+        return datasets.load_dataset(hub_name, hub_config)
+    kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+    if "sample_by" in builder_options:
+        kind = "text"
+    else:
+        suffixes = sorted({Path(path).suffix for paths in files.values() for path in paths})
+        if len(suffixes) != 1 or kinds.get(suffixes[0], "text") == "text":
+            raise ValueError(
+                f"data files end in {', '.join(suffixes)}: give csv, json, jsonl or parquet, all of a kind"
+            )
+        kind = kinds[suffixes[0]]
+    for path in (path for paths in files.values() for path in paths):
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: there is no such file")
+        if Path(path).stat().st_size == 0:
+            raise ValueError(f"{path} is empty")
+    try:
+        return datasets.load_dataset(kind, data_files=files, **builder_options)
+    except Exception as error:
+        cause = error.__cause__ or error
+        names = ", ".join(path for paths in files.values() for path in paths)
+        raise ValueError(f"could not read {names} as {kind}: {cause}") from error
+
+
+def finish(
+    verb: str,
+    argv: list[str],
+    output_dir: str,
+    results: dict,
+    rows: list[tuple[str, object]],
+    history: list[dict],
+):
+    """Write `results.json` and, where matplotlib is installed, `training.png`, and print the table of `rows`."""
+    out = Path(output_dir)
+    results = {**results, "command": shlex.join(["ernie-sparse", verb, *argv]), "versions": _versions()}
+    text = json.dumps(results, indent=2, default=str)
+    temporary = out / "results.json.partial"
+    temporary.write_text(text + "\n")
+    temporary.replace(out / "results.json")
+    rows = [*rows, ("results", out / "results.json")]
+    if plot_history(history, out / "training.png"):
+        rows.append(("training curves", out / "training.png"))
+    print_table(rows)
+
+
+def print_table(rows: list[tuple[str, object]]):
+    """Two aligned columns on standard output."""
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"  {name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
+    print(flush=True)
+
+
+def plot_history(history: list[dict], path: Path) -> bool:
+    """Loss, task loss, consistency loss and evaluation loss over the steps; `False` when matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name in ("loss", "task_loss", "consistency_loss", "eval_loss"):
+        points = [(entry["step"], entry[name]) for entry in history if name in entry and math.isfinite(entry[name])]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.replace("_", " "))
+    axes.set(xlabel="step", ylabel="nats per prediction", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def _versions() -> dict[str, str]:
+    from . import __version__
+
+    return {
+        "ernie-sparse": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "hardware": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+    }
+
+
+def as_dict(*arguments) -> dict:
+    """The fields of some argument dataclasses, for results.json."""
+    return {f.name: getattr(args, f.name) for args in arguments for f in dataclasses.fields(args)}

@@ -1,0 +1,430 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""HST attention: the dense oracle against plain loops, the block executor against the oracle, and what both promise."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface
+
+from ernie_sparse import SparsePattern
+from ernie_sparse.hst_attention import (
+    ALL_ATTENTION_FUNCTIONS,
+    eager_hst_attention,
+    from_blocks,
+    sdpa_hst_attention,
+    slot_blocks,
+    slot_mask,
+    to_blocks,
+)
+from ernie_sparse.sparse_pattern import block_plan
+
+EXECUTORS = {"eager": eager_hst_attention, "sdpa": sdpa_hst_attention}
+HALF = [torch.bfloat16, torch.float16]
+LENGTHS = (1, 7, 16, 29)
+PATTERNS = [
+    SparsePattern(8, window, num_global, num_random, block_shift)
+    for window, num_global, num_random, block_shift in itertools.product((1, 3), (0, 1, 3), (0, 2), (0, 5))
+]
+PATTERNS += [SparsePattern(1), SparsePattern(5, 99, 2, 1, 4), SparsePattern(64), SparsePattern.full(block_size=8)]
+
+both_executors = pytest.mark.parametrize("executor", EXECUTORS.values(), ids=EXECUTORS)
+
+
+def new_module(training=False):
+    return torch.nn.Module().train(training)
+
+
+def token_padding(num_tokens):
+    """Four documents: without padding, padded on the right, on the left, and nothing but padding."""
+    real = torch.ones(4, num_tokens, dtype=torch.bool)
+    real[1, (num_tokens + 1) // 2 :] = False
+    real[2, : num_tokens // 2] = False
+    real[3] = False
+    return real
+
+
+def make_slots(batch_size, num_slots, num_heads=2, head_dim=4, dtype=torch.float32, scale=1.0):
+    """Query, key, value and the gradient that comes back to the output."""
+    query, key, value, upstream = (
+        (scale * torch.randn(batch_size, num_heads, num_slots, head_dim)).to(dtype) for _ in range(4)
+    )
+    return query, key, value, upstream.transpose(1, 2)
+
+
+def outputs_and_gradients(executor, query, key, value, upstream, mask, plan, num_tokens, module=None, dropout=0.0):
+    query, key, value = (states.detach().clone().requires_grad_() for states in (query, key, value))
+    output, _ = executor(
+        module or new_module(), query, key, value, mask, plan=plan, num_tokens=num_tokens, scaling=0.7, dropout=dropout
+    )
+    output.backward(upstream)
+    return {"output": output.detach(), "query": query.grad, "key": key.grad, "value": value.grad}
+
+
+def compare(actual, expected, tolerance, context):
+    for name in expected:
+        torch.testing.assert_close(
+            actual[name].float(),
+            expected[name].float(),
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda text, name=name: f"{name} of {context}: {text}",
+        )
+
+
+def blocks_of_slots(pattern, num_tokens, per_block):
+    """The block of every slot in plain Python: `per_block` representatives of each block, then the tokens."""
+    of_tokens = [(token + pattern.block_shift) // pattern.block_size for token in range(num_tokens)]
+    return [block for block in range(of_tokens[-1] + 1) for _ in range(per_block)] + of_tokens
+
+
+def attention_by_loops(query, key, value, mask, pattern, num_tokens, per_block, scaling):
+    """One document and one head, slot by slot in Python numbers: its outputs and its weights."""
+    blocks = blocks_of_slots(pattern, num_tokens, per_block)
+    outputs, weights = [], []
+    for i, block in enumerate(blocks):
+        seen = [
+            j for j, other in enumerate(blocks) if pattern.sees(block, other, blocks[-1] + 1) and (not mask or mask[j])
+        ]
+        exponentials = {j: math.exp(scaling * sum(a * b for a, b in zip(query[i], key[j], strict=True))) for j in seen}
+        total = sum(exponentials.values())
+        row = [exponentials[j] / total if j in exponentials else 0.0 for j in range(len(blocks))]
+        weights.append(row)
+        outputs.append([sum(w * value[j][d] for j, w in enumerate(row)) for d in range(len(value[0]))])
+    return outputs, weights
+
+
+@pytest.mark.parametrize(
+    "pattern, num_tokens, per_block",
+    [
+        (SparsePattern(3, num_window_blocks=1, num_global_blocks=0), 7, 1),
+        (SparsePattern(3, num_window_blocks=3, num_global_blocks=1, block_shift=2), 13, 2),
+        (SparsePattern(2, num_window_blocks=1, num_global_blocks=1, num_random_blocks=1, seed=3), 12, 1),
+        (SparsePattern(4, num_window_blocks=3, num_global_blocks=2, block_shift=1, hierarchical=False), 18, 0),
+        (SparsePattern.full(block_size=4), 9, 0),
+        (SparsePattern(8), 1, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_oracle_agrees_with_plain_loops(pattern, num_tokens, per_block, is_padded):
+    plan = block_plan(pattern, num_tokens, "cpu")
+    num_representatives = per_block * plan.num_blocks
+    query, key, value, _ = make_slots(4, num_representatives + num_tokens, 1, 3, dtype=torch.float64)
+    mask = slot_mask(token_padding(num_tokens), plan, num_representatives) if is_padded else None
+    output, maps = eager_hst_attention(
+        new_module(), query, key, value, mask, plan=plan, num_tokens=num_tokens, scaling=0.7
+    )
+    for document in range(4):
+        expected, weights = attention_by_loops(
+            *(states[document, 0].tolist() for states in (query, key, value)),
+            mask[document].tolist() if is_padded else None,
+            pattern,
+            num_tokens,
+            per_block,
+            scaling=0.7,
+        )
+        # The oracle's softmax is in fp32 whatever the states are.
+        torch.testing.assert_close(
+            output[document, :, 0], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6
+        )
+        weights = torch.tensor(weights, dtype=torch.float64)
+        for actual, part in (
+            (maps.token_to_token, weights[num_representatives:, num_representatives:]),
+            (maps.token_to_representative, weights[num_representatives:, :num_representatives]),
+            (maps.representative_to_slot, weights[:num_representatives]),
+        ):
+            torch.testing.assert_close(actual[document, 0], part, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("per_block", [0, 1, 2])
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_executors_agree_in_fp32(per_block, is_padded):
+    for pattern, num_tokens in itertools.product(PATTERNS, LENGTHS):
+        plan = block_plan(pattern, num_tokens, "cpu")
+        num_representatives = per_block * plan.num_blocks
+        slots = make_slots(4, num_representatives + num_tokens)
+        mask = slot_mask(token_padding(num_tokens), plan, num_representatives) if is_padded else None
+        eager, sdpa = (
+            outputs_and_gradients(executor, *slots, mask, plan, num_tokens) for executor in EXECUTORS.values()
+        )
+        assert eager["output"].shape == (4, num_representatives + num_tokens, 2, 4)
+        compare(sdpa, eager, 1e-5, (pattern, num_tokens))
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("per_block", [0, 2])
+def test_executors_agree_in_half_precision(per_block, dtype):
+    for pattern, num_tokens, is_padded in itertools.product(PATTERNS, (1, 29), (False, True)):
+        plan = block_plan(pattern, num_tokens, "cpu")
+        num_representatives = per_block * plan.num_blocks
+        slots = make_slots(4, num_representatives + num_tokens, dtype=dtype, scale=0.5)
+        mask = slot_mask(token_padding(num_tokens), plan, num_representatives) if is_padded else None
+        eager, sdpa = (
+            outputs_and_gradients(executor, *slots, mask, plan, num_tokens) for executor in EXECUTORS.values()
+        )
+        assert eager["output"].dtype == sdpa["output"].dtype == dtype
+        exact = outputs_and_gradients(
+            eager_hst_attention, *(states.float() for states in slots), mask, plan, num_tokens
+        )
+        compare(sdpa, eager, 2e-2, (pattern, num_tokens, is_padded))
+        compare(eager, exact, 2e-2, ("eager in fp32", pattern, num_tokens, is_padded))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
+def test_without_a_plan_everyone_sees_everyone(dtype, tolerance):
+    for num_slots, is_padded in itertools.product((1, 9), (False, True)):
+        slots = make_slots(4, num_slots, dtype=dtype, scale=0.5)
+        mask = token_padding(num_slots) if is_padded else None
+        eager, sdpa = (outputs_and_gradients(executor, *slots, mask, None, 0) for executor in EXECUTORS.values())
+        compare(sdpa, eager, tolerance, (num_slots, is_padded))
+        query, key, value = (states[0].float() for states in slots[:3])
+        plain = ((query @ key.transpose(1, 2)) * 0.7).softmax(-1) @ value
+        compare({"output": eager["output"][0]}, {"output": plain.transpose(0, 1)}, tolerance, num_slots)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+@both_executors
+def test_rows_that_see_nothing_are_zero_with_finite_gradients(executor, dtype):
+    # The window is one block and none is global: only the first document's first block and a bit of its third are real.
+    pattern, num_tokens = SparsePattern(4, num_window_blocks=1, num_global_blocks=0), 14
+    real = torch.zeros(2, num_tokens, dtype=torch.bool)
+    real[0, :4] = real[0, 9] = True
+    plan = block_plan(pattern, num_tokens, "cpu")
+    mask = slot_mask(real, plan, plan.num_blocks)
+    sees_something = torch.zeros_like(mask)
+    sees_something[0, [0, 2, *range(4, 8), *range(12, 16)]] = True
+    slots = make_slots(2, mask.shape[1], dtype=dtype)
+    results = outputs_and_gradients(executor, *slots, mask, plan, num_tokens)
+    for name, values in results.items():
+        assert values.isfinite().all(), name
+    assert (results["output"][~sees_something] == 0).all()
+    assert (results["output"][sees_something] != 0).all()
+    assert (results["query"].transpose(1, 2)[~sees_something] == 0).all()
+    for name in ("key", "value"):
+        assert (results[name].transpose(1, 2)[~mask] == 0).all(), name
+        assert (results[name].transpose(1, 2)[mask] != 0).any(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+@both_executors
+def test_rows_that_see_nothing_are_zero_without_a_plan_and_under_global_blocks(executor, dtype):
+    mask = torch.tensor([[True] * 6, [False] * 6])
+    slots = make_slots(2, 6, dtype=dtype)
+    global_plan = block_plan(SparsePattern(2, num_global_blocks=1, hierarchical=False), 6, "cpu")
+    for plan, num_tokens in ((None, 0), (global_plan, 6)):
+        results = outputs_and_gradients(executor, *slots, mask, plan, num_tokens)
+        for name, values in results.items():
+            assert values.isfinite().all(), name
+            assert (values[1] == 0).all(), name
+            assert (values[0] != 0).any(), name
+
+
+@pytest.mark.parametrize("per_block", [0, 1])
+@both_executors
+def test_masked_slots_may_hold_anything_finite(executor, per_block):
+    for pattern, num_tokens, poison in itertools.product(PATTERNS, (7, 29), (1e30, -1e30)):
+        plan = block_plan(pattern, num_tokens, "cpu")
+        num_representatives = per_block * plan.num_blocks
+        query, key, value, upstream = make_slots(4, num_representatives + num_tokens)
+        mask = slot_mask(token_padding(num_tokens), plan, num_representatives)
+        clean = outputs_and_gradients(executor, query, key, value, upstream, mask, plan, num_tokens)
+        key, value = (states.masked_fill(~mask[:, None, :, None], poison) for states in (key, value))
+        poisoned = outputs_and_gradients(executor, query, key, value, upstream, mask, plan, num_tokens)
+        for name in clean:
+            torch.testing.assert_close(poisoned[name], clean[name], rtol=1e-6, atol=1e-6)
+        for name in ("key", "value"):
+            assert (poisoned[name].transpose(1, 2)[~mask] == 0).all(), name
+
+
+@pytest.mark.parametrize("per_block", [0, 1])
+@both_executors
+def test_block_that_is_not_seen_may_hold_anything_finite(executor, per_block):
+    # Block 0 stands in for the missing neighbours of the plan's table, so it is the one that could leak.
+    pattern, num_tokens = SparsePattern(4, num_global_blocks=0, num_random_blocks=1, block_shift=1), 34
+    plan = block_plan(pattern, num_tokens, "cpu")
+    num_slots = per_block * plan.num_blocks + num_tokens
+    blocks = torch.tensor(blocks_of_slots(pattern, num_tokens, per_block))
+    query, key, value, upstream = make_slots(1, num_slots)
+    clean = outputs_and_gradients(executor, query, key, value, upstream, None, plan, num_tokens)["output"]
+    for block in range(plan.num_blocks):
+        hidden = (blocks == block)[None, None, :, None]
+        states = (states.masked_fill(hidden, 1e30) for states in (key, value))
+        output = outputs_and_gradients(executor, query, *states, upstream, None, plan, num_tokens)["output"]
+        sees = [pattern.sees(query_block, block, plan.num_blocks) for query_block in range(plan.num_blocks)]
+        sees_block = torch.tensor(sees)[blocks]
+        torch.testing.assert_close(output[:, ~sees_block], clean[:, ~sees_block], rtol=1e-6, atol=1e-6)
+        assert (output[:, sees_block] != clean[:, sees_block]).any(dim=-1).all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that any operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return result
+
+
+def largest_tensor(executor, pattern, num_tokens, dropout, is_padded):
+    plan = block_plan(pattern, num_tokens, "cpu")
+    slots = make_slots(1, plan.num_blocks + num_tokens, num_heads=1, head_dim=4)
+    mask = None
+    if is_padded:
+        real = torch.ones(1, num_tokens, dtype=torch.bool)
+        real[:, -num_tokens // 4 :] = False
+        mask = slot_mask(real, plan, plan.num_blocks)
+    with LargestTensor() as largest:
+        outputs_and_gradients(executor, *slots, mask, plan, num_tokens, new_module(training=True), dropout)
+    return largest.numel
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_memory_of_the_block_executor_grows_linearly(dropout, is_padded):
+    pattern = SparsePattern(16, num_global_blocks=1, num_random_blocks=1)
+    sizes = {n: largest_tensor(sdpa_hst_attention, pattern, n, dropout, is_padded) for n in (512, 2048, 8192)}
+    assert 4 * sizes[2048] < 2048 * 2048
+    assert sizes[2048] <= 4.3 * sizes[512]
+    assert sizes[8192] <= 4.3 * sizes[2048]
+
+
+def test_memory_of_the_oracle_does_not():
+    pattern = SparsePattern(16, num_global_blocks=1, num_random_blocks=1)
+    sizes = {n: largest_tensor(eager_hst_attention, pattern, n, 0.1, is_padded=True) for n in (512, 2048)}
+    assert sizes[2048] >= 2048 * 2048
+    assert sizes[2048] > 15 * sizes[512]
+
+
+@pytest.mark.parametrize("per_block", [0, 1, 2])
+def test_maps_are_all_the_attention_there_is(per_block):
+    pattern, num_tokens = SparsePattern(4, num_window_blocks=3, num_random_blocks=1, block_shift=3), 22
+    plan = block_plan(pattern, num_tokens, "cpu")
+    num_representatives = per_block * plan.num_blocks
+    mask = slot_mask(token_padding(num_tokens), plan, num_representatives)
+    query, key, value, _ = make_slots(4, num_representatives + num_tokens)
+    output, maps = eager_hst_attention(
+        new_module(), query, key, value, mask, plan=plan, num_tokens=num_tokens, scaling=0.7
+    )
+    blocks = blocks_of_slots(pattern, num_tokens, per_block)
+    sees = torch.tensor([[pattern.sees(q, k, plan.num_blocks) for k in blocks] for q in blocks])
+    visible = (sees & mask[:, None, :])[:, None].expand(-1, 2, -1, -1)
+    token_rows = torch.cat([maps.token_to_representative, maps.token_to_token], dim=-1)
+    weights = torch.cat([maps.representative_to_slot, token_rows], dim=2)
+    assert torch.equal(weights > 0, visible)
+    assert torch.equal(maps.token_to_token > 0, visible[:, :, num_representatives:, num_representatives:])
+    torch.testing.assert_close(weights.sum(-1), visible.any(-1).float())
+    torch.testing.assert_close((weights @ value).transpose(1, 2), output)
+
+
+def test_output_is_computed_from_the_maps():
+    plan = block_plan(SparsePattern(4), 10, "cpu")
+    query, key, value, _ = make_slots(1, plan.num_blocks + 10)
+    output, maps = eager_hst_attention(
+        new_module(), query.requires_grad_(), key, value, None, plan=plan, num_tokens=10, scaling=0.7
+    )
+    for part in maps:
+        part.retain_grad()
+    output.square().sum().backward()
+    for part in maps:
+        assert part.grad.abs().sum() > 0
+
+
+def test_block_executor_returns_no_maps():
+    plan = block_plan(SparsePattern(4), 10, "cpu")
+    slots = make_slots(1, plan.num_blocks + 10)[:3]
+    for any_plan, num_tokens in ((plan, 10), (None, 0)):
+        _, maps = sdpa_hst_attention(
+            new_module(), *slots, None, plan=any_plan, num_tokens=num_tokens, scaling=0.7, dropout=0.0
+        )
+        assert maps is None
+
+
+@pytest.mark.parametrize("has_plan", [True, False])
+@both_executors
+def test_attention_dropout_works_in_training_only(executor, has_plan):
+    num_tokens = 64
+    plan = block_plan(SparsePattern(8, num_random_blocks=1), num_tokens, "cpu") if has_plan else None
+    slots = make_slots(8, num_tokens + (8 if has_plan else 0))
+
+    def run(training, dropout):
+        return outputs_and_gradients(
+            executor, *slots, None, plan, num_tokens if has_plan else 0, new_module(training), dropout
+        )
+
+    clean = run(False, 0.0)
+    for name, values in run(False, 0.5).items():
+        assert torch.equal(values, clean[name]), name
+    for name, values in run(True, 0.0).items():
+        torch.testing.assert_close(values, clean[name])
+    for name, values in run(True, 0.5).items():
+        assert not torch.allclose(values, clean[name], atol=0.1), name
+
+
+@both_executors
+def test_attention_dropout_keeps_the_expected_output(executor):
+    num_tokens = 64
+    plan = block_plan(SparsePattern(8, num_random_blocks=1), num_tokens, "cpu")
+    query, key, value, _ = make_slots(256, plan.num_blocks + num_tokens)
+    output, _ = executor(
+        new_module(training=True),
+        query,
+        key,
+        torch.ones_like(value),
+        None,
+        plan=plan,
+        num_tokens=num_tokens,
+        scaling=0.7,
+        dropout=0.1,
+    )
+    # Rows of the kept weights add up to 1 on average, since they are scaled up by 1 / 0.9.
+    assert (output.mean(dim=(0, 2, 3)) - 1).abs().max() < 0.06
+    assert output.std() > 0.01
+
+
+@pytest.mark.parametrize("per_block", [0, 1, 3])
+def test_cutting_into_blocks_and_back(per_block):
+    sizes = [(1, 0), (4, 0), (4, 1), (4, 3), (7, 5), (64, 63)]
+    for (block_size, block_shift), num_tokens in itertools.product(sizes, (1, 3, 4, 15, 16)):
+        pattern = SparsePattern(block_size, block_shift=block_shift)
+        plan = block_plan(pattern, num_tokens, "cpu")
+        num_slots = per_block * plan.num_blocks + num_tokens
+        slots = torch.randn(2, num_slots, 3)
+        blocks = to_blocks(slots, plan, num_tokens)
+        assert blocks.shape == (2, plan.num_blocks, per_block + block_size, 3)
+        assert torch.equal(from_blocks(blocks, plan, num_tokens, num_slots), slots)
+        expected = blocks_of_slots(pattern, num_tokens, per_block)
+        assert slot_blocks(plan, num_tokens, num_slots).tolist() == expected
+        for block in range(plan.num_blocks):
+            rows = slots[:, [index for index, other in enumerate(expected) if other == block]]
+            filled = blocks[:, block][:, (blocks[0, block] != 0).all(-1)]
+            assert torch.equal(filled, rows)
+        assert (blocks != 0).sum() == (slots != 0).sum()
+
+
+def test_representative_of_a_block_of_padding_is_not_real():
+    plan = block_plan(SparsePattern(4, block_shift=1), 10, "cpu")
+    # Tokens 0-2 | 3-6 | 7-9, and a mask of numbers other than 0 and 1.
+    attention_mask = torch.tensor([[1, 0, 0, 0, 0, 0, 0, 0, 0, 2], [0, 0, 0, 0, 1, 1, 0, 0, 0, 0]])
+    real_blocks = [[True, False, True], [False, True, False]]
+    for per_block in (0, 1, 2):
+        expected = [
+            [is_real for is_real in blocks for _ in range(per_block)] + [bool(token) for token in tokens]
+            for blocks, tokens in zip(real_blocks, attention_mask.tolist(), strict=True)
+        ]
+        for mask in (attention_mask, attention_mask.float(), attention_mask.bool()):
+            assert slot_mask(mask, plan, 3 * per_block).tolist() == expected
+
+
+def test_executors_are_found_by_transformers_names_without_replacing_its_own():
+    for name, executor in EXECUTORS.items():
+        assert ALL_ATTENTION_FUNCTIONS.get_interface(name, None) is executor
+    assert AttentionInterface()["sdpa"] is not sdpa_hst_attention

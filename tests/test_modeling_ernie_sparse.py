@@ -1,0 +1,899 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The model and its heads against BERT, against an independent reference, and against their own contract."""
+
+import math
+import random
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
+
+from ernie_sparse import (
+    ErnieSparseForMaskedLM,
+    ErnieSparseForMultipleChoice,
+    ErnieSparseForQuestionAnswering,
+    ErnieSparseForSequenceClassification,
+    ErnieSparseForTokenClassification,
+    ErnieSparseModel,
+    SparsePattern,
+)
+
+EXECUTORS = ["eager", "sdpa"]
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+OTHER_PATTERN = SparsePattern(block_size=4, num_window_blocks=1, num_global_blocks=0, num_random_blocks=1, seed=3)
+
+
+class Head(NamedTuple):
+    model: type
+    auto: type
+    bert: type
+    outputs: tuple[str, ...]
+    is_per_token: bool
+    distribution: str
+    config: dict = {}
+
+
+HEADS = {
+    "masked_lm": Head(ErnieSparseForMaskedLM, AutoModelForMaskedLM, BertForMaskedLM, ("logits",), True, "categorical"),
+    "single_label": Head(
+        ErnieSparseForSequenceClassification,
+        AutoModelForSequenceClassification,
+        BertForSequenceClassification,
+        ("logits",),
+        False,
+        "categorical",
+        {"num_labels": 3},
+    ),
+    "multi_label": Head(
+        ErnieSparseForSequenceClassification,
+        AutoModelForSequenceClassification,
+        BertForSequenceClassification,
+        ("logits",),
+        False,
+        "bernoulli",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
+    "regression": Head(
+        ErnieSparseForSequenceClassification,
+        AutoModelForSequenceClassification,
+        BertForSequenceClassification,
+        ("logits",),
+        False,
+        "gaussian",
+        {"num_labels": 1},
+    ),
+    "token_classification": Head(
+        ErnieSparseForTokenClassification,
+        AutoModelForTokenClassification,
+        BertForTokenClassification,
+        ("logits",),
+        True,
+        "categorical",
+        {"num_labels": 5},
+    ),
+    "question_answering": Head(
+        ErnieSparseForQuestionAnswering,
+        AutoModelForQuestionAnswering,
+        BertForQuestionAnswering,
+        ("start_logits", "end_logits"),
+        True,
+        "categorical",
+    ),
+    "multiple_choice": Head(
+        ErnieSparseForMultipleChoice,
+        AutoModelForMultipleChoice,
+        BertForMultipleChoice,
+        ("logits",),
+        False,
+        "categorical",
+    ),
+}
+BASE = Head(ErnieSparseModel, AutoModel, BertModel, ("last_hidden_state",), True, "")
+every_head = pytest.mark.parametrize("name", HEADS)
+every_executor = pytest.mark.parametrize("executor", EXECUTORS)
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> nn.Module:
+    """Fresh models have zero biases and identical norms, which would hide one that is dropped or swapped."""
+    for name, parameter in model.named_parameters():
+        parameter.normal_(1.0 if name.endswith("LayerNorm.weight") else 0.0, 0.3)
+    return model
+
+
+@pytest.fixture
+def build(tiny_config):
+    """Builds a head in eval mode, all parameters random and no dropout: `build("masked_lm", block_size=4)`."""
+
+    def build_head(name: str, executor: str = "sdpa", **overrides) -> nn.Module:
+        head = HEADS.get(name, BASE)
+        no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config = tiny_config(attn_implementation=executor, **{**no_dropout, **head.config, **overrides})
+        return randomise(head.model(config)).eval()
+
+    return build_head
+
+
+def make_inputs(name: str = "base", lengths: tuple[int, ...] = (40, 23), num_tokens: int | None = None) -> dict:
+    """A batch with right padding; two choices per document for the multiple-choice head."""
+    num_tokens = num_tokens or max(lengths)
+    shape = (len(lengths), 2, num_tokens) if name == "multiple_choice" else (len(lengths), num_tokens)
+    mask = torch.arange(num_tokens) < torch.tensor(lengths)[:, None]
+    return {
+        "input_ids": torch.randint(1, 99, shape),
+        "token_type_ids": torch.randint(0, 2, shape),
+        "attention_mask": (mask[:, None].expand(shape) if len(shape) == 3 else mask).long(),
+    }
+
+
+def make_labels(name: str, inputs: dict) -> dict:
+    mask = inputs["attention_mask"]
+    size = len(mask)
+    if name == "question_answering":
+        starts = torch.tensor([[3, 7][i % 2] % int(mask[i].sum().clamp(min=1)) for i in range(size)])
+        return {"start_positions": starts, "end_positions": starts + (starts + 1 < mask.sum(1)).long()}
+    if name == "masked_lm":
+        is_masked = (torch.arange(mask.shape[1]) % 7 == 2) & (mask != 0)
+        return {"labels": torch.where(is_masked, torch.randint(0, 99, mask.shape), -100)}
+    if name == "token_classification":
+        return {"labels": torch.where(mask != 0, torch.randint(0, 5, mask.shape), -100)}
+    if name == "multi_label":
+        return {"labels": torch.randint(0, 2, (size, 3)).float()}
+    if name == "regression":
+        return {"labels": torch.linspace(-1.0, 1.0, size)}
+    return {"labels": torch.arange(size) % (2 if name == "multiple_choice" else 3)}
+
+
+def make_batch(name: str, **kwargs) -> dict:
+    inputs = make_inputs(name, **kwargs)
+    return {**inputs, **make_labels(name, inputs)}
+
+
+def without_labels(batch: dict) -> dict:
+    return {key: value for key, value in batch.items() if key in ("input_ids", "token_type_ids", "attention_mask")}
+
+
+def predictions(head: Head, output) -> list[torch.Tensor]:
+    return [output[name] for name in head.outputs]
+
+
+def real_predictions(head: Head, output, mask: torch.Tensor) -> list[torch.Tensor]:
+    values = predictions(head, output)
+    return [value[mask.bool()] for value in values] if head.is_per_token else values
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@every_executor
+@pytest.mark.parametrize("name", ["base", *HEADS])
+def test_without_hierarchy_and_seeing_everything_the_model_is_bert(name, executor, build):
+    head = HEADS.get(name, BASE)
+    ours = build(name, executor)
+    ours.config.pattern = SparsePattern.full()
+    sizes = {key: getattr(ours.config, key) for key in BertConfig().to_dict() if hasattr(ours.config, key)}
+    bert = randomise(head.bert(BertConfig(**{**sizes, "model_type": "bert"}, attn_implementation=executor))).eval()
+
+    weights = {key.replace("bert.", "ernie_sparse.", 1): value for key, value in bert.state_dict().items()}
+    missing, unexpected = ours.load_state_dict(weights, strict=False)
+    prefix = "" if name == "base" else "ernie_sparse."
+    norm = f"{prefix}encoder.layer.0.attention.representative_LayerNorm"
+    assert set(missing) == {
+        f"{prefix}embeddings.representative_embeddings.weight",
+        f"{norm}.weight",
+        f"{norm}.bias",
+    }
+    assert unexpected == []
+
+    for length in (1, 7, 64, 65, 128):
+        inputs = make_inputs(name, lengths=(length, (length + 1) // 2))
+        with torch.no_grad():
+            expected, output = bert(**inputs), ours(**inputs)
+        assert output.get("representative_hidden_state") is None
+        for value, reference in zip(
+            real_predictions(head, output, inputs["attention_mask"]),
+            real_predictions(head, expected, inputs["attention_mask"]),
+            strict=True,
+        ):
+            torch.testing.assert_close(value, reference, **CLOSE)
+        if name == "base":
+            torch.testing.assert_close(output.pooler_output, expected.pooler_output, **CLOSE)
+
+
+def reference_encoder(weights: dict, config, pattern: SparsePattern, ids, types, positions, is_real):
+    """
+    HST for one document, from its definition: the hidden states of tokens and representatives. `weights` by the names of
+    the model's parameters. Rows that see nothing are of padding and have no meaning here.
+    """
+    num_tokens, size = len(ids), config.hidden_size // config.num_attention_heads
+    num_blocks = pattern.num_blocks(num_tokens)
+    token_block = [(t + pattern.block_shift) // pattern.block_size for t in range(num_tokens)]
+    per_block = config.num_representatives_per_block if pattern.hierarchical else 0
+    num_representatives = num_blocks * per_block
+    slot_block = [block for block in range(num_blocks) for _ in range(per_block)] + token_block
+    block_is_real = [any(is_real[t] for t in range(num_tokens) if token_block[t] == k) for k in range(num_blocks)]
+    slot_is_real = [block_is_real[block] for block in slot_block[:num_representatives]] + [bool(r) for r in is_real]
+    block_sees = [[pattern.sees(q, k, num_blocks) for k in range(num_blocks)] for q in range(num_blocks)]
+    sees = torch.tensor([[slot_is_real[k] and block_sees[slot_block[q]][slot_block[k]] for k in range(len(slot_block))]
+                         for q in range(len(slot_block))])  # fmt: skip
+
+    def linear(states, name):
+        return states @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(states, name):
+        centred = states - states.mean(-1, keepdim=True)
+        scale = (centred.square().mean(-1, keepdim=True) + config.layer_norm_eps).rsqrt()
+        return centred * scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def attend(states, layer, visible):
+        query, key, value = (linear(states, f"{layer}.attention.self.{role}") for role in ("query", "key", "value"))
+        outputs = []
+        for head in range(config.num_attention_heads):
+            part = slice(head * size, (head + 1) * size)
+            scores = query[:, part] @ key[:, part].T / math.sqrt(size)
+            outputs.append(scores.masked_fill(~visible, -1e30).softmax(-1) @ value[:, part])
+        return linear(torch.cat(outputs, dim=-1), f"{layer}.attention.output.dense")
+
+    position_embeddings = weights["embeddings.position_embeddings.weight"][positions]
+    tokens = weights["embeddings.word_embeddings.weight"][ids] + position_embeddings
+    tokens = tokens + weights["embeddings.token_type_embeddings.weight"][types]
+    representatives = [
+        weights["embeddings.representative_embeddings.weight"][r] + position_embeddings[token_block.index(block)]
+        for block in range(num_blocks)
+        for r in range(per_block)
+    ]
+    states = norm(torch.cat([torch.stack([*representatives, *tokens])]), "embeddings.LayerNorm")
+    for i in range(config.num_hidden_layers):
+        layer = f"encoder.layer.{i}"
+        states = norm(states + attend(states, layer, sees), f"{layer}.attention.output.LayerNorm")
+        if num_representatives and i < config.num_hidden_layers - 1:
+            local = states[:num_representatives]
+            visible = torch.tensor(slot_is_real[:num_representatives]).expand(num_representatives, -1)
+            summary = norm(local + attend(local, layer, visible), f"{layer}.attention.representative_LayerNorm")
+            states = torch.cat([summary, states[num_representatives:]])
+        inner = nn.functional.gelu(linear(states, f"{layer}.intermediate.dense"))
+        states = norm(states + linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
+    real = torch.tensor(slot_is_real)
+    tokens, representatives = states[num_representatives:], states[:num_representatives]
+    return tokens[real[num_representatives:]], representatives[real[:num_representatives]]
+
+
+REFERENCE_CASES = {
+    "default": (SparsePattern(block_size=8), 1, 0),
+    "shift": (SparsePattern(block_size=8, block_shift=3), 1, 0),
+    "random": (SparsePattern(block_size=4, num_window_blocks=1, num_random_blocks=2, seed=7), 1, 0),
+    "two_representatives": (SparsePattern(block_size=8, block_shift=5, num_global_blocks=2), 2, 0),
+    "no_global_blocks": (SparsePattern(block_size=4, num_window_blocks=3, num_global_blocks=0), 1, 0),
+    "not_hierarchical": (SparsePattern(block_size=4, num_random_blocks=1, hierarchical=False), 1, 0),
+    "positions_from_ten": (SparsePattern(block_size=8, block_shift=2), 2, 10),
+}
+
+
+@every_executor
+@pytest.mark.parametrize("case", REFERENCE_CASES)
+def test_hidden_states_and_gradients_equal_an_independent_reference(case, executor, build):
+    pattern, per_block, first_position = REFERENCE_CASES[case]
+    model = build("base", executor, num_hidden_layers=3, num_representatives_per_block=per_block)
+    inputs = make_inputs(lengths=(45, 20))
+    positions = torch.arange(45) + first_position
+    output = model(**inputs, position_ids=positions[None] if first_position else None, pattern=pattern)
+    weights = {name: p.detach().double().requires_grad_() for name, p in model.named_parameters()}
+
+    loss, reference_loss = 0.0, 0.0
+    for i, is_real in enumerate(inputs["attention_mask"].bool()):
+        tokens, representatives = reference_encoder(
+            weights, model.config, pattern, inputs["input_ids"][i], inputs["token_type_ids"][i], positions, is_real
+        )
+        torch.testing.assert_close(output.last_hidden_state[i, is_real].double(), tokens, **CLOSE)
+        weighting = torch.randn_like(tokens)
+        reference_loss = reference_loss + (weighting * tokens).sum()
+        loss = loss + (weighting * output.last_hidden_state[i, is_real]).sum()
+        if not pattern.hierarchical:
+            assert output.representative_hidden_state is None
+            continue
+        # The blocks with a real token are the first ones.
+        ours = output.representative_hidden_state[i]
+        assert len(ours) == pattern.num_blocks(45) * per_block
+        torch.testing.assert_close(ours[: len(representatives)].double(), representatives, **CLOSE)
+        weighting = torch.randn_like(representatives)
+        reference_loss = reference_loss + (weighting * representatives).sum()
+        loss = loss + (weighting * ours[: len(representatives)]).sum()
+
+    loss.backward()
+    reference_loss.backward()
+    for name, gradient in gradients(model).items():
+        if weights[name].grad is None:
+            assert gradient is None
+        else:
+            # fp32 sums over 65 tokens.
+            torch.testing.assert_close(gradient.double(), weights[name].grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.06)])
+@pytest.mark.parametrize("text", [str(SparsePattern(block_size=8)), str(OTHER_PATTERN), "block_size=16,block_shift=5"])
+def test_eager_equals_sdpa(text, dtype, tolerance, build):
+    model = build("base").to(dtype)
+    inputs = make_inputs(lengths=(77, 30, 1))
+    results = {}
+    with torch.no_grad():
+        for executor in EXECUTORS:
+            model.set_attn_implementation(executor)
+            results[executor] = model(**inputs, pattern=text)
+    for mask, name in ((inputs["attention_mask"].bool(), "last_hidden_state"), (..., "pooler_output")):
+        eager, sdpa = (results[executor][name][mask].float() for executor in EXECUTORS)
+        assert eager.dtype == sdpa.dtype and torch.isfinite(eager).all()
+        torch.testing.assert_close(eager, sdpa, rtol=tolerance, atol=tolerance)
+
+
+@every_executor
+def test_hidden_states_are_captured_per_layer_and_aligned_with_the_tokens(executor, build):
+    model = build("base", executor, num_hidden_layers=3)
+    layer_outputs = []
+    for layer in model.encoder.layer:
+        layer.register_forward_hook(lambda module, args, output: layer_outputs.append(output[0]))
+    output = model(**make_inputs(lengths=(21, 13)), output_hidden_states=True)
+    assert [tuple(states.shape) for states in output.hidden_states] == [(2, 21, 32)] * 4
+    for states, layer_output in zip(output.hidden_states[1:], layer_outputs, strict=True):
+        assert torch.equal(states, layer_output)
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    output.hidden_states[1].retain_grad()
+    output.last_hidden_state.sum().backward()
+    assert output.hidden_states[1].grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("hierarchical", [True, False])
+def test_attentions_are_over_tokens_and_follow_the_pattern(hierarchical, build):
+    pattern = SparsePattern(block_size=4, block_shift=1, num_random_blocks=1, hierarchical=hierarchical)
+    model = build("base", "eager", num_hidden_layers=3)
+    inputs = make_inputs(lengths=(33, 18))
+    output = model(**inputs, pattern=pattern, output_attentions=True)
+    assert [tuple(maps.shape) for maps in output.attentions] == [(2, 4, 33, 33)] * 3
+    block = [(t + 1) // 4 for t in range(33)]
+    sees = torch.tensor([[pattern.sees(block[q], block[k], 9) for k in range(33)] for q in range(33)])
+    for i, is_real in enumerate(inputs["attention_mask"].bool()):
+        for maps in output.attentions:
+            weights = maps[i][:, is_real]
+            assert torch.equal(weights > 0, (sees & is_real)[is_real].expand_as(weights))
+            # The rest is the share of the representatives.
+            share = weights.sum(-1)
+            assert (share < 0.9999).all() if hierarchical else torch.allclose(share, torch.ones(()))
+
+
+def test_sdpa_has_no_attentions_to_give(build):
+    assert build("base", "sdpa")(**make_inputs(), output_attentions=True).attentions in (None, ())
+
+
+@every_executor
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("pattern", [None, "block_size=8,block_shift=3"])
+def test_a_padded_batch_equals_each_document_alone(pattern, name, executor, build):
+    head, model = HEADS[name], build(name, executor)
+    lengths = (61, 40, 17, 8, 1)
+    # 100 tokens: five blocks of nothing but padding.
+    for num_tokens in (61, 100):
+        inputs = make_inputs(name, lengths, num_tokens)
+        with torch.no_grad():
+            together = model(**inputs, pattern=pattern)
+            for i, length in enumerate(lengths):
+                document = {key: value[i : i + 1, ..., :length] for key, value in inputs.items()}
+                document.pop("attention_mask")
+                alone = model(**document, pattern=pattern)
+                for ours, single in zip(predictions(head, together), predictions(head, alone), strict=True):
+                    ours = ours[i : i + 1, :length] if head.is_per_token else ours[i : i + 1]
+                    torch.testing.assert_close(ours, single, **CLOSE)
+
+
+@pytest.mark.parametrize("consistency", [None, str(OTHER_PATTERN)])
+@every_head
+def test_every_parameter_is_trained_by_every_head(name, consistency, build):
+    model = build(name).train()
+    model(**make_batch(name), consistency_pattern=consistency).loss.backward()
+    for parameter_name, gradient in gradients(model).items():
+        assert gradient is not None and torch.isfinite(gradient).all(), parameter_name
+        # The same key bias for all keys leaves a softmax as it is: its gradient is zero by nature.
+        if not parameter_name.endswith("key.bias"):
+            assert gradient.abs().sum() > 0, parameter_name
+
+
+@pytest.mark.parametrize("consistency", [None, str(OTHER_PATTERN)])
+@every_head
+def test_every_head_overfits_one_batch(name, consistency, tiny_config):
+    model = HEADS[name].model(tiny_config(initializer_range=0.1, hidden_dropout_prob=0.0, **HEADS[name].config)).train()
+    batch = make_batch(name, lengths=(40, 23, 31))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(40):
+        loss = model(**batch, consistency_pattern=consistency).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < min(0.1, 0.2 * losses[0])
+
+
+@every_head
+def test_save_and_load_give_the_same_outputs_through_the_auto_class(name, build, tmp_path):
+    head, model = HEADS[name], build(name, block_shift=3, num_representatives_per_block=2)
+    model.save_pretrained(tmp_path)
+    loaded, info = head.auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(loaded) is head.model and loaded.config.pattern == model.config.pattern
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    inputs = make_inputs(name)
+    again = head.auto.from_pretrained(tmp_path)
+    with torch.no_grad():
+        outputs = [predictions(head, m(**inputs)) for m in (model, loaded, again)]
+    for ours, theirs, once_more in zip(*outputs, strict=True):
+        assert torch.equal(ours, theirs) and torch.equal(ours, once_more)
+
+
+def test_weights_missing_in_a_checkpoint_are_initialised(build, tmp_path):
+    model = build("base")
+    is_new = [name for name, _ in model.named_parameters() if "representative" in name]
+    weights = {name: value for name, value in model.state_dict().items() if name not in is_new}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    loaded, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(info["missing_keys"]) == set(is_new)
+    norm = loaded.encoder.layer[0].attention.representative_LayerNorm
+    assert torch.equal(norm.weight, torch.ones(32)) and torch.equal(norm.bias, torch.zeros(32))
+    embedding = loaded.embeddings.representative_embeddings.weight
+    assert 0.005 < embedding.std() < 0.08 and embedding.abs().max() < 0.2
+
+
+def test_a_model_on_the_meta_device_has_only_shapes(tiny_config):
+    with torch.device("meta"):
+        model = ErnieSparseForMaskedLM(tiny_config())
+    output = model(torch.ones(2, 20, dtype=torch.long, device="meta"))
+    assert output.logits.shape == (2, 20, 99) and output.logits.is_meta
+
+
+@pytest.mark.parametrize("name", ["base", *HEADS])
+def test_the_tuple_holds_what_the_dict_holds(name, build):
+    model = build(name, "eager")
+    batch = make_inputs() if name == "base" else {**make_batch(name), "consistency_pattern": OTHER_PATTERN}
+    flags = {"output_hidden_states": True, "output_attentions": True}
+    as_dict, as_tuple = model(**batch, **flags), model(**batch, **flags, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    for ours, theirs in zip(as_dict.to_tuple(), as_tuple, strict=True):
+        pairs = zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs)]
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@every_head
+def test_gradient_checkpointing_changes_neither_loss_nor_gradients(name, build):
+    batch = {**make_batch(name), "consistency_pattern": OTHER_PATTERN}
+    model = build(name).train()
+    calls = []
+    model.base_model.encoder.layer[0].intermediate.register_forward_hook(lambda *args: calls.append(None))
+
+    def step():
+        calls.clear()
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        return loss, gradients(model), len(calls)
+
+    loss, plain_gradients, num_calls = step()
+    assert num_calls == 2
+    model.activation_checkpointing_enable()
+    checkpointed_loss, checkpointed_gradients, num_calls = step()
+    # Once more per pass: the layer really is recomputed.
+    assert num_calls == 4
+    assert torch.equal(loss, checkpointed_loss)
+    for parameter_name, gradient in plain_gradients.items():
+        torch.testing.assert_close(checkpointed_gradients[parameter_name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@every_head
+def test_inputs_embeds_equal_input_ids(name, build):
+    head, model = HEADS[name], build(name)
+    inputs = make_inputs(name)
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    rest = {key: value for key, value in inputs.items() if key != "input_ids"}
+    for ours, theirs in zip(
+        predictions(head, model(**inputs)), predictions(head, model(inputs_embeds=embeds, **rest)), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@every_head
+def test_position_ids_default_to_zero_upwards(name, build):
+    head, model = HEADS[name], build(name)
+    inputs = make_inputs(name)
+    positions = torch.arange(40).expand_as(inputs["input_ids"])
+    default = predictions(head, model(**inputs))
+    for ours, theirs in zip(default, predictions(head, model(**inputs, position_ids=positions)), strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+    for ours, theirs in zip(default, predictions(head, model(**inputs, position_ids=positions + 1)), strict=True):
+        assert not torch.allclose(ours, theirs, atol=1e-2)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("name", ["base", *HEADS])
+def test_a_pattern_holds_for_one_call(name, is_training, build):
+    head, model = HEADS.get(name, BASE), build(name).train(is_training)
+    inputs = make_inputs(name)
+    config = model.config.to_dict()
+    before = predictions(head, model(**inputs))
+    fields = {"block_size": 4, "num_window_blocks": 1, "num_global_blocks": 0, "num_random_blocks": 1, "seed": 3}
+    others = [predictions(head, model(**inputs, pattern=form)) for form in (OTHER_PATTERN, fields, str(OTHER_PATTERN))]
+    after = predictions(head, model(**inputs))
+    own = predictions(head, model(**inputs, pattern=model.config.pattern))
+    for i, value in enumerate(before):
+        assert torch.equal(value, after[i]) and torch.equal(value, own[i])
+        assert torch.equal(others[0][i], others[1][i]) and torch.equal(others[0][i], others[2][i])
+        assert not torch.allclose(value, others[0][i], atol=1e-3)
+    assert model.config.to_dict() == config
+
+
+def test_any_length_up_to_the_limit(build):
+    model = build("base", num_hidden_layers=1, block_shift=3)
+    with torch.no_grad():
+        for length in range(1, 129):
+            inputs = make_inputs(lengths=(length,))
+            outputs = []
+            for executor in EXECUTORS:
+                model.set_attn_implementation(executor)
+                outputs.append(model(**inputs).last_hidden_state)
+            assert outputs[0].shape == (1, length, 32)
+            torch.testing.assert_close(*outputs, **CLOSE)
+
+
+IDS = torch.ones(2, 9, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"input_ids": torch.ones(1, 129, dtype=torch.long)}, "129.*max_position_embeddings=128"),
+        ({"inputs_embeds": torch.ones(1, 130, 32)}, "130.*max_position_embeddings=128"),
+        ({"input_ids": torch.ones(2, 0, dtype=torch.long)}, "empty"),
+        ({"input_ids": IDS * -1}, "input_ids holds -1"),
+        ({"input_ids": IDS * 99}, "input_ids holds 99: 0 to 98"),
+        ({"input_ids": IDS[0]}, r"input_ids has the shape \(9,\)"),
+        ({"inputs_embeds": torch.ones(9, 32)}, r"inputs_embeds has the shape \(9, 32\)"),
+        ({"input_ids": IDS, "token_type_ids": IDS * 2}, "token_type_ids holds 2: 0 to 1"),
+        ({"input_ids": IDS, "token_type_ids": -IDS}, "token_type_ids holds -1"),
+        ({"input_ids": IDS, "position_ids": IDS * 128}, "position_ids holds 128: 0 to 127"),
+        ({"input_ids": IDS, "position_ids": -IDS}, "position_ids holds -1"),
+        ({"input_ids": IDS, "attention_mask": torch.ones(2, 8)}, r"attention_mask has the shape \(2, 8\).*\(2, 9\)"),
+        ({"input_ids": IDS, "attention_mask": torch.ones(9)}, r"attention_mask has the shape \(9,\)"),
+        ({"input_ids": IDS, "attention_mask": torch.ones(2, 9, 9)}, r"attention_mask has the shape \(2, 9, 9\)"),
+        ({"input_ids": IDS, "attention_mask": torch.ones(2, 1, 9, 9)}, r"attention_mask has .* \(2, 1, 9, 9\)"),
+        ({"input_ids": IDS, "pattern": "blocks=3"}, "'blocks' is not a field"),
+        ({"input_ids": IDS, "pattern": "bigbird"}, "'bigbird'"),
+        ({"input_ids": IDS, "pattern": {"block_size": 0}}, "block_size=0"),
+        ({"input_ids": IDS, "pattern": 64}, "64 is not a sparse pattern"),
+        ({"input_ids": IDS, "inputs_embeds": torch.ones(2, 9, 32)}, "exactly one of input_ids or inputs_embeds"),
+        ({}, "exactly one of input_ids or inputs_embeds"),
+    ],
+)
+@every_executor
+def test_wrong_inputs_are_refused_with_the_reason(inputs, message, executor, build):
+    with pytest.raises(ValueError, match=message):
+        build("base", executor)(**inputs)
+
+
+@every_head
+def test_a_consistency_pattern_needs_labels_and_must_be_one(name, build):
+    model, batch = build(name), make_batch(name)
+    with pytest.raises(ValueError, match="consistency_pattern needs labels"):
+        model(**without_labels(batch), consistency_pattern=OTHER_PATTERN)
+    with pytest.raises(ValueError, match="'blocks' is not a field"):
+        model(**batch, consistency_pattern="blocks=3")
+
+
+@every_executor
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32, torch.bfloat16])
+def test_attention_masks_of_any_dtype_mean_the_same(dtype, executor, build):
+    head, model = HEADS["question_answering"], build("question_answering", executor)
+    batch = make_batch("question_answering")
+    mask = batch.pop("attention_mask")
+    expected, output = (model(**batch, attention_mask=m, consistency_pattern="") for m in (mask, mask.to(dtype)))
+    for ours, theirs in zip(predictions(head, expected), predictions(head, output), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(expected.loss, output.loss)
+
+
+@every_executor
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@every_head
+def test_a_document_of_padding_gives_no_nan(name, dtype, executor, build):
+    head, model = HEADS[name], build(name, executor).to(dtype).train()
+    batch = make_batch(name, lengths=(40, 0, 23))
+    output = model(**batch, consistency_pattern=OTHER_PATTERN)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    assert all(torch.isfinite(value).all() for value in predictions(head, output))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+
+
+class RowsAsWideAs(TorchDispatchMode):
+    """Records the shapes of all tensors computed under it whose last dimension has `width`."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width, self.shapes = width, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        outputs = function(*args, **(kwargs or {}))
+        for output in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
+            if isinstance(output, torch.Tensor) and output.dim() and output.shape[-1] == self.width:
+                self.shapes.add(tuple(output.shape))
+        return outputs
+
+
+@pytest.mark.parametrize("consistency", [None, OTHER_PATTERN])
+def test_masked_lm_in_training_computes_logits_of_labelled_positions_only(consistency, build):
+    model, batch = build("masked_lm").train(), make_batch("masked_lm")
+    num_labelled = int((batch["labels"] != -100).sum())
+    assert 3 < num_labelled < 32
+    with RowsAsWideAs(99) as recorder:
+        output = model(**batch, consistency_pattern=consistency)
+        output.loss.backward()
+    assert output.logits.shape == (num_labelled, 99)
+    # The transposed vocabulary matrix and its gradient are as wide.
+    rows = {math.prod(shape[:-1]) for shape in recorder.shapes - {(32, 99)}}
+    assert max(rows) == num_labelled
+
+
+def test_masked_lm_in_training_equals_the_full_computation(build):
+    batch = make_batch("masked_lm")
+    model = build("masked_lm").train()
+    loss = model(**batch).loss
+    loss.backward()
+    ours = gradients(model)
+    model.zero_grad()
+    full_logits = model(**without_labels(batch)).logits
+    assert full_logits.shape == (2, 40, 99)
+    expected = nn.functional.cross_entropy(full_logits.flatten(0, 1), batch["labels"].flatten())
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6)
+    evaluated = model.eval()(**batch)
+    assert torch.equal(evaluated.logits, full_logits)
+    torch.testing.assert_close(evaluated.loss, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("consistency", [None, OTHER_PATTERN])
+def test_masked_lm_without_a_label_has_no_loss(consistency, is_training, build):
+    model, inputs = build("masked_lm").train(is_training), make_inputs()
+    labels = torch.full_like(inputs["input_ids"], -100)
+    loss = model(**inputs, labels=labels, consistency_pattern=consistency).loss
+    loss.backward()
+    assert loss == 0
+    assert all(gradient is None or torch.equal(gradient, 0 * gradient) for gradient in gradients(model).values())
+
+
+def losses_by_hand(name: str, model, batch: dict, second_pattern) -> tuple[torch.Tensor, torch.Tensor]:
+    """Task loss and consistency loss from two calls of one pass each, with torch's own losses and divergences."""
+    inputs = without_labels(batch)
+    first, second = (predictions(HEADS[name], model(**inputs, pattern=p)) for p in (None, second_pattern))
+    if name == "question_answering":
+        task, consistency = [], []
+        for p, q, positions in zip(first, second, (batch["start_positions"], batch["end_positions"]), strict=True):
+            for i, is_real in enumerate(batch["attention_mask"].bool()):
+                pair, label = (p[i, is_real], q[i, is_real]), positions[i]
+                task += [nn.functional.cross_entropy(logits, label) for logits in pair]
+                consistency.append(symmetric_divergence(*(Categorical(logits=logits) for logits in pair)))
+        return torch.stack(task).mean(), torch.stack(consistency).mean()
+    (p,), (q,), labels = first, second, batch["labels"]
+    if name in ("masked_lm", "token_classification"):
+        is_labelled = labels != -100
+        p, q, labels = p[is_labelled], q[is_labelled], labels[is_labelled]
+    if name == "regression":
+        labels = labels[:, None]
+    task_loss, distribution = {
+        "categorical": (nn.functional.cross_entropy, lambda logits: Categorical(logits=logits)),
+        "bernoulli": (nn.functional.binary_cross_entropy_with_logits, lambda logits: Bernoulli(logits=logits)),
+        "gaussian": (nn.functional.mse_loss, lambda means: Normal(means, 1.0)),
+    }[HEADS[name].distribution]
+    task = (task_loss(p, labels) + task_loss(q, labels)) / 2
+    return task, symmetric_divergence(distribution(p), distribution(q)).mean()
+
+
+def symmetric_divergence(p, q) -> torch.Tensor:
+    return (kl_divergence(p, q) + kl_divergence(q, p)) / 2
+
+
+@every_head
+def test_two_passes_equal_the_losses_by_hand_with_gradients(name, build):
+    model, batch = build(name).train(), make_batch(name)
+    task, consistency = losses_by_hand(name, model, batch, OTHER_PATTERN)
+    expected = task + 2.5 * consistency
+    expected.backward()
+    by_hand = gradients(model)
+    model.zero_grad()
+    output = model(**batch, consistency_pattern=OTHER_PATTERN, consistency_alpha=2.5)
+    output.loss.backward()
+    assert consistency > 1e-3
+    for ours, theirs in (
+        (output.task_loss, task),
+        (output.consistency_loss, consistency),
+        (output.loss, expected),
+    ):
+        assert ours.shape == ()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for parameter_name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, by_hand[parameter_name], rtol=1e-3, atol=1e-4)
+
+
+@every_head
+def test_one_pass_equals_the_task_loss_by_hand(name, build):
+    model, batch = build(name).train(), make_batch(name)
+    output = model(**batch)
+    task, _ = losses_by_hand(name, model, batch, None)
+    torch.testing.assert_close(output.loss, task, rtol=1e-5, atol=1e-5)
+    assert output.task_loss is None and output.consistency_loss is None
+
+
+@every_head
+def test_the_same_pattern_twice_is_consistent(name, build):
+    model, batch = build(name).train(), make_batch(name)
+    output = model(**batch, consistency_pattern=model.config.pattern)
+    assert output.consistency_loss == 0
+    torch.testing.assert_close(output.loss, model(**batch).loss, rtol=1e-6, atol=1e-6)
+
+
+@every_head
+def test_num_items_divides_both_losses(name, build):
+    model, batch = build(name).train(), {**make_batch(name), "consistency_pattern": OTHER_PATTERN}
+    labels = batch["start_positions"] if name == "question_answering" else batch["labels"]
+    count = (labels != -100).sum()
+    mean = model(**batch)
+    for num_items in (4 * count, int(4 * count)):
+        quarter = model(**batch, num_items_in_batch=num_items)
+        for part in ("loss", "task_loss", "consistency_loss"):
+            torch.testing.assert_close(4 * quarter[part], mean[part], rtol=1e-5, atol=1e-6)
+
+
+def test_consistency_compares_the_pattern_of_the_call_with_the_second_one(build):
+    model, batch = build("single_label"), make_batch("single_label")
+    output = model(**batch, pattern=OTHER_PATTERN, consistency_pattern=OTHER_PATTERN)
+    assert output.consistency_loss == 0
+    assert torch.equal(output.logits, model(**without_labels(batch), pattern=OTHER_PATTERN).logits)
+
+
+def test_question_answering_loss_ignores_padding(build):
+    model, batch = build("question_answering").train(), make_batch("question_answering")
+    batch["consistency_pattern"] = OTHER_PATTERN
+    padding = batch["attention_mask"] == 0
+    poisoned = {**batch, "input_ids": torch.where(padding, 57, batch["input_ids"])}
+    output, poisoned_output = model(**batch), model(**poisoned)
+    assert not torch.allclose(output.start_logits[padding], poisoned_output.start_logits[padding], atol=1e-2)
+    for part in ("task_loss", "consistency_loss", "loss"):
+        torch.testing.assert_close(output[part], poisoned_output[part], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("outside", [-1, -100, 40, 1000])
+def test_question_answering_takes_an_answer_outside_the_input_for_none(outside, build):
+    model, batch = build("question_answering").train(), make_batch("question_answering", lengths=(40, 23, 31))
+    inside = {key: value[:2] for key, value in batch.items()}
+    for positions in ("start_positions", "end_positions"):
+        batch[positions][2] = outside
+    ours, expected = (model(**b, consistency_pattern=OTHER_PATTERN) for b in (batch, inside))
+    for part in ("loss", "task_loss", "consistency_loss"):
+        torch.testing.assert_close(ours[part], expected[part], rtol=1e-5, atol=1e-6)
+
+
+def test_problem_type_follows_the_labels_where_the_config_names_none(build):
+    model, inputs = build("single_label"), make_inputs()
+    logits = model(**inputs).logits
+    classes, targets = torch.tensor([0, 2]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(model(**inputs, labels=classes).loss, nn.functional.cross_entropy(logits, classes))
+    torch.testing.assert_close(
+        model(**inputs, labels=targets).loss, nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    )
+    assert model.config.problem_type is None
+
+
+@pytest.mark.parametrize("size", [120, 60])
+def test_resized_vocabulary_reaches_the_decoder_and_stays_tied(size, build, tmp_path):
+    model = build("masked_lm")
+    kept = min(size, 99)
+    old_bias, old_embeddings = model.cls.predictions.bias[:kept].clone(), model.get_input_embeddings().weight[:kept]
+    model.resize_token_embeddings(size)
+    head = model.cls.predictions
+    embeddings = model.get_input_embeddings()
+    assert model.config.vocab_size == size == head.decoder.out_features
+    assert embeddings.weight.shape == (size, 32) and head.bias.shape == (size,)
+    assert head.decoder.weight is embeddings.weight and head.decoder.bias is head.bias
+    assert torch.equal(embeddings.weight[:kept], old_embeddings) and torch.equal(head.bias[:kept], old_bias)
+    inputs = {"input_ids": torch.tensor([[size - 1, 3, 5]])}
+    logits = model(**inputs).logits
+    assert logits.shape == (1, 3, size)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModelForMaskedLM.from_pretrained(tmp_path)(**inputs).logits, logits)
+
+
+def test_loaded_weights_are_tied(build, tmp_path):
+    build("masked_lm").save_pretrained(tmp_path)
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    predictor = loaded.cls.predictions
+    assert predictor.decoder.weight is loaded.ernie_sparse.embeddings.word_embeddings.weight
+    assert predictor.decoder.bias is predictor.bias
+
+
+def test_attention_implementation_switches(build):
+    model, inputs = build("base"), make_inputs()
+    assert model.config._attn_implementation == "sdpa"
+    model.set_attn_implementation("eager")
+    assert len(model(**inputs, output_attentions=True).attentions) == 2
+    model.set_attn_implementation("sdpa")
+    assert not model(**inputs, output_attentions=True).attentions
+
+
+@pytest.mark.parametrize("executor", ["flex_attention", "flash_attention_2", "nonsense"])
+def test_unsupported_attention_implementations_are_refused(executor, build):
+    with pytest.raises((ValueError, ImportError), match=executor):
+        build("base", executor)
+    with pytest.raises((ValueError, ImportError), match=executor):
+        build("base").set_attn_implementation(executor)
+
+
+def state_of(model: nn.Module) -> dict:
+    """Everything that stands on the model's modules, by identity, and the versions of its tensors."""
+    state = {"config": model.config.to_dict()}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            entries = value.items() if isinstance(value, dict) else [("", value)]
+            for entry, item in entries:
+                version = item._version if isinstance(item, torch.Tensor) else None
+                state[name, key, entry] = (id(item), version)
+    return state
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("name", ["base", *HEADS])
+def test_nothing_is_written_on_the_model_in_forward(name, is_training, build):
+    model = build(name, "eager").train(is_training)
+    # transformers installs its hooks that record hidden states and attentions at the first call that asks for them.
+    model(**make_inputs(name), output_hidden_states=True, output_attentions=True)
+    before = state_of(model)
+    if name == "base":
+        model(**make_inputs(lengths=(40, 23)), pattern=OTHER_PATTERN, output_attentions=True)
+        model(**make_inputs(lengths=(3,)))
+    else:
+        model(**make_batch(name), consistency_pattern=OTHER_PATTERN, output_attentions=True)
+        model(**make_batch(name, lengths=(3, 2)), pattern=OTHER_PATTERN)
+    assert state_of(model) == before
+
+
+@every_executor
+def test_evaluation_draws_no_random_numbers(executor, build):
+    model = build("masked_lm", executor, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, num_random_blocks=2)
+    batch = make_batch("masked_lm")
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    model(**batch, consistency_pattern=OTHER_PATTERN)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+
+@every_executor
+@pytest.mark.parametrize("dropout", ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"])
+def test_dropout_acts_in_training_alone(dropout, executor, build):
+    model, inputs = build("single_label", executor, **{dropout: 0.3}), make_inputs()
+    assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+    model.train()
+    assert not torch.allclose(model(**inputs).logits, model(**inputs).logits, atol=1e-3)
