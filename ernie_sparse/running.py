@@ -14,6 +14,7 @@ from typing import ClassVar
 import datasets
 import torch
 import transformers
+from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -97,39 +98,44 @@ def load_config(model: str, pattern: str | None, **overrides) -> ErnieSparseConf
     return config
 
 
-def load_raw_dataset(files: Mapping[str, list[str]], hub_name: str | None, hub_config: str | None, **builder_options):
+def load_raw_dataset(
+    files: Mapping[str, list[str] | None], hub_name: str | None, hub_config: str | None, sample_by: str | None = None
+) -> DatasetDict:
     """
-    A `DatasetDict` from local files by split, or from a hub data set (or a local folder in its layout).
+    The rows by split: from local files (csv, json, jsonl, parquet; text files cut into documents by `sample_by`, when
+    that is given) or from a hub data set or a local folder in its layout.
 
     Raises:
-        `ValueError`: Both or neither are given, a file is missing or empty, of an unknown kind, or cannot be read.
+        `ValueError`: Both or neither are given, or a file is missing, empty, of an unknown kind or unreadable.
     """
     files = {split: paths for split, paths in files.items() if paths}
     if bool(files) == bool(hub_name):
         raise ValueError("give either --train-file (and --validation-file) or --dataset")
     if hub_name:
         return datasets.load_dataset(hub_name, hub_config)
-    kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
-    if "sample_by" in builder_options:
-        kind = "text"
-    else:
-        suffixes = sorted({Path(path).suffix for paths in files.values() for path in paths})
-        if len(suffixes) != 1 or kinds.get(suffixes[0], "text") == "text":
-            raise ValueError(
-                f"data files end in {', '.join(suffixes)}: give csv, json, jsonl or parquet, all of a kind"
-            )
-        kind = kinds[suffixes[0]]
     for path in (path for paths in files.values() for path in paths):
         if not Path(path).is_file():
             raise ValueError(f"{path}: there is no such file")
         if Path(path).stat().st_size == 0:
             raise ValueError(f"{path} is empty")
+    return DatasetDict({split: _load_files(split, paths, sample_by) for split, paths in files.items()})
+
+
+def _load_files(split: str, paths: list[str], sample_by: str | None) -> Dataset:
+    kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+    options = {}
+    if sample_by is not None:
+        kind, options = "text", {"sample_by": sample_by}
+    else:
+        suffixes = {Path(path).suffix for path in paths}
+        if len(suffixes) != 1 or not suffixes <= set(kinds):
+            raise ValueError(f"{', '.join(paths)}: give csv, json, jsonl or parquet files, in each split of one kind")
+        kind = kinds[suffixes.pop()]
     try:
-        return datasets.load_dataset(kind, data_files=files, **builder_options)
+        return datasets.load_dataset(kind, data_files={split: paths}, split=split, **options)
     except Exception as error:
         cause = error.__cause__ or error
-        names = ", ".join(path for paths in files.values() for path in paths)
-        raise ValueError(f"could not read {names} as {kind}: {cause}") from error
+        raise ValueError(f"could not read {', '.join(paths)} as {kind}: {cause}") from error
 
 
 def finish(
@@ -142,7 +148,12 @@ def finish(
 ):
     """Write `results.json` and, where matplotlib is installed, `training.png`, and print the table of `rows`."""
     out = Path(output_dir)
-    results = {**results, "command": shlex.join(["ernie-sparse", verb, *argv]), "versions": _versions()}
+    results = {
+        **results,
+        "command": shlex.join(["ernie-sparse", verb, *argv]),
+        "versions": _versions(),
+        "history": history,
+    }
     text = json.dumps(results, indent=2, default=str)
     temporary = out / "results.json.partial"
     temporary.write_text(text + "\n")

@@ -1,8 +1,13 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""What every test starts from: no network, quiet logs, two threads, and a seed of its own."""
+"""What every test starts from: no network, a cache of its own, quiet logs, two threads, and a fixed seed."""
 
+import atexit
 import os
+import tempfile
 
+cache = tempfile.TemporaryDirectory()
+atexit.register(cache.cleanup)
+os.environ["HF_HOME"] = cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

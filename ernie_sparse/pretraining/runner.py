@@ -14,7 +14,7 @@ from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
 from ..running import as_dict, finish, load_config, load_raw_dataset, parse_arguments, resume_point
 from ..sparse_pattern import SparsePattern
 from ..trainer import SaorTrainer
-from .text import MaskingCollator, mask_once, pack, train_tokenizer
+from .text import MaskAnew, MaskingCollator, mask_once, pack, train_tokenizer
 
 USAGE = """(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]
 
@@ -160,9 +160,8 @@ def main(argv: list[str]):
             f"--max-length {max_length} is more than max_position_embeddings={config.max_position_embeddings}"
         )
     files = {"train": args.train_file, "validation": args.validation_file}
-    options = {} if args.dataset else {"sample_by": args.sample_by}
     with training.main_process_first(desc="reading and packing the text"):
-        raw = load_raw_dataset(files, args.dataset, args.dataset_config, **options)
+        raw = load_raw_dataset(files, args.dataset, args.dataset_config, args.sample_by)
         if args.text_column not in raw["train"].column_names:
             raise ValueError(f"--text-column {args.text_column} is not one of {', '.join(raw['train'].column_names)}")
         if checkpoint is not None:
@@ -172,14 +171,16 @@ def main(argv: list[str]):
             tokenizer = build_tokenizer(args, raw["train"], max_length, folder, training.process_index == 0)
         rows, validation = build_rows(args, raw, tokenizer, max_length, training.seed)
     model = build_model(args, config, tokenizer)
+    collator = MaskingCollator(tokenizer, args.mlm_probability, training.seed)
     trainer = SaorTrainer(
         model=model,
         args=training,
         saor=saor,
         train_dataset=rows,
         eval_dataset=validation,
-        data_collator=MaskingCollator(tokenizer, args.mlm_probability),
+        data_collator=collator,
         processing_class=tokenizer,
+        callbacks=[MaskAnew(collator)],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()

@@ -1,0 +1,212 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The command line from end to end on tiny files: what it leaves, how it goes on, and what it says of bad input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from ernie_sparse import cli
+
+SENTENCES = {
+    "north": "The north wind carried snow over the frozen harbour and the ships waited in the ice. ",
+    "south": "In the southern orchard the lemons ripened while the bees hummed in the warm grass. ",
+}
+SIZES = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=48,hidden_dropout_prob=0.0"
+
+
+def documents(count: int) -> list[dict]:
+    labels = [list(SENTENCES)[number % 2] for number in range(count)]
+    return [
+        {"text": f"{number}: " + SENTENCES[label] * (3 + number % 3), "label": label}
+        for number, label in enumerate(labels)
+    ]
+
+
+def write_jsonl(path, rows: list[dict]):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with text, a pretrained model and classification files."""
+    folder = tmp_path_factory.mktemp("cli")
+    for name, sentence in SENTENCES.items():
+        (folder / f"{name}.txt").write_text(sentence * 60)
+    write_jsonl(folder / "train.jsonl", documents(32))
+    write_jsonl(folder / "dev.jsonl", documents(8))
+    assert run(pretrain_arguments(folder, folder / "pretrained")) == 0
+    return folder
+
+
+def run(argv) -> int:
+    return cli.main([str(word) for word in argv])
+
+
+def pretrain_arguments(folder, output_dir, *more):
+    return [
+        *("pretrain", "--train-file", folder / "north.txt", folder / "south.txt", "--train-tokenizer", 300),
+        *("--config", SIZES, "--pattern", "block_size=16", "--max-length", 64, "--output-dir", output_dir),
+        *("--max-steps", 6, "--per-device-train-batch-size", 4, "--logging-steps", 2, "--disable-tqdm", "true"),
+        *("--save-strategy", "steps", "--save-steps", 3, "--learning-rate", 1e-3, *more),
+    ]
+
+
+def finetune_arguments(folder, output_dir, *more):
+    return [
+        *("finetune", "--model", folder / "pretrained", "--train-file", folder / "train.jsonl"),
+        *("--validation-file", folder / "dev.jsonl", "--output-dir", output_dir, "--disable-tqdm", "true"),
+        *("--num-train-epochs", 8, "--per-device-train-batch-size", 8, "--learning-rate", 3e-3, *more),
+    ]
+
+
+def test_pretrain_leaves_a_loadable_model_results_and_a_picture(workspace):
+    out = workspace / "pretrained"
+    model = AutoModelForMaskedLM.from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    results = json.loads((out / "results.json").read_text())
+    assert str(model.config.pattern).startswith("block_size=16,")
+    assert model.config.max_position_embeddings == tokenizer.model_max_length == 64
+    assert model.config.vocab_size == len(tokenizer) <= 300
+    assert tokenizer.decode(tokenizer("snow over")["input_ids"]) == "[CLS]snow over[SEP]"
+    logged = [entry for entry in results["history"] if "consistency_loss" in entry]
+    assert len(logged) == 3 and all(e["loss"] == pytest.approx(e["task_loss"] + e["consistency_loss"]) for e in logged)
+    assert logged[-1]["loss"] < logged[0]["loss"]
+    assert results["command"].startswith("ernie-sparse pretrain --train-file")
+    assert (out / "training.png").stat().st_size > 5000
+
+
+def test_finetune_learns_evaluates_the_test_file_and_reloads(workspace, tmp_path):
+    out = tmp_path / "classifier"
+    assert run(finetune_arguments(workspace, out, "--test-file", workspace / "dev.jsonl")) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["accuracy"] == 1.0 and results["f1"] == 1.0 and results["evaluated_on"] == "test"
+    assert results["majority_class"] == 0.5
+    model = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    assert model.config.id2label == {0: "north", 1: "south"}
+    batch = AutoTokenizer.from_pretrained(out)(SENTENCES["south"], return_tensors="pt", truncation=True)
+    with torch.no_grad():
+        assert model(**batch).logits.argmax().item() == 1
+
+
+def test_csv_and_parquet_and_integer_labels_give_the_same_model_as_jsonl(workspace, tmp_path):
+    import pandas
+
+    frame = pandas.DataFrame(documents(16))
+    frame["label"] = (frame["label"] == "south").astype(int)
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    frame.to_parquet(tmp_path / "train.parquet")
+    write_jsonl(tmp_path / "train.json", frame.to_dict("records"))
+    losses = []
+    for suffix in ("csv", "parquet", "json"):
+        out = tmp_path / suffix
+        arguments = finetune_arguments(workspace, out, "--max-steps", 2)
+        arguments[arguments.index(workspace / "train.jsonl")] = tmp_path / f"train.{suffix}"
+        at = arguments.index("--validation-file")
+        del arguments[at : at + 2]
+        assert run(arguments) == 0
+        losses.append(json.loads((out / "results.json").read_text())["loss"])
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, tmp_path):
+    out = tmp_path / "resumed"
+    assert run(pretrain_arguments(workspace, out)) == 0
+    (out / "model.safetensors").unlink()
+    for leftover in (out / "checkpoint-6").iterdir():
+        leftover.unlink()
+    (out / "checkpoint-6").rmdir()
+    assert run(pretrain_arguments(workspace, out)) == 2
+    assert run(pretrain_arguments(workspace, out, "--resume-from-checkpoint", "last")) == 0
+    expected = AutoModelForMaskedLM.from_pretrained(workspace / "pretrained").state_dict()
+    actual = AutoModelForMaskedLM.from_pretrained(out).state_dict()
+    for name, weight in expected.items():
+        torch.testing.assert_close(actual[name], weight, msg=name)
+
+
+def test_help_and_version(capsys):
+    assert cli.main(["--help"]) == 0
+    assert "pretrain" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ernie-sparse ")
+    for verb in cli.VERBS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([verb, "--help"])
+        assert stop.value.code == 0
+        assert "examples:" in capsys.readouterr().out
+
+
+def replaced(arguments: list, flag: str, value) -> list:
+    arguments = list(arguments)
+    arguments[arguments.index(flag) + 1] = value
+    return arguments
+
+
+def bad_inputs(folder):
+    """Command lines that cannot work, each with a part of what must be said of it."""
+    finetune, pretrain = finetune_arguments(folder, folder / "never"), pretrain_arguments(folder, folder / "never")
+    (folder / "empty.csv").touch()
+    (folder / "ragged.csv").write_text('text,label\na,b\n"c,d,e,f\ng\n')
+    (folder / "torn.json").write_text('{"text": "a", "lab')
+    write_jsonl(folder / "unseen.jsonl", [{"text": "west", "label": "west"}])
+    write_jsonl(folder / "single.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}])
+    write_jsonl(folder / "blank.jsonl", [{"text": "a", "label": "x"}, {"text": "", "label": "y"}])
+    write_jsonl(folder / "float.jsonl", [{"text": "a", "label": 0.5}, {"text": "b", "label": 0.25}])
+    (folder / "bert").mkdir()
+    (folder / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "short.txt").write_text("too short")
+    for value, message in (
+        (folder / "nothing.csv", "there is no such file"),
+        (folder / "empty.csv", "is empty"),
+        (folder / "ragged.csv", "could not read"),
+        (folder / "torn.json", "could not read"),
+        (folder / "north.txt", "give csv, json, jsonl or parquet files"),
+        (folder / "single.jsonl", "single class, 'x'"),
+        (folder / "blank.jsonl", "column 'text' of the train split is empty in 1 of 2 rows"),
+        (folder / "float.jsonl", "classes are strings or whole numbers"),
+    ):
+        yield replaced(finetune, "--train-file", value), message
+    yield replaced(finetune, "--validation-file", folder / "unseen.jsonl"), "label 'west' in the validation split"
+    yield replaced(finetune, "--model", folder / "no" / "such" / "model"), "there is no such folder"
+    yield replaced(finetune, "--model", folder / "bert"), "is a bert checkpoint"
+    yield replaced(finetune, "--output-dir", folder / "dev.jsonl"), "is a file"
+    yield [*finetune, "--label-column", "class"], "no column 'class', only text, label"
+    yield [*finetune, "--max-length", 65], "more than max_position_embeddings=64"
+    yield [*finetune, "--pattern", "num_window_blocks=2"], "num_window_blocks=2 is not allowed: it must be odd"
+    yield [*finetune, "--saor-alpha", -1], "saor_alpha=-1.0 is not allowed"
+    yield [*finetune, "--saor-patterns", "sideways"], "'sideways' is not one of shift"
+    yield [*finetune, "--resume-from-checkpoint", "last"], "there is no checkpoint"
+    yield replaced(pretrain, "--train-tokenizer", 100), "a vocabulary of 100 is too small"
+    yield replaced(pretrain, "--config", "hidden_sise=3"), "'hidden_sise' is not one of"
+    yield replaced(pretrain, "--config", "hidden_size=big"), "hidden_size='big' is not of type int"
+    yield (
+        replaced(pretrain, "--config", "hidden_size=30,num_attention_heads=4"),
+        "not a multiple of num_attention_heads",
+    )
+    yield [*pretrain, "--sample-by", "chapter"], "it must be document, paragraph or line"
+    yield [*pretrain, "--mlm-probability", 1.5], "it must lie between 0 and 1"
+    yield [*pretrain, "--model", folder / "pretrained"], "leave them out with --model"
+    yield (
+        ["pretrain", "--train-file", folder / "north.txt", "--output-dir", folder / "never"],
+        "needs either --tokenizer",
+    )
+    yield ["knit"], "'knit' is not one of pretrain, finetune"
+
+
+def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(workspace, capsys):
+    for argv, message in bad_inputs(workspace):
+        capsys.readouterr()
+        assert run(argv) == 2, argv
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert len(errors) == 1 and message in errors[0] and errors[0].startswith("ernie-sparse"), (argv, errors)
+        assert not (workspace / "never" / "results.json").exists()
+        assert not list(workspace.glob("never/checkpoint*"))
+
+
+def test_the_module_exits_with_the_commands_code():
+    result = subprocess.run([sys.executable, "-m", "ernie_sparse", "knit"], capture_output=True, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr and "knit" in result.stderr
