@@ -8,9 +8,6 @@ from transformers import PreTrainedConfig
 
 from .sparse_pattern import SparsePattern
 
-# A pattern's `seed` would not say of what in a model's config.
-_CONFIG_NAMES = {"seed": "pattern_seed"}
-
 
 @strict
 class ErnieSparseConfig(PreTrainedConfig):
@@ -50,6 +47,8 @@ class ErnieSparseConfig(PreTrainedConfig):
     ```"""
 
     model_type = "ernie_sparse"
+    # In a config the pattern's `seed` would not say of what.
+    attribute_map = {"seed": "pattern_seed"}
     keys_to_ignore_at_inference = [
         "task_loss",
         "consistency_loss",
@@ -87,13 +86,12 @@ class ErnieSparseConfig(PreTrainedConfig):
     @property
     def pattern(self) -> SparsePattern:
         """The model's own sparse pattern, as a value."""
-        fields = dataclasses.fields(SparsePattern)
-        return SparsePattern(**{f.name: getattr(self, _CONFIG_NAMES.get(f.name, f.name)) for f in fields})
+        return SparsePattern(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SparsePattern)})
 
     @pattern.setter
     def pattern(self, value):
         for name, field_value in dataclasses.asdict(SparsePattern.parse(value)).items():
-            setattr(self, _CONFIG_NAMES.get(name, name), field_value)
+            setattr(self, name, field_value)
 
     def validate_pattern(self):
         """The scalars must form a valid [`SparsePattern`]."""

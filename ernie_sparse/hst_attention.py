@@ -113,7 +113,7 @@ def sdpa_hst_attention(
     """
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     dropout = dropout if module.training else 0.0
-    if plan is None or plan.num_global_blocks == plan.num_blocks:
+    if plan is None or plan.sees_everything:
         return _masked_sdpa(query, key, value, attention_mask, scaling, dropout), None
     blocked_query, blocked_key, blocked_value = (to_blocks(states, plan, num_tokens) for states in (query, key, value))
     window_mask = _window_mask(attention_mask, plan, num_tokens, query)
@@ -204,14 +204,15 @@ def _masked_sdpa(
 ) -> torch.Tensor:
     """
     SDPA on `(batch_size, length, num_heads, head_dim)` with one mask per key. A row whose keys are all masked is zero:
-    it is computed as if nothing were masked and then cleared, because kernels differ on such rows and a NaN cleared
-    afterwards would still poison the gradient.
+    it is computed with a zero query as if nothing were masked and then cleared, because kernels differ on such rows and
+    a NaN cleared afterwards would still poison the gradient.
     """
     sees_something = None
     if key_mask is not None:
         if may_see_nothing:
             sees_something = key_mask.any(dim=-1, keepdim=True)
             key_mask = key_mask | ~sees_something
+            query = query.masked_fill(~sees_something[:, :, None, None], 0.0)
         key_mask = key_mask[:, None, None, :]
     output = nn.functional.scaled_dot_product_attention(
         query.transpose(1, 2),

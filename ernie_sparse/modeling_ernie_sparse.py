@@ -378,6 +378,8 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
             Whether to add a pooling layer.
         """
         super().__init__(config)
+        # Overrides of `from_pretrained` have not been checked yet.
+        config.validate_pattern()
         self.gradient_checkpointing = False
         self.embeddings = ErnieSparseEmbeddings(config)
         self.encoder = ErnieSparseEncoder(config)

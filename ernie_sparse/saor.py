@@ -106,18 +106,23 @@ def saor_loss(
     expected = logits.shape[:-1] if has_classes else logits.shape
     if labels.shape != expected:
         raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit: {tuple(expected)} is expected")
+    if second_logits is not None and second_logits.shape != logits.shape:
+        raise ValueError(
+            f"second_logits of shape {tuple(second_logits.shape)} do not fit logits of shape {tuple(logits.shape)}"
+        )
     is_labelled = labels != IGNORE_INDEX
     labels = labels.masked_fill(~is_labelled, 0)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
     if has_classes:
         _check_classes(labels, logits.shape[-1])
     else:
-        labels = labels.to(logits.dtype)
-    divisor = is_labelled.sum().clamp(min=1) if num_items is None else num_items
+        labels = labels.to(dtype)
+    # At least 1: a batch without any label has the loss 0.
+    divisor = torch.as_tensor(is_labelled.sum() if num_items is None else num_items).clamp(min=1)
 
     def prepare(states: torch.Tensor) -> torch.Tensor:
-        states = states.to(torch.promote_types(states.dtype, torch.float32))
         # Cleared before the loss, not after it: an infinite logit would turn a cleared gradient into NaN.
-        return states.masked_fill(~(is_labelled.unsqueeze(-1) if has_classes else is_labelled), 0.0)
+        return states.to(dtype).masked_fill(~(is_labelled.unsqueeze(-1) if has_classes else is_labelled), 0.0)
 
     def mean(values: torch.Tensor) -> torch.Tensor:
         return values.masked_fill(~is_labelled, 0.0).sum() / divisor
@@ -132,6 +137,8 @@ def saor_loss(
 
 
 def _check_classes(labels: torch.Tensor, num_classes: int):
+    if labels.is_floating_point():
+        raise ValueError(f"labels of {labels.dtype} are no classes: integers are expected")
     # Only where it costs no synchronisation; elsewhere `gather` asserts on the device.
     if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
         low, high = labels.aminmax()

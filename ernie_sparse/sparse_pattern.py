@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -60,18 +61,14 @@ class SparsePattern:
 
     def _check_integer(self, name: str):
         value = getattr(self, name)
-        low, high = {
-            "block_size": (1, None),
-            "num_window_blocks": (1, None),
-            "num_global_blocks": (0, None),
-            "num_random_blocks": (0, None),
-            "block_shift": (0, self.block_size - 1 if type(self.block_size) is int else None),
-            "seed": (0, 2**32 - 1),
-        }[name]
-        allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-        if type(value) is not int or value < low or (high is not None and value > high):
-            reason = " (block_size - 1)" if name == "block_shift" else ""
-            raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}{reason}")
+        low = 1 if name in ("block_size", "num_window_blocks") else 0
+        high = 2**32 - 1 if name == "seed" else 2**31 - 1
+        allowed = f"an integer from {low} to {high}"
+        if name == "block_shift":
+            high = self.block_size - 1
+            allowed = f"an integer from 0 to {high} (block_size - 1)"
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}")
 
     def __str__(self) -> str:
         """The text form, `block_size=64,num_window_blocks=3,…`; [`SparsePattern.parse`] reads it back."""
@@ -115,7 +112,7 @@ class SparsePattern:
             if name == "hierarchical":
                 values[name] = {"true": True, "false": False}.get(word.lower(), word)
             else:
-                values[name] = int(word) if word.lstrip("+-").isdecimal() else word
+                values[name] = int(word) if re.fullmatch("[+-]?[0-9]{1,20}", word) else word
         return values
 
     @classmethod
@@ -200,6 +197,11 @@ class BlockPlan(NamedTuple):
         count = min(pattern.num_random_blocks, num_blocks)
         rank, drawn = rank.topk(count, dim=1, largest=False)
         return torch.where(rank == torch.iinfo(torch.int64).max, num_blocks, drawn)
+
+    @property
+    def sees_everything(self) -> bool:
+        """Whether every block sees every block: the non-global ones lie within each other's window."""
+        return self.num_blocks - self.num_global_blocks - 1 <= self.pattern.num_window_blocks // 2
 
     def block_mask(self) -> torch.Tensor:
         """The same table read densely: `(N, N)` bool, True where query block (row) sees key block (column)."""

@@ -24,10 +24,10 @@ from ernie_sparse.sparse_pattern import block_plan
 
 EXECUTORS = {"eager": eager_hst_attention, "sdpa": sdpa_hst_attention}
 HALF = [torch.bfloat16, torch.float16]
-LENGTHS = (1, 7, 16, 29)
+LENGTHS = (1, 7, 16, 29, 64)
 PATTERNS = [
     SparsePattern(8, window, num_global, num_random, block_shift)
-    for window, num_global, num_random, block_shift in itertools.product((1, 3), (0, 1, 3), (0, 2), (0, 5))
+    for window, num_global, num_random, block_shift in itertools.product((1, 3, 5), (0, 1, 3), (0, 2), (0, 5))
 ]
 PATTERNS += [SparsePattern(1), SparsePattern(5, 99, 2, 1, 4), SparsePattern(64), SparsePattern.full(block_size=8)]
 
@@ -224,6 +224,26 @@ def test_rows_that_see_nothing_are_zero_without_a_plan_and_under_global_blocks(e
 
 
 @pytest.mark.parametrize("per_block", [0, 1])
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_no_kernel_is_asked_for_a_row_without_keys(per_block, is_padded, monkeypatch):
+    # Kernels differ on such rows: zeros here, NaN elsewhere.
+    kernel, rows_with_keys = torch.nn.functional.scaled_dot_product_attention, []
+
+    def spy(query, key, value, attn_mask=None, **kwargs):
+        rows_with_keys.append(attn_mask is None or bool(attn_mask.any(dim=-1).all()))
+        return kernel(query, key, value, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    for pattern, num_tokens in itertools.product(PATTERNS, LENGTHS):
+        plan = block_plan(pattern, num_tokens, "cpu")
+        num_representatives = per_block * plan.num_blocks
+        slots = make_slots(4, num_representatives + num_tokens)
+        mask = slot_mask(token_padding(num_tokens), plan, num_representatives) if is_padded else None
+        outputs_and_gradients(sdpa_hst_attention, *slots, mask, plan, num_tokens)
+        assert rows_with_keys and all(rows_with_keys), (pattern, num_tokens)
+
+
+@pytest.mark.parametrize("per_block", [0, 1])
 @both_executors
 def test_masked_slots_may_hold_anything_finite(executor, per_block):
     for pattern, num_tokens, poison in itertools.product(PATTERNS, (7, 29), (1e30, -1e30)):
@@ -232,12 +252,27 @@ def test_masked_slots_may_hold_anything_finite(executor, per_block):
         query, key, value, upstream = make_slots(4, num_representatives + num_tokens)
         mask = slot_mask(token_padding(num_tokens), plan, num_representatives)
         clean = outputs_and_gradients(executor, query, key, value, upstream, mask, plan, num_tokens)
-        key, value = (states.masked_fill(~mask[:, None, :, None], poison) for states in (key, value))
+        is_hidden = ~mask[:, None, :, None]
+        key, value = (states.masked_fill(is_hidden, poison) for states in (key, value))
         poisoned = outputs_and_gradients(executor, query, key, value, upstream, mask, plan, num_tokens)
-        for name in clean:
-            torch.testing.assert_close(poisoned[name], clean[name], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(poisoned["output"], clean["output"], rtol=1e-6, atol=1e-6)
         for name in ("key", "value"):
-            assert (poisoned[name].transpose(1, 2)[~mask] == 0).all(), name
+            gradients = (results[name].masked_fill(is_hidden, 0.0) for results in (poisoned, clean))
+            torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)
+        sees_something = (clean["output"] != 0).any(-1).transpose(1, 2)[..., None]
+        gradients = (results["query"].masked_fill(~sees_something, 0.0) for results in (poisoned, clean))
+        torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("poison", [1.0, 1e10, 1e30])
+@both_executors
+def test_document_of_padding_has_no_gradient_whatever_the_padding_holds(executor, poison):
+    mask = torch.zeros(2, 15, dtype=torch.bool)
+    for plan, num_tokens in ((block_plan(SparsePattern(4), 12, "cpu"), 12), (None, 0)):
+        query, key, value, upstream = make_slots(2, 15)
+        results = outputs_and_gradients(executor, query, poison * key, poison * value, upstream, mask, plan, num_tokens)
+        for name, values in results.items():
+            assert (values == 0).all(), name
 
 
 @pytest.mark.parametrize("per_block", [0, 1])

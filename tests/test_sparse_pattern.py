@@ -85,24 +85,24 @@ def test_defaults_are_the_documented_ones():
 @pytest.mark.parametrize(
     "name, value, allowed",
     [
-        ("block_size", 0, "an integer of at least 1"),
-        ("block_size", -4, "an integer of at least 1"),
-        ("block_size", True, "an integer of at least 1"),
-        ("block_size", 64.0, "an integer of at least 1"),
-        ("block_size", "64", "an integer of at least 1"),
-        ("block_size", None, "an integer of at least 1"),
-        ("num_window_blocks", 0, "an integer of at least 1"),
-        ("num_window_blocks", -1, "an integer of at least 1"),
+        ("block_size", 0, "an integer from 1 to 2147483647"),
+        ("block_size", -4, "an integer from 1 to 2147483647"),
+        ("block_size", True, "an integer from 1 to 2147483647"),
+        ("block_size", 64.0, "an integer from 1 to 2147483647"),
+        ("block_size", "64", "an integer from 1 to 2147483647"),
+        ("block_size", None, "an integer from 1 to 2147483647"),
+        ("num_window_blocks", 0, "an integer from 1 to 2147483647"),
+        ("num_window_blocks", -1, "an integer from 1 to 2147483647"),
         ("num_window_blocks", 2, "odd"),
         ("num_window_blocks", 100, "odd"),
-        ("num_window_blocks", True, "an integer of at least 1"),
-        ("num_window_blocks", 3.0, "an integer of at least 1"),
-        ("num_global_blocks", -1, "an integer of at least 0"),
-        ("num_global_blocks", False, "an integer of at least 0"),
-        ("num_global_blocks", [1], "an integer of at least 0"),
-        ("num_random_blocks", -1, "an integer of at least 0"),
-        ("num_random_blocks", True, "an integer of at least 0"),
-        ("num_random_blocks", 0.5, "an integer of at least 0"),
+        ("num_window_blocks", True, "an integer from 1 to 2147483647"),
+        ("num_window_blocks", 3.0, "an integer from 1 to 2147483647"),
+        ("num_global_blocks", -1, "an integer from 0 to 2147483647"),
+        ("num_global_blocks", False, "an integer from 0 to 2147483647"),
+        ("num_global_blocks", [1], "an integer from 0 to 2147483647"),
+        ("num_random_blocks", -1, "an integer from 0 to 2147483647"),
+        ("num_random_blocks", True, "an integer from 0 to 2147483647"),
+        ("num_random_blocks", 0.5, "an integer from 0 to 2147483647"),
         ("block_shift", -1, "an integer from 0 to 63"),
         ("block_shift", 64, "an integer from 0 to 63"),
         ("block_shift", 1000, "block_size - 1"),
@@ -178,8 +178,8 @@ def test_fields_that_are_not_named_take_the_defaults(value, fields):
         ("size=16", ["'size'", "not a field", "block_size", "seed"]),
         ({"size": 16}, ["'size'", "not a field", "block_size", "seed"]),
         ({1: 16}, ["1", "not a field", "block_size", "seed"]),
-        ("block_size=big", ["block_size='big'", "at least 1"]),
-        ("block_size=1.5", ["block_size='1.5'", "at least 1"]),
+        ("block_size=big", ["block_size='big'", "from 1 to"]),
+        ("block_size=1.5", ["block_size='1.5'", "from 1 to"]),
         ("hierarchical=1", ["hierarchical='1'", "true or false"]),
         ("seed=-1", ["seed=-1", "from 0 to 4294967295"]),
         ("seed=+-5", ["seed=", "+-5", "from 0 to 4294967295"]),
@@ -246,6 +246,8 @@ def test_predicate_table_and_dense_mask_agree(num_random_blocks):
         assert plan.num_global_blocks == min(num_global, num_blocks)
         assert table_as_sets(plan) == expected, (pattern, num_blocks)
         assert mask_as_sets(plan.block_mask()) == expected, (pattern, num_blocks)
+        if num_random_blocks == 0 or plan.sees_everything:
+            assert plan.sees_everything == plan.block_mask().all(), (pattern, num_blocks)
 
 
 def test_predicate_without_random_blocks_is_window_and_global():

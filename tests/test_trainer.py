@@ -1,0 +1,348 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""SaorTrainer: the choice of the second pattern, the losses it logs, and the same training however a batch is split."""
+
+import dataclasses
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed_training import (
+    DISTRIBUTED_RUNS,
+    HEADS,
+    build_dataset,
+    build_model,
+    build_trainer,
+    distributed_run,
+    result_of,
+)
+
+import ernie_sparse
+from ernie_sparse import SparsePattern
+from ernie_sparse.trainer import PERTURBATIONS, SaorArguments, SaorTrainer, perturb, second_pattern
+
+OWN = SparsePattern(block_size=8, num_window_blocks=3, num_random_blocks=1, block_shift=5, seed=4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(head: str, output_dir, **options) -> dict:
+    trainer = build_trainer(head, str(output_dir), **options)
+    trainer.train()
+    return result_of(trainer)
+
+
+def assert_same_training(ours: dict, expected: dict, tolerance: float = 1e-5):
+    assert len(ours["losses"]) == len(expected["losses"]) > 1
+    for our_log, log in zip(ours["losses"], expected["losses"], strict=True):
+        assert our_log == pytest.approx(log, rel=tolerance, abs=tolerance)
+    for name, weight in expected["weights"].items():
+        torch.testing.assert_close(ours["weights"][name], weight, rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"saor_alpha": -0.1}, "saor_alpha=-0.1"),
+        ({"saor_alpha": float("nan")}, "saor_alpha=nan"),
+        ({"saor_patterns": []}, "saor_patterns is empty"),
+        ({"saor_patterns": ["shift", "rotate"]}, "'rotate' is not one of shift, .*, none, nor a pattern"),
+        ({"saor_patterns": ["block_size=0"]}, "block_size=0 is not allowed"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_reason(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SaorArguments(**arguments)
+
+
+def test_the_second_pattern_is_a_pure_function_of_seed_and_step():
+    steps = range(200)
+    saor = SaorArguments(saor_seed=3)
+    drawn = [second_pattern(OWN, saor, step) for step in steps]
+    random.seed(99)
+    global_state = random.getstate(), torch.get_rng_state()
+    again = {step: second_pattern(OWN, saor, step) for step in reversed(steps)}
+    assert drawn == [again[step] for step in steps]
+    assert random.getstate() == global_state[0] and torch.equal(torch.get_rng_state(), global_state[1])
+    assert drawn != [second_pattern(OWN, SaorArguments(saor_seed=4), step) for step in steps]
+    # All four kinds of the default, and many patterns of them.
+    changed = {name for p in drawn for name in changes(p)}
+    assert changed == {"block_shift", "block_size", "num_window_blocks", "num_random_blocks", "seed"}
+    assert len(set(drawn)) > 50
+
+
+def changes(pattern: SparsePattern, own: SparsePattern = OWN) -> set[str]:
+    return {f.name for f in dataclasses.fields(own) if getattr(pattern, f.name) != getattr(own, f.name)}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        OWN,
+        SparsePattern(),
+        SparsePattern(block_size=2, num_window_blocks=1, num_global_blocks=0, block_shift=1, hierarchical=False),
+    ],
+)
+@pytest.mark.parametrize(
+    "name, may_change",
+    [
+        ("shift", {"block_shift"}),
+        ("block_size", {"block_size", "block_shift"}),
+        ("window", {"num_window_blocks"}),
+        ("random", {"num_random_blocks", "seed"}),
+        ("hierarchy", {"hierarchical"}),
+        ("none", set()),
+    ],
+)
+def test_a_perturbation_changes_what_it_says_and_nothing_else(name, may_change, own):
+    drawn = {perturb(own, name, random.Random(i)) for i in range(1000)}
+    for pattern in drawn:
+        assert SparsePattern.parse(str(pattern)) == pattern
+        assert changes(pattern, own) <= may_change
+        assert (pattern != own) == (name != "none")
+    expected = {
+        "shift": [{"block_shift": shift} for shift in range(own.block_size) if shift != own.block_shift],
+        "window": [{"num_window_blocks": own.num_window_blocks + d} for d in (-2, 2) if own.num_window_blocks + d > 0],
+        "hierarchy": [{"hierarchical": not own.hierarchical}],
+        "none": [{}],
+        "block_size": [
+            {"block_size": size, "block_shift": own.block_shift % size}
+            for size in (own.block_size // 2, own.block_size * 2)
+        ],
+    }
+    if name == "random":
+        assert {pattern.num_random_blocks - own.num_random_blocks for pattern in drawn} == {1, 2, 3}
+        assert len({pattern.seed for pattern in drawn}) > 900
+    else:
+        assert drawn == {dataclasses.replace(own, **fields) for fields in expected[name]}
+
+
+def test_perturbations_of_blocks_of_one_token_are_valid():
+    own = SparsePattern(block_size=1)
+    assert perturb(own, "shift", random.Random(0)) == own
+    assert {perturb(own, "block_size", random.Random(i)).block_size for i in range(20)} == {2}
+    for name in PERTURBATIONS:
+        perturb(own, name, random.Random(1))
+
+
+def test_patterns_can_be_named_explicitly():
+    texts = ["block_size=32,num_window_blocks=5", "hierarchical=false", "shift"]
+    drawn = {second_pattern(OWN, SaorArguments(saor_patterns=texts), step) for step in range(60)}
+    assert SparsePattern(block_size=32, num_window_blocks=5) in drawn
+    assert SparsePattern(hierarchical=False) in drawn
+    assert {p.block_shift for p in drawn if p not in (SparsePattern.parse(t) for t in texts[:2])} == {
+        0,
+        1,
+        2,
+        3,
+        4,
+        6,
+        7,
+    }
+
+
+@pytest.mark.parametrize("logging_steps", [1, 2])
+@pytest.mark.parametrize("alpha", [0.5, 3.0])
+def test_the_logged_loss_is_the_sum_of_its_logged_parts(alpha, logging_steps, tmp_path):
+    result = train(
+        "masked_lm",
+        tmp_path,
+        alpha=alpha,
+        batch_size=2,
+        accumulation=2,
+        logging_steps=logging_steps,
+        num_train_epochs=2,
+    )
+    assert len(result["losses"]) == 6 // logging_steps
+    for log in result["losses"]:
+        assert log["consistency_loss"] > 1e-4
+        assert log["loss"] == pytest.approx(log["task_loss"] + alpha * log["consistency_loss"], rel=1e-4)
+
+
+def test_logging_less_often_logs_the_means(tmp_path):
+    every_step, every_third = (
+        train("masked_lm", tmp_path, batch_size=2, accumulation=2, logging_steps=n)["losses"] for n in (1, 3)
+    )
+    assert len(every_step) == 3 and len(every_third) == 1
+    for part, value in every_third[0].items():
+        assert value == pytest.approx(np.mean([log[part] for log in every_step]), rel=1e-4)
+
+
+@pytest.mark.parametrize("alpha, num_passes", [(0.0, 1), (1.0, 2)])
+def test_the_number_of_passes_per_step(alpha, num_passes, tmp_path):
+    trainer = build_trainer("masked_lm", str(tmp_path), alpha=alpha)
+    passes = []
+    trainer.model.ernie_sparse.register_forward_hook(lambda *args: passes.append(None))
+    trainer.train()
+    assert trainer.state.global_step == 2 and len(passes) == 2 * num_passes
+    has_parts = ["consistency_loss" in log and "task_loss" in log for log in trainer.state.log_history if "loss" in log]
+    assert has_parts == [alpha > 0] * 2
+
+
+def calls_of(trainer: SaorTrainer) -> list[dict]:
+    """Records what the model is called with."""
+    calls = []
+    trainer.model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(dict(kwargs)), with_kwargs=True)
+    return calls
+
+
+def test_the_second_pattern_follows_the_step_and_holds_for_its_micro_batches(tmp_path):
+    trainer = build_trainer("masked_lm", str(tmp_path), batch_size=2, accumulation=2, num_train_epochs=2, saor_seed=5)
+    calls = calls_of(trainer)
+    own = trainer.model.config.pattern
+    trainer.train()
+    expected = [second_pattern(own, trainer.saor, step) for step in range(6) for _ in range(2)]
+    assert [call["consistency_pattern"] for call in calls] == expected
+    assert {call["consistency_alpha"] for call in calls} == {2.0}
+    assert len(set(expected)) > 3
+    assert trainer.model.config.pattern == own
+
+
+@pytest.mark.parametrize("head", ["single_label", "multi_label", "regression", "masked_lm", "token_classification"])
+def test_evaluation_is_one_pass_under_the_models_own_pattern(head, tmp_path):
+    dataset = build_dataset(head, size=5)
+    trainer = build_trainer(head, str(tmp_path), eval_dataset=dataset, per_device_eval_batch_size=5)
+    calls = calls_of(trainer)
+    metrics = trainer.evaluate()
+    predicted = trainer.predict(dataset)
+    assert len(calls) == 2
+    assert not any("consistency_pattern" in call or "pattern" in call for call in calls)
+    batch = trainer.data_collator(dataset)
+    with torch.no_grad():
+        output = trainer.model.eval()(**batch)
+    assert isinstance(predicted.predictions, np.ndarray)
+    np.testing.assert_allclose(predicted.predictions, output.logits.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(predicted.label_ids, batch["labels"].numpy())
+    assert metrics["eval_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
+    assert predicted.metrics["test_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
+
+
+def test_predictions_are_logits_whatever_else_the_model_returns(tmp_path):
+    dataset = build_dataset("single_label", size=5)
+    trainer = build_trainer("single_label", str(tmp_path), model_config={"output_hidden_states": True})
+    predicted = trainer.predict(dataset).predictions
+    assert isinstance(predicted, np.ndarray) and predicted.shape == (5, 3)
+    batch = {**trainer.data_collator(dataset), "consistency_pattern": "block_size=2"}
+    _, logits, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+    np.testing.assert_allclose(logits.numpy(), predicted, rtol=1e-5, atol=1e-5)
+
+
+def test_question_answering_predicts_starts_and_ends(tmp_path):
+    dataset = build_dataset("question_answering", size=5)
+    trainer = build_trainer("question_answering", str(tmp_path), eval_dataset=dataset, per_device_eval_batch_size=5)
+    predicted = trainer.predict(dataset)
+    with torch.no_grad():
+        output = trainer.model.eval()(**trainer.data_collator(dataset))
+    starts, ends = predicted.predictions
+    np.testing.assert_allclose(starts, output.start_logits.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ends, output.end_logits.numpy(), rtol=1e-5, atol=1e-5)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
+
+
+def test_evaluating_while_training_leaves_the_log_of_the_parts_alone(tmp_path):
+    options = {"batch_size": 4, "num_train_epochs": 1}
+    plain = train("single_label", tmp_path, **options)
+    evaluated = train(
+        "single_label",
+        tmp_path,
+        eval_dataset=build_dataset("single_label", size=12),
+        eval_strategy="steps",
+        eval_steps=1,
+        **options,
+    )
+    assert_same_training(evaluated, plain)
+
+
+def test_losses_outside_the_model_are_refused_unless_saor_is_off(tmp_path):
+    with pytest.raises(ValueError, match=r"label_smoothing_factor and compute_loss_func.*saor_alpha=0"):
+        build_trainer("single_label", str(tmp_path), label_smoothing_factor=0.1)
+    assert len(train("single_label", tmp_path, label_smoothing_factor=0.1, alpha=0.0)["losses"]) == 2
+
+    def loss_of(outputs, labels, num_items_in_batch=None):
+        return outputs.logits.square().sum() / num_items_in_batch
+
+    model = build_model("single_label")
+    with pytest.raises(ValueError, match="compute_loss_func"):
+        SaorTrainer(model=model, compute_loss_func=loss_of)
+    SaorTrainer(model=model, compute_loss_func=loss_of, saor=SaorArguments(saor_alpha=0.0))
+
+
+def test_saor_is_on_with_its_defaults_unless_told_otherwise():
+    trainer = SaorTrainer(model=build_model("single_label"))
+    assert trainer.saor == SaorArguments(1.0, ["shift", "block_size", "window", "random"], 0)
+
+
+@pytest.mark.parametrize(
+    "head, options",
+    [*((head, {}) for head in HEADS), ("masked_lm", {"activation_checkpointing": True}), ("masked_lm", {"alpha": 0.0})],
+)
+def test_accumulated_micro_batches_train_as_one_batch(head, options, tmp_path):
+    # Twelve examples: the second and last step has only half of its examples.
+    whole, split, single = (train(head, tmp_path, batch_size=8 // n, accumulation=n, **options) for n in (1, 2, 8))
+    assert_same_training(split, whole)
+    assert_same_training(single, whole)
+
+
+@pytest.mark.parametrize("head", ["masked_lm", "question_answering"])
+def test_a_resumed_run_repeats_the_uninterrupted_one(head, tmp_path):
+    options = {
+        "batch_size": 3,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-3,
+        "model_config": {"hidden_dropout_prob": 0.2},
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    trainer = build_trainer(head, str(tmp_path), **options)
+    calls = calls_of(trainer)
+    trainer.train()
+    whole = result_of(trainer)
+    assert trainer.state.global_step == 4
+
+    resumed_trainer = build_trainer(head, str(tmp_path), **options)
+    resumed_calls = calls_of(resumed_trainer)
+    resumed_trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    resumed = result_of(resumed_trainer)
+    patterns = [call["consistency_pattern"] for call in calls]
+    assert [call["consistency_pattern"] for call in resumed_calls] == patterns[2:]
+    assert len(set(patterns)) > 1
+    assert resumed["losses"] == whole["losses"]
+    for name, weight in whole["weights"].items():
+        assert torch.equal(resumed["weights"][name], weight), name
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """One launch for all runs: most of its time is the start of the two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(__file__).with_name("distributed_training.py")
+    package_root = str(Path(ernie_sparse.__file__).parents[1])
+    path = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    launch = subprocess.run(
+        [*torchrun, "--nproc_per_node=2", f"--master_port={port}", str(script), str(tmp_path / "results.pt"), "4"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert launch.returncode == 0, launch.stderr[-4000:]
+    saved = torch.load(tmp_path / "results.pt")
+    assert saved["num_processes"] == 2
+    for name, run in DISTRIBUTED_RUNS.items():
+        expected = distributed_run(run, batch_size=8, output_dir=str(tmp_path))
+        assert_same_training(saved["results"][name], expected)
+        assert all(log["consistency_loss"] > 1e-4 for log in expected["losses"]), name
