@@ -116,10 +116,10 @@ class SaorTrainer(Trainer):
                 "SAOR compares the passes inside the model: label_smoothing_factor and compute_loss_func, which compute "
                 "the loss outside of it, need saor_alpha=0"
             )
-        config = self.accelerator.unwrap_model(self.model).config
-        if not config.hierarchical and self.args.ddp_find_unused_parameters is None:
-            # Without the hierarchy the weights of the representatives get no gradient.
-            self.args.ddp_find_unused_parameters = True
+        own = self.accelerator.unwrap_model(self.model).config.pattern
+        if not own.hierarchical and self.args.ddp_find_unused_parameters is None and self.accelerator.ddp_handler:
+            # The weights of the representatives get no gradient, which Trainer does not expect under checkpointing.
+            self.accelerator.ddp_handler.find_unused_parameters = True
         self._loss_parts = {}
         self._loss_parts_since = 0
 
@@ -132,7 +132,7 @@ class SaorTrainer(Trainer):
                 "consistency_alpha": self.saor.saor_alpha,
             }
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if "consistency_pattern" in inputs:
+        if self.saor.saor_alpha > 0 and model.training:
             self._add_loss_parts(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
