@@ -179,17 +179,23 @@ def plot_history(history: list[dict], path: Path) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for name in ("loss", "task_loss", "consistency_loss", "eval_loss"):
-        points = [(entry["step"], entry[name]) for entry in history if name in entry and math.isfinite(entry[name])]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.replace("_", " "))
-    axes.set(xlabel="step", ylabel="nats per prediction", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    groups = [("loss", "task_loss", "eval_loss"), ("consistency_loss",)]
+    curves = {name: _curve(history, name) for group in groups for name in group}
+    groups = [group for group in groups if any(curves[name] for name in group)]
+    figure = Figure(figsize=(7, 1 + 2.5 * len(groups)), layout="constrained")
+    for axes, group in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
+        for name in group:
+            if curves[name]:
+                axes.plot(*zip(*curves[name], strict=True), marker="o", markersize=3, label=name.replace("_", " "))
+        axes.set(xlabel="step", ylabel="nats per prediction", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend()
     figure.savefig(path, dpi=120)
     return True
+
+
+def _curve(history: list[dict], name: str) -> list[tuple[int, float]]:
+    return [(entry["step"], entry[name]) for entry in history if name in entry and math.isfinite(entry[name])]
 
 
 def _versions() -> dict[str, str]:
