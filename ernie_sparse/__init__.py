@@ -37,6 +37,16 @@ AutoModelForQuestionAnswering.register(ErnieSparseConfig, ErnieSparseForQuestion
 AutoModelForSequenceClassification.register(ErnieSparseConfig, ErnieSparseForSequenceClassification)
 AutoModelForTokenClassification.register(ErnieSparseConfig, ErnieSparseForTokenClassification)
 
+
+def __getattr__(name: str):
+    # Trainer and all it brings are imported by those who train.
+    if name in ("SaorArguments", "SaorTrainer"):
+        from . import trainer
+
+        return getattr(trainer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "ErnieSparseConfig",
     "ErnieSparseForMaskedLM",
@@ -46,5 +56,7 @@ __all__ = [
     "ErnieSparseForTokenClassification",
     "ErnieSparseModel",
     "ErnieSparsePreTrainedModel",
+    "SaorArguments",
+    "SaorTrainer",
     "SparsePattern",
 ]

@@ -117,9 +117,9 @@ class SaorTrainer(Trainer):
                 "the loss outside of it, need saor_alpha=0"
             )
         own = self.accelerator.unwrap_model(self.model).config.pattern
-        if not own.hierarchical and self.args.ddp_find_unused_parameters is None and self.accelerator.ddp_handler:
-            # The weights of the representatives get no gradient, which Trainer does not expect under checkpointing.
-            self.accelerator.ddp_handler.find_unused_parameters = True
+        if self.args.ddp_find_unused_parameters is None and self.accelerator.ddp_handler is not None:
+            # Every head uses every weight, but for those of the representatives where there is no hierarchy.
+            self.accelerator.ddp_handler.find_unused_parameters = not own.hierarchical
         self._loss_parts = {}
         self._loss_parts_since = 0
 
