@@ -143,7 +143,7 @@ def pretrain(folder: Path, corpus: list[str], steps: int):
     run(
         *("pretrain", "--output-dir", folder / "pretrained", "--config", sizes, "--pattern", OWN_PATTERN),
         *("--max-length", MAX_LENGTH, "--train-tokenizer", VOCABULARY, "--max-steps", steps, "--mlm-probability", 0.3),
-        *("--per-device-train-batch-size", 2, "--learning-rate", 2e-3, "--lr-scheduler-type", "cosine"),
+        *("--per-device-train-batch-size", 2, "--learning-rate", 7e-4, "--lr-scheduler-type", "cosine"),
         *("--warmup-steps", 30, "--adam-beta2", 0.98, "--logging-steps", 25, "--eval-strategy", "no"),
         *("--save-strategy", "no", "--validation-fraction", 0.02, "--train-file", *corpus),
     )
