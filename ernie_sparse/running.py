@@ -86,11 +86,11 @@ def resume_point(args: RunArguments) -> str | None:
     return last
 
 
-def load_config(model: str, pattern: str | None, **overrides) -> ErnieSparseConfig:
+def load_config(model: str, pattern: str | None) -> ErnieSparseConfig:
     """The config of an ERNIE-Sparse checkpoint (folder or hub id), under another pattern if one is given."""
     if not Path(model).exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
         raise ValueError(f"--model {model}: there is no such folder")
-    config = AutoConfig.from_pretrained(model, **overrides)
+    config = AutoConfig.from_pretrained(model)
     if not isinstance(config, ErnieSparseConfig):
         raise ValueError(f"--model {model} is a {config.model_type} checkpoint: an ernie_sparse one is needed")
     if pattern is not None:

@@ -61,6 +61,7 @@ def encode(
     to_name = feature.int2str if isinstance(feature, ClassLabel) else str
 
     def encode_batch(batch: dict) -> dict:
+        whole = tokenizer(batch[text_column], return_attention_mask=False, verbose=False)["input_ids"]
         encoded = tokenizer(batch[text_column], truncation=True, max_length=max_length)
         unknown = sorted({to_name(label) for label in batch[label_column]} - set(numbers))
         if unknown:
@@ -68,7 +69,7 @@ def encode(
                 f"label {unknown[0]!r} in the {split} split is none of the training set's: {', '.join(names)}"
             )
         encoded["labels"] = [numbers[to_name(label)] for label in batch[label_column]]
-        encoded["is_truncated"] = [bool(encoding.overflowing) for encoding in encoded.encodings]
+        encoded["is_truncated"] = [len(ids) > max_length for ids in whole]
         return encoded
 
     return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc=f"Tokenizing {split}")
