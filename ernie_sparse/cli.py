@@ -8,6 +8,10 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 
 VERBS = {
+    "convert": (
+        "ernie_sparse.conversion",
+        "a BERT, RoBERTa, ERNIE, ELECTRA, BigBird or Longformer checkpoint as ERNIE-Sparse",
+    ),
     "pretrain": ("ernie_sparse.pretraining.runner", "masked-LM pretraining with SAOR on text files or a hub data set"),
     "finetune": (
         "ernie_sparse.finetune.runner",

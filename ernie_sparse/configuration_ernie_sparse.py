@@ -30,6 +30,12 @@ class ErnieSparseConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
         layer_norm_eps (`float`, defaults to 1e-12): Epsilon of the layer norms.
         classifier_dropout (`float`, *optional*): Dropout of the classification heads; `hidden_dropout_prob` when `None`.
+        embedding_size (`int`, *optional*):
+            Width of the embeddings; `hidden_size` when `None`. Where it differs, a linear layer follows them.
+        pooler_act (`str`, defaults to `"tanh"`):
+            Activation of the pooler, which the sequence classification and multiple choice heads stand on.
+        qa_feed_forward (`bool`, defaults to `False`):
+            Whether the question answering head has a feed-forward block of its own, as BigBird's has.
         num_representatives_per_block (`int`, defaults to 1): Representatives at the head of each block, R.
         block_size, num_window_blocks, num_global_blocks, num_random_blocks, block_shift, hierarchical, pattern_seed:
             The model's own sparse pattern, field by field as in [`SparsePattern`], whose `seed` is called
@@ -70,6 +76,9 @@ class ErnieSparseConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     classifier_dropout: float | int | None = None
+    embedding_size: int | None = None
+    pooler_act: str = "tanh"
+    qa_feed_forward: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None

@@ -49,7 +49,7 @@ class ErnieSparseModelOutput(ModelOutput):
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
         The tokens' hidden states, aligned with `input_ids`.
     pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`, *optional*):
-        The first token's hidden state behind a linear layer and tanh.
+        The first token's hidden state behind a linear layer and the activation `pooler_act`.
     representative_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_blocks * num_representatives_per_block, hidden_size)`, *optional*):
         The representatives' hidden states, block by block; `None` when the pattern is not hierarchical.
     """
@@ -107,16 +107,19 @@ class ErnieSparseQuestionAnsweringOutput(ModelOutput):
 
 class ErnieSparseEmbeddings(nn.Module):
     """Tokens: word, position and type embeddings, as in BERT. Representatives: one learned embedding each, plus the
-    position embedding of their block's first token (our choice)."""
+    position embedding of their block's first token (our choice). Where `embedding_size` is not `hidden_size`, a
+    projection follows, as in ELECTRA."""
 
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.representative_embeddings = nn.Embedding(config.num_representatives_per_block, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = _embedding_size(config)
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
+        self.representative_embeddings = nn.Embedding(config.num_representatives_per_block, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(
         self,
@@ -133,13 +136,20 @@ class ErnieSparseEmbeddings(nn.Module):
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(position_ids)
         positions = self.position_embeddings(position_ids)
-        tokens = inputs_embeds + self.token_type_embeddings(token_type_ids) + positions
-        tokens = self.dropout(self.LayerNorm(tokens))
+        tokens = self._finish(inputs_embeds + self.token_type_embeddings(token_type_ids) + positions)
         if not plan.pattern.hierarchical:
             return tokens, tokens[:, :0]
         representatives = positions[:, plan.first_tokens(), None] + self.representative_embeddings.weight
         representatives = representatives.flatten(1, 2).expand(len(tokens), -1, -1)
-        return tokens, self.dropout(self.LayerNorm(representatives))
+        return tokens, self._finish(representatives)
+
+    def _finish(self, embeddings: torch.Tensor) -> torch.Tensor:
+        embeddings = self.dropout(self.LayerNorm(embeddings))
+        return embeddings if self.projection is None else self.projection(embeddings)
+
+
+def _embedding_size(config: ErnieSparseConfig) -> int:
+    return config.hidden_size if config.embedding_size is None else config.embedding_size
 
 
 class ErnieSparseSelfAttention(nn.Module):
@@ -257,6 +267,19 @@ class ErnieSparseOutput(nn.Module):
         return self.LayerNorm(self.dropout(self.dense(states)) + residual)
 
 
+class ErnieSparseFeedForward(nn.Module):
+    """One more feed-forward block, for question answering as BigBird does it."""
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.intermediate = ErnieSparseIntermediate(config)
+        self.output = ErnieSparseOutput(config)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.output(self.intermediate(self.dropout(states)), states)
+
+
 class ErnieSparseLayer(GradientCheckpointingLayer):
     """One layer, from the two streams (tokens and representatives) to the two streams."""
 
@@ -307,7 +330,7 @@ class ErnieSparsePooler(nn.Module):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = nn.Tanh()
+        self.activation = ACT2FN[config.pooler_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.activation(self.dense(hidden_states[:, 0]))
@@ -316,9 +339,10 @@ class ErnieSparsePooler(nn.Module):
 class ErnieSparsePredictionHeadTransform(nn.Module):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        width = _embedding_size(config)
+        self.dense = nn.Linear(config.hidden_size, width)
         self.transform_act_fn = ACT2FN[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
@@ -328,7 +352,7 @@ class ErnieSparseLMPredictionHead(nn.Module):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
         self.transform = ErnieSparsePredictionHeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = nn.Linear(_embedding_size(config), config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -360,6 +384,24 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, ErnieSparseLMPredictionHead):
             init.zeros_(module.bias)
+
+    def get_position_embeddings(self) -> nn.Embedding:
+        return self.base_model.embeddings.position_embeddings
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int):
+        """
+        Read inputs of up to `new_num_position_embeddings` tokens. A longer table repeats the present one from its first
+        row on (the recipe of Longformer), a shorter one is cut; `config.max_position_embeddings` follows.
+
+        Raises:
+            `ValueError`: Not a positive number.
+        """
+        if new_num_position_embeddings < 1:
+            raise ValueError(f"{new_num_position_embeddings} positions: at least 1 is needed")
+        table = self.get_position_embeddings()
+        rows = torch.arange(new_num_position_embeddings, device=table.weight.device) % table.num_embeddings
+        table.weight = nn.Parameter(table.weight.detach()[rows], requires_grad=table.weight.requires_grad)
+        table.num_embeddings = self.config.max_position_embeddings = new_num_position_embeddings
 
     def _encode(self, inputs, labels, pattern, consistency_pattern, **kwargs) -> list[ErnieSparseModelOutput]:
         """The base model's outputs of the one or, with a consistency pattern, of the two passes over `inputs`."""
@@ -635,6 +677,7 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__(config)
         self.ernie_sparse = ErnieSparseModel(config, add_pooling_layer=False)
+        self.qa_feed_forward = ErnieSparseFeedForward(config) if config.qa_feed_forward else nn.Identity()
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -663,7 +706,7 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         labels = None if start_positions is None or end_positions is None else (start_positions, end_positions)
         passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
-        logits = [self.qa_outputs(output.last_hidden_state) for output in passes]
+        logits = [self.qa_outputs(self.qa_feed_forward(output.last_hidden_state)) for output in passes]
         losses = SaorLoss()
         if labels is not None:
             sides = [

@@ -86,10 +86,20 @@ def resume_point(args: RunArguments) -> str | None:
     return last
 
 
+def check_checkpoint(name: str, argument: str):
+    """Raise a `ValueError` where `name` can only be a local checkpoint folder, and is none."""
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ValueError(f"{argument} {name}: there is no config.json in this folder")
+    elif Path(name).exists():
+        raise ValueError(f"{argument} {name} is a file: a checkpoint is a folder")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"{argument} {name}: there is no such folder")
+
+
 def load_config(model: str, pattern: str | None) -> ErnieSparseConfig:
     """The config of an ERNIE-Sparse checkpoint (folder or hub id), under another pattern if one is given."""
-    if not Path(model).exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise ValueError(f"--model {model}: there is no such folder")
+    check_checkpoint(model, "--model")
     config = AutoConfig.from_pretrained(model)
     if not isinstance(config, ErnieSparseConfig):
         raise ValueError(f"--model {model} is a {config.model_type} checkpoint: an ernie_sparse one is needed")
@@ -151,7 +161,7 @@ def finish(
     results = {
         **results,
         "command": shlex.join(["ernie-sparse", verb, *argv]),
-        "versions": _versions(),
+        "versions": versions(),
         "history": history,
     }
     text = json.dumps(results, indent=2, default=str)
@@ -198,7 +208,8 @@ def _curve(history: list[dict], name: str) -> list[tuple[int, float]]:
     return [(entry["step"], entry[name]) for entry in history if name in entry and math.isfinite(entry[name])]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions and the hardware of a run."""
     from . import __version__
 
     return {

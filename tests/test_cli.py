@@ -194,7 +194,7 @@ def bad_inputs(folder):
         ["pretrain", "--train-file", folder / "north.txt", "--output-dir", folder / "never"],
         "needs either --tokenizer",
     )
-    yield ["knit"], "'knit' is not one of pretrain, finetune"
+    yield ["knit"], "'knit' is not one of convert, pretrain, finetune"
 
 
 def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(workspace, capsys):
