@@ -112,8 +112,8 @@ def load_raw_dataset(
     files: Mapping[str, list[str] | None], hub_name: str | None, hub_config: str | None, sample_by: str | None = None
 ) -> DatasetDict:
     """
-    The rows by split: from local files (csv, json, jsonl, parquet; text files cut into documents by `sample_by`, when
-    that is given) or from a hub data set or a local folder in its layout.
+    The rows by split: from local files (csv, json, jsonl, parquet; any other file as text cut into documents by
+    `sample_by`, when that is given) or from a hub data set or a local folder in its layout.
 
     Raises:
         `ValueError`: Both or neither are given, or a file is missing, empty, of an unknown kind or unreadable.
@@ -132,15 +132,14 @@ def load_raw_dataset(
 
 
 def _load_files(split: str, paths: list[str], sample_by: str | None) -> Dataset:
-    kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-    options = {}
-    if sample_by is not None:
-        kind, options = "text", {"sample_by": sample_by}
-    else:
-        suffixes = {Path(path).suffix for path in paths}
-        if len(suffixes) != 1 or not suffixes <= set(kinds):
-            raise ValueError(f"{', '.join(paths)}: give csv, json, jsonl or parquet files, in each split of one kind")
-        kind = kinds[suffixes.pop()]
+    tables = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+    kinds = {tables.get(Path(path).suffix, "text") for path in paths}
+    kind, options = kinds.pop(), {}
+    if kinds or (kind == "text" and sample_by is None):
+        also = "" if sample_by is None else "text, "
+        raise ValueError(f"{', '.join(paths)}: give {also}csv, json, jsonl or parquet files, in each split of one kind")
+    if kind == "text":
+        options = {"sample_by": sample_by}
     try:
         return datasets.load_dataset(kind, data_files={split: paths}, split=split, **options)
     except Exception as error:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""`ernie-sparse pretrain`: masked-LM pretraining with SAOR on local text files or a hub data set."""
+"""`ernie-sparse pretrain`: masked-LM pretraining with SAOR on local files or a hub data set."""
 
 import math
 from dataclasses import dataclass, field
@@ -42,11 +42,13 @@ class PretrainArguments:
     train_tokenizer: int | None = field(
         default=None, metadata={"help": "Train a byte-level BPE tokenizer of this many tokens on the training text."}
     )
-    train_file: list[str] | None = field(default=None, metadata={"help": "Text files to train on."})
-    validation_file: list[str] | None = field(default=None, metadata={"help": "Text files to evaluate on."})
+    train_file: list[str] | None = field(
+        default=None, metadata={"help": "Text, csv, json, jsonl or parquet files to train on."}
+    )
+    validation_file: list[str] | None = field(default=None, metadata={"help": "Files to evaluate on."})
     dataset: str | None = field(default=None, metadata={"help": "Hub data set instead of files."})
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
-    text_column: str = field(default="text", metadata={"help": "Its column that holds the text."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text, but for text files."})
     sample_by: str = field(
         default="document",
         metadata={"help": "What a document is in a text file: document (the file), paragraph or line."},

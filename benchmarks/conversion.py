@@ -1,0 +1,92 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+How near a converted model is to its source before any training: the largest difference under the full pattern, and the
+cosine between the mean-pooled embeddings of the same real texts under the model's own pattern, for several ways to start
+the representatives.
+"""
+
+import argparse
+
+import torch
+from transformers import AutoModel
+from transformers.utils import logging
+
+from ernie_sparse import SparsePattern
+from ernie_sparse.conversion import convert
+from ernie_sparse.running import load_raw_dataset, print_table
+
+LENGTHS = (64, 256, 512)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--source", required=True, help="BERT-like checkpoint, a folder or a hub id")
+    parser.add_argument("--text-file", nargs="+", required=True, help="csv, json, jsonl or parquet files")
+    parser.add_argument("--text-column", default="text", help="their column of texts")
+    parser.add_argument("--num-texts", type=int, default=100, help="texts of at least 512 tokens to compare on")
+    return parser.parse_args()
+
+
+def token_rows(args, tokenizer) -> torch.Tensor:
+    """The first `max(LENGTHS)` tokens of the first texts that have as many."""
+    rows = []
+    longest = max(LENGTHS)
+    for text in load_raw_dataset({"train": args.text_file}, None, None)["train"][args.text_column]:
+        ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
+        rows += [ids] if len(ids) == longest else []
+        if len(rows) == args.num_texts:
+            break
+    return torch.tensor(rows)
+
+
+def starts(model, tokenizer, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Embeddings that the representatives could start from."""
+    embeddings = model.embeddings
+    words, token_type = embeddings.word_embeddings.weight, embeddings.token_type_embeddings.weight[0]
+    counts = rows.flatten().bincount(minlength=len(words)).to(words.dtype)
+    return {
+        "average token by rank (ours)": embeddings.representative_embeddings.weight[0].clone(),
+        "[CLS]": words[tokenizer.cls_token_id] + token_type,
+        "[SEP]": words[tokenizer.sep_token_id] + token_type,
+        "[MASK]": words[tokenizer.mask_token_id] + token_type,
+        "plain mean of the vocabulary": words.mean(0) + token_type,
+        "average token by these texts": counts @ words / counts.sum() + token_type,
+    }
+
+
+def pooled(model, rows: torch.Tensor, **kwargs) -> torch.Tensor:
+    states = [model(batch, **kwargs).last_hidden_state.mean(1) for batch in rows.split(8)]
+    return torch.nn.functional.normalize(torch.cat(states), dim=-1)
+
+
+@torch.no_grad()
+def main():
+    args = parse_arguments()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    source = AutoModel.from_pretrained(args.source).eval()
+    conversion = convert(args.source)
+    model, tokenizer = conversion.model, conversion.tokenizer
+    rows = token_rows(args, tokenizer)
+    candidates = starts(model, tokenizer, rows)
+    table = [("texts", len(rows)), ("pattern", conversion.report.pattern)]
+    for length in LENGTHS:
+        # As the tokenizer would have cut them.
+        batch = torch.cat([rows[:, : length - 1], rows[:, -1:]], dim=1)
+        expected = pooled(source, batch)
+        exact = model(batch[:8], pattern=SparsePattern.full()).last_hidden_state
+        difference = (exact - source(batch[:8]).last_hidden_state).abs().max().item()
+        table.append((f"{length} tokens: largest difference, full pattern", f"{difference:.1e}"))
+        cosines = {"no hierarchy": pooled(model, batch, pattern="hierarchical=false")}
+        for name, start in candidates.items():
+            model.embeddings.representative_embeddings.weight.copy_(start[None])
+            cosines[name] = pooled(model, batch)
+        for name, states in cosines.items():
+            cosine = (states * expected).sum(-1)
+            spread = f"{cosine.mean().item():.4f} (least {cosine.min().item():.3f})"
+            table.append((f"{length} tokens: cosine, {name}", spread))
+    print_table(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+From a short-document checkpoint to long documents: convert it, go on pretraining at the new length with SAOR, and watch
+the loss beyond the source's limit come down to the level inside it.
+
+Beyond and inside are measured on the very same masked tokens: once where they stand in rows of `--max-length` tokens, once
+with each row cut into pieces that the source could read. A source without a masked-LM head is first given one at its own
+length by plain transformers training.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+
+import datasets
+import torch
+from matplotlib.figure import Figure
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import logging
+
+from ernie_sparse import SaorArguments, SaorTrainer
+from ernie_sparse.conversion import convert
+from ernie_sparse.pretraining.text import MaskAnew, MaskingCollator, mask_once, pack
+from ernie_sparse.running import load_raw_dataset, print_table, versions
+
+MLM_PROBABILITY = 0.15
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--source", required=True, help="BERT-like checkpoint, a folder or a hub id")
+    parser.add_argument("--train-file", nargs="+", required=True, help="text, csv, json, jsonl or parquet files")
+    parser.add_argument("--validation-file", nargs="+", required=True, help="files to measure the losses on")
+    parser.add_argument("--text-column", default="text", help="column of the documents, but for text files")
+    parser.add_argument("--output-dir", required=True, help="folder of the models, results.json and losses.png")
+    parser.add_argument("--max-length", type=int, default=2048, help="tokens per row after conversion")
+    parser.add_argument("--training-rows", type=int, default=2000, help="rows of --max-length tokens to train on")
+    parser.add_argument("--validation-rows", type=int, default=24, help="rows of --max-length tokens to measure on")
+    parser.add_argument("--head-steps", type=int, default=500, help="steps at the source's length, if it has no head")
+    parser.add_argument("--steps", type=int, default=300, help="steps at the new length")
+    parser.add_argument("--measure-every", type=int, default=50, help="steps between two measurements")
+    parser.add_argument("--tokens-per-step", type=int, default=4096, help="tokens of a batch")
+    parser.add_argument("--head-learning-rate", type=float, default=5e-4, help="learning rate at the source's length")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate at the new length")
+    parser.add_argument("--saor-alpha", type=float, default=1.0, help="weight of the consistency loss")
+    parser.add_argument("--seed", type=int, default=0, help="seed of masks, batches and dropout")
+    return parser.parse_args()
+
+
+def training_arguments(args, folder: Path, steps: int, length: int, learning_rate: float) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=learning_rate,
+        warmup_steps=0.1,
+        per_device_train_batch_size=max(1, args.tokens_per_step // length),
+        logging_steps=25,
+        save_strategy="no",
+        remove_unused_columns=False,
+        use_cpu=not torch.accelerator.is_available(),
+        seed=args.seed,
+    )
+
+
+def cut(rows: datasets.Dataset, length: int) -> datasets.Dataset:
+    """Packed or masked rows cut into pieces of `length` tokens, in order."""
+
+    def pieces(batch: dict) -> dict:
+        return {
+            name: [row[start : start + length] for row in column for start in range(0, len(row), length)]
+            for name, column in batch.items()
+        }
+
+    columns = [name for name in rows.column_names if name != "row"]
+    rows = rows.select_columns(columns).map(pieces, batched=True)
+    return rows.add_column("row", range(len(rows)))
+
+
+@torch.no_grad()
+def token_losses(model, rows: datasets.Dataset) -> torch.Tensor:
+    """The loss of every masked token of `rows`, in order, in nats."""
+    was_training = model.training
+    model.eval()
+    losses = []
+    for row in rows.with_format("torch"):
+        labels = row["labels"].to(model.device)
+        logits = model(row["input_ids"][None].to(model.device)).logits[0]
+        losses.append(cross_entropy(logits[labels != -100].float(), labels[labels != -100], reduction="none"))
+    model.train(was_training)
+    return torch.cat(losses).cpu()
+
+
+class Measure(TrainerCallback):
+    """Every so many steps, the loss of the same tokens inside the source's limit and where they stand."""
+
+    def __init__(self, whole: datasets.Dataset, pieces: datasets.Dataset, limit: int, every: int):
+        self.whole, self.pieces, self.every = whole, pieces, every
+        masked = [[place for place, label in enumerate(row) if label != -100] for row in whole["labels"]]
+        self.segments = torch.tensor([place // limit for row in masked for place in row])
+        self.curve = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self(model, state.global_step)
+
+    def __call__(self, model, step: int):
+        in_place, inside = token_losses(model, self.whole), token_losses(model, self.pieces)
+        beyond = self.segments > 0
+        gap = (in_place - inside)[beyond]
+        self.curve.append(
+            {
+                "step": step,
+                "beyond": in_place[beyond].mean().item(),
+                "beyond_read_inside": inside[beyond].mean().item(),
+                "gap": gap.mean().item(),
+                "gap_standard_error": (gap.std() / math.sqrt(len(gap))).item(),
+                "by_segment": [in_place[self.segments == i].mean().item() for i in self.segments.unique()],
+            }
+        )
+        shown = {name: round(value, 3) for name, value in self.curve[-1].items() if name != "by_segment"}
+        print(json.dumps(shown), flush=True)
+
+
+class HeadTrainer(Trainer):
+    """Trains a BERT-like masked-LM model with its vocabulary matrix applied to the masked tokens alone: half the time."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        states = model.base_model(**inputs).last_hidden_state[labels != -100]
+        return cross_entropy(model.cls(states), labels[labels != -100])
+
+
+def give_head(args, rows: datasets.Dataset, tokenizer, folder: Path) -> Path:
+    """The source with a masked-LM head, trained under its own full attention at its own length."""
+    # Dropout on attention weights takes a slow path on the CPU.
+    model = AutoModelForMaskedLM.from_pretrained(args.source, attention_probs_dropout_prob=0.0)
+    if not hasattr(model, "cls"):
+        sys.exit(f"error: {args.source} has no masked-LM head, and only BERT-like sources can be given one here")
+    collator = MaskingCollator(tokenizer, MLM_PROBABILITY, args.seed)
+    length = len(rows[0]["input_ids"])
+    arguments = training_arguments(args, folder, args.head_steps, length, args.head_learning_rate)
+    trainer = HeadTrainer(model, arguments, collator, rows, processing_class=tokenizer, callbacks=[MaskAnew(collator)])
+    trainer.train()
+    trainer.save_model()
+    return folder
+
+
+def plot(curve: list[dict], limit: int, path: Path):
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    steps = [point["step"] for point in curve]
+    axes.plot(
+        steps, [point["beyond"] for point in curve], marker="o", label=f"where they stand, beyond token {limit:,}"
+    )
+    axes.plot(
+        steps,
+        [point["beyond_read_inside"] for point in curve],
+        marker="o",
+        label=f"the same tokens, read in pieces of {limit:,}",
+    )
+    axes.set(xlabel="steps of continued pretraining", ylabel="masked-LM loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    args = parse_arguments()
+    out = Path(args.output_dir)
+    if out.exists() and any(out.iterdir()):
+        sys.exit(f"error: --output-dir {out} is not empty")
+    logging.set_verbosity_error()
+    set_seed(args.seed)
+    tokenizer = AutoTokenizer.from_pretrained(args.source)
+    source_config = AutoConfig.from_pretrained(args.source)
+    raw = load_raw_dataset({"train": args.train_file, "validation": args.validation_file}, None, None, "document")
+    rows, validation = (
+        pack(raw[split], args.text_column, tokenizer, args.max_length).shuffle(seed=args.seed)
+        for split in ("train", "validation")
+    )
+    rows = rows.filter(lambda row: len(row["input_ids"]) == args.max_length)
+    validation = validation.filter(lambda row: len(row["input_ids"]) == args.max_length)
+    rows = rows.select(range(min(args.training_rows, len(rows))))
+    validation = validation.select(range(min(args.validation_rows, len(validation))))
+    source = args.source
+    limit = convert(source).report.num_source_positions
+    if not any(name.endswith("ForMaskedLM") for name in source_config.architectures or []):
+        source = give_head(args, cut(rows, limit), tokenizer, out / "source_with_head")
+    conversion = convert(source, max_length=args.max_length)
+    conversion.save(out / "converted")
+    print_table(conversion.report.rows())
+
+    masked = mask_once(validation, tokenizer, MLM_PROBABILITY, args.seed)
+    pieces = cut(masked, limit)
+    source_losses = token_losses(AutoModelForMaskedLM.from_pretrained(source), pieces)
+    measure = Measure(masked, pieces, limit, args.measure_every)
+    measure(conversion.model, 0)
+    collator = MaskingCollator(tokenizer, MLM_PROBABILITY, args.seed)
+    arguments = training_arguments(args, out / "continued", args.steps, args.max_length, args.learning_rate)
+    trainer = SaorTrainer(
+        model=conversion.model,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[MaskAnew(collator), measure],
+        saor=SaorArguments(saor_alpha=args.saor_alpha),
+    )
+    trainer.train()
+    trainer.save_model()
+    results = {
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": versions(),
+        "masked_tokens": len(source_losses),
+        "masked_tokens_beyond_the_limit": int((measure.segments > 0).sum()),
+        "source_loss_in_pieces": source_losses.mean().item(),
+        "curve": measure.curve,
+        "history": trainer.state.log_history,
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    plot(measure.curve, limit, out / "losses.png")
+    first, last = measure.curve[0], measure.curve[-1]
+    print_table(
+        [
+            ("source, in pieces it can read", source_losses.mean().item()),
+            ("beyond its limit, before", f"{first['beyond']:.3f} (read inside: {first['beyond_read_inside']:.3f})"),
+            ("beyond its limit, after", f"{last['beyond']:.3f} (read inside: {last['beyond_read_inside']:.3f})"),
+            ("results and picture", out),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
