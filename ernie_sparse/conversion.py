@@ -417,7 +417,12 @@ def _known_family(name: str, model_type: str | None) -> str:
 def _read_config(name: str) -> PreTrainedConfig:
     check_checkpoint(name, "SOURCE")
     # Not AutoConfig at once: of a model type it does not know it says much that does not help here.
-    values, _ = PreTrainedConfig.get_config_dict(name)
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(name)
+    except OSError as error:
+        raise ValueError(f"the config of {name} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{name}: config.json holds no mapping")
     _known_family(name, values.get("model_type"))
     return AutoConfig.from_pretrained(name)
 
@@ -425,13 +430,12 @@ def _read_config(name: str) -> PreTrainedConfig:
 def _find_tokenizer(model_or_path, tokenizer, source: _Source, max_length: int) -> PreTrainedTokenizerBase | None:
     """The tokenizer given, or the one beside the source if there is one, for documents of `max_length` tokens."""
     if tokenizer is None:
-        if isinstance(model_or_path, PreTrainedModel):
-            return None
-        folder = Path(model_or_path)
-        if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
+        if isinstance(model_or_path, PreTrainedModel) or _lacks_tokenizer(model_or_path):
             return None
         tokenizer = model_or_path
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        if _lacks_tokenizer(tokenizer):
+            raise ValueError(f"there is no tokenizer in {tokenizer}")
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
         except Exception as error:
@@ -442,11 +446,22 @@ def _find_tokenizer(model_or_path, tokenizer, source: _Source, max_length: int) 
     return tokenizer
 
 
+def _lacks_tokenizer(place: str | Path) -> bool:
+    folder = Path(place)
+    return folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES)
+
+
 def _read_weights(model_or_path, source: _Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The source's weights that have a place here, with the positions of real tokens only, and why others have none."""
     dropped = {}
     if isinstance(model_or_path, PreTrainedModel):
-        weights = (model_or_path if source.head else model_or_path.base_model).state_dict()
+        # Cloned: training the one must not move the other.
+        weights = {name: weight.clone() for name, weight in model_or_path.state_dict().items()}
+        prefix = f"{model_or_path.base_model_prefix}."
+        if not source.head and model_or_path.base_model is not model_or_path:
+            reason = f"{source.source_class.__name__} does not use it"
+            dropped = {name: reason for name in weights if not name.startswith(prefix)}
+            weights = {name.removeprefix(prefix): weight for name, weight in weights.items() if name not in dropped}
     else:
         weights, dropped = _load(str(model_or_path), source)
     reasons = {**DROPPED, **source.family.dropped}
@@ -474,9 +489,12 @@ def _load(path: str, source: _Source) -> tuple[dict[str, torch.Tensor], dict[str
     """The weights of a checkpoint, and those that its class does not use."""
     class_name = source.source_class.__name__
     try:
-        model, info = source.source_class.from_pretrained(path, config=source.config, output_loading_info=True)
+        model, info = source.source_class.from_pretrained(
+            path, config=source.config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     except Exception as error:
         raise ValueError(f"{path} cannot be loaded as {class_name}: {error}") from error
+    _check_shapes(path, source.source_class, info)
     missing = {name for name in info["missing_keys"] if not POOLER.search(name)}
     if missing:
         raise ValueError(f"{path} lacks weights of {class_name}: {_few(missing)}")
@@ -505,8 +523,10 @@ def _place(weights, source: _Source, pattern: SparsePattern) -> tuple[ErnieSpars
         state_dict=weights,
         key_mapping=dict(source.family.renamings),
         dtype=next(iter(weights.values())).dtype,
+        ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
+    _check_shapes(source.name, source.model_class, info)
     # With the mapping kept, transformers would save the weights under the names they were read from.
     model._weight_conversions = None
     made = _make_representatives(model)
@@ -519,6 +539,15 @@ def _place(weights, source: _Source, pattern: SparsePattern) -> tuple[ErnieSpars
     if strange:
         raise ValueError(f"the weights of {source.name} do not fit {type(model).__name__}: {_few(strange)}")
     return model, made
+
+
+def _check_shapes(name: str, model_class: type[PreTrainedModel], info: dict):
+    wrong = {
+        f"{weight} ({tuple(found)} where {tuple(expected)} is expected)"
+        for weight, found, expected in info["mismatched_keys"]
+    }
+    if wrong:
+        raise ValueError(f"the weights of {name} do not fit {model_class.__name__}: {_few(wrong)}")
 
 
 def _few(names: set[str]) -> str:

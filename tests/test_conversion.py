@@ -379,7 +379,7 @@ def test_positions_repeat_from_the_first_that_stands_for_a_token(family, setting
 def test_a_source_with_as_many_positions_as_the_default_or_more_keeps_them(family, positions, limit):
     source = build(family, max_position_embeddings=positions)
     model, report = parts(convert(source))
-    assert not report.tiled and model.config.max_position_embeddings == limit
+    assert not report.tiled and report.max_length == model.config.max_position_embeddings == limit
     table = source.embeddings.position_embeddings.weight
     assert torch.equal(model.get_position_embeddings().weight, table[len(table) - limit :])
 
@@ -454,9 +454,10 @@ def test_a_converted_model_trains_its_representatives():
         assert weight.grad.isfinite().all() and weight.grad.abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("head", ["Model", "ForMaskedLM", "ForSequenceClassification"])
-@pytest.mark.parametrize("family", ["Bert", "Roberta", "Ernie", "Electra", "BigBird"])
-@pytest.mark.parametrize("max_length", [LENGTH, 100])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("head", "max_length"), [("Model", LENGTH), ("ForMaskedLM", LENGTH), ("ForSequenceClassification", 100)]
+)
 def test_the_source_is_left_alone_also_by_training_what_it_became(family, head, max_length):
     source = build(family, head).train()
     config = source.config.to_dict()
@@ -498,6 +499,11 @@ def test_sizes_ids_labels_and_dropout_are_those_of_the_source_but_for_attention_
     assert config.attention_probs_dropout_prob == 0 and config.embedding_size is None
     assert config.num_labels == 3 and config.max_position_embeddings == 30
     assert config.pooler_act == "tanh" and not config.qa_feed_forward
+
+
+@pytest.mark.parametrize(("embedding_size", "expected"), [(16, 16), (32, None)])
+def test_an_embedding_size_is_kept_only_where_it_differs(embedding_size, expected):
+    assert convert(build("Electra", embedding_size=embedding_size)).model.config.embedding_size == expected
 
 
 @pytest.mark.parametrize(
@@ -949,6 +955,15 @@ def test_an_unknown_hub_id_is_refused_in_one_line(tmp_path, capsys):
 def test_a_model_in_memory_that_does_not_fit_is_refused(family, head, settings, message):
     with pytest.raises(ValueError, match=message):
         convert(build(family, head, **settings))
+
+
+@pytest.mark.parametrize("family", FIXED_GELU)
+def test_a_head_that_always_uses_gelu_is_refused_beside_another_activation(family):
+    source = build(family, "ForMaskedLM")
+    source.config.hidden_act = "gelu_new"
+    with pytest.raises(ValueError, match="uses gelu, whatever its hidden_act='gelu_new' says"):
+        convert(source)
+    assert convert(source, base_model=True).model.config.hidden_act == "gelu_new"
 
 
 def test_a_model_in_memory_of_another_family_is_refused():
