@@ -236,17 +236,26 @@ class Conversion:
         """
         out = Path(folder)
         check_target(out)
+        new = [parent for parent in out.absolute().parents if not parent.exists()]
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-            complete = Path(temporary) / out.name
-            self.model.save_pretrained(complete)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(complete)
-            record = {**vars(self.report), "command": command and shlex.join(command), "versions": versions()}
-            (complete / "conversion.json").write_text(json.dumps(record, indent=2) + "\n")
-            if out.exists():
-                out.rmdir()
-            complete.replace(out)
+        try:
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+                complete = Path(temporary) / out.name
+                self._write(complete, command)
+                if out.exists():
+                    out.rmdir()
+                complete.replace(out)
+        except BaseException:
+            for parent in new:
+                parent.rmdir()
+            raise
+
+    def _write(self, folder: Path, command: list[str] | None):
+        self.model.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        record = {**vars(self.report), "command": command and shlex.join(command), "versions": versions()}
+        (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def check_target(out: Path):
@@ -397,7 +406,7 @@ def _inspect(model_or_path: PreTrainedModel | str | Path, base_model: bool) -> _
     else:
         name = str(model_or_path)
         config = _read_config(name)
-        architecture = (config.architectures or [""])[0]
+        architecture = str((config.architectures or [""])[0])
     family = FAMILIES[_known_family(name, config.model_type)]
     head = next((suffix for suffix in HEADS if architecture.endswith(suffix)), "")
     source_class = getattr(transformers, architecture, None) if head and not base_model else None
@@ -440,6 +449,8 @@ def _find_tokenizer(model_or_path, tokenizer, source: _Source, max_length: int) 
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
         except Exception as error:
             raise ValueError(f"the tokenizer of {tokenizer} cannot be read: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError(f"the tokenizer of {tokenizer.name_or_path} has no vocabulary")
     if len(tokenizer) > source.config.vocab_size:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, {source.name} only {source.config.vocab_size}")
     tokenizer.model_max_length = max_length

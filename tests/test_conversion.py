@@ -111,7 +111,7 @@ def make_batch(source, num_tokens: int, num_choices: int | None = None) -> dict[
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 
-def assert_same_outputs(source, model, num_tokens: int, head: str = "Model", tolerance: float = 1e-5):
+def assert_same_outputs(source, model, num_tokens: int, head: str = "Model"):
     batch = make_batch(source, num_tokens, num_choices=3 if head == "ForMultipleChoice" else None)
     is_real = batch["attention_mask"].bool()
     more = {}
@@ -132,15 +132,15 @@ def assert_same_outputs(source, model, num_tokens: int, head: str = "Model", tol
             is_context = theirs > -1e5
             assert is_context.sum() == len(is_context) - 2 * 6
             theirs, ours = theirs[is_context], ours[is_context]
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def names_without_place(source, family: str, head: str) -> set[str]:
     prefix = family.partition(" ")[0]
-    parts = [WITHOUT_PLACE[prefix]] if prefix in WITHOUT_PLACE else []
+    infixes = [WITHOUT_PLACE[prefix]] if prefix in WITHOUT_PLACE else []
     if head not in ("Model", "ForMultipleChoice") and prefix == "BigBird":
-        parts.append("pooler.")
-    return {name for name in source.state_dict() if any(part in name for part in parts)}
+        infixes.append("pooler.")
+    return {name for name in source.state_dict() if any(infix in name for infix in infixes)}
 
 
 def assert_every_weight_is_reported(report, model):
@@ -821,6 +821,13 @@ def torn_tokenizer(folder: Path) -> Path:
     return cut_short(folder / "source" / "tokenizer.json")
 
 
+def tokenizer_without_words(folder: Path) -> Path:
+    save_tokenizer(saved(folder))
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / "source" / name).unlink()
+    return folder / "source"
+
+
 def large_tokenizer(folder: Path) -> Path:
     saved(folder)
     save_tokenizer(folder / "source", [*WORDS, *(f"word{i}" for i in range(89))])
@@ -829,6 +836,14 @@ def large_tokenizer(folder: Path) -> Path:
 
 BAD_SOURCES = {
     "another family": (gpt2, "is a gpt2 checkpoint: bert, big_bird, "),
+    "an unknown family": (
+        lambda folder: with_config(saved(folder), model_type="barometer"),
+        "is a barometer checkpoint: bert, big_bird, ",
+    ),
+    "a config without a family": (
+        lambda folder: with_config(saved(folder), model_type=None),
+        "checkpoint: bert, big_bird, ",
+    ),
     "no config": (lambda folder: without(folder, "config.json"), "there is no config.json in this folder"),
     "no such folder": (lambda folder: folder / "nothing", "there is no such folder"),
     "a file": (file_as_source, "is a file: a checkpoint is a folder"),
@@ -870,6 +885,8 @@ BAD_SOURCES = {
         "qa_outputs",
     ),
     "a torn tokenizer": (torn_tokenizer, "source cannot be read: "),
+    # transformers makes one of five special tokens of it.
+    "a tokenizer without its words": (tokenizer_without_words, "the tokenizer of "),
     "a tokenizer too large": (large_tokenizer, "the tokenizer has 100 tokens, "),
 }
 
@@ -966,17 +983,32 @@ def test_a_head_that_always_uses_gelu_is_refused_beside_another_activation(famil
     assert convert(source, base_model=True).model.config.hidden_act == "gelu_new"
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda model: model.encoder.register_module("adapter", nn.Linear(2, 2)), "encoder.adapter.bias"),
+        (lambda model: model.encoder.layer[1].output.dense.register_parameter("bias", None), "1.output.dense.bias"),
+    ],
+    ids=["a weight more", "a weight less"],
+)
+def test_a_changed_model_in_memory_is_refused(change, name):
+    source = build("Bert")
+    change(source)
+    with pytest.raises(ValueError, match=name):
+        convert(source)
+
+
 def test_a_model_in_memory_of_another_family_is_refused():
     with pytest.raises(ValueError, match="the GPT2LMHeadModel is a gpt2 checkpoint"):
         convert(GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2)))
 
 
-@pytest.mark.parametrize("existing", [False, True], ids=["new", "empty"])
+@pytest.mark.parametrize("target", ["new", "empty", "below a new folder"])
 @pytest.mark.parametrize("failing", ["model", "tokenizer", "record"])
-def test_where_saving_fails_nothing_is_left(failing, existing, tmp_path, monkeypatch, capsys):
-    source, out = saved(tmp_path), tmp_path / "out"
+def test_where_saving_fails_nothing_is_left(failing, target, tmp_path, monkeypatch, capsys):
+    source, out = saved(tmp_path), tmp_path / ("new/deep/out" if "below" in target else "out")
     save_tokenizer(source)
-    if existing:
+    if target == "empty":
         out.mkdir()
     before = contents(tmp_path)
 
