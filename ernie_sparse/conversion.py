@@ -281,8 +281,7 @@ def convert(
     Turn a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ERNIE, ELECTRA, BigBird or Longformer model into ERNIE-Sparse.
 
     Every weight of the encoder and of its head is taken over. Position embeddings are repeated up to `max_length`.
-    Representatives start from the [CLS] token's embedding, the layer norms of step 2 as copies of those of step 1 (our
-    choice). Under `SparsePattern.full()` the model gives the source's outputs. Dropout on attention weights becomes 0,
+    Representatives start as an average token, the layer norms of step 2 as copies of those of step 1 (our choice). Under `SparsePattern.full()` the model gives the source's outputs. Dropout on attention weights becomes 0,
     whatever it was in the source (our choice, see [`ErnieSparseConfig`]).
 
     Args:
@@ -517,7 +516,11 @@ def _load(path: str, source: _Source) -> tuple[dict[str, torch.Tensor], dict[str
     if strange:
         raise ValueError(f"{path} holds weights that {class_name} does not know: {_few(strange)}")
     weights = {name: weight for name, weight in model.state_dict().items() if name not in info["missing_keys"]}
-    return weights, dict.fromkeys(sorted(info["unexpected_keys"]), f"{class_name} does not use it")
+    reason = f"{class_name} does not use it"
+    return weights, {
+        name: f"{reason}; the base model does" if POOLER.search(name) else reason
+        for name in sorted(info["unexpected_keys"])
+    }
 
 
 def _place(weights, source: _Source, pattern: SparsePattern) -> tuple[ErnieSparsePreTrainedModel, dict[str, str]]:
