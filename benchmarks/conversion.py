@@ -36,6 +36,8 @@ def token_rows(args, tokenizer) -> torch.Tensor:
         rows += [ids] if len(ids) == longest else []
         if len(rows) == args.num_texts:
             break
+    if not rows:
+        raise SystemExit(f"error: no text of {', '.join(args.text_file)} has {longest} tokens")
     return torch.tensor(rows)
 
 

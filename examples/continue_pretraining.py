@@ -20,9 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 from transformers import (
-    AutoConfig,
     AutoModelForMaskedLM,
-    AutoTokenizer,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -30,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ernie_sparse import SaorArguments, SaorTrainer
+from ernie_sparse import ErnieSparseForMaskedLM, SaorArguments, SaorTrainer
 from ernie_sparse.conversion import convert
 from ernie_sparse.pretraining.text import MaskAnew, MaskingCollator, mask_once, pack
 from ernie_sparse.running import load_raw_dataset, print_table, versions
@@ -147,7 +145,7 @@ def give_head(args, rows: datasets.Dataset, tokenizer, folder: Path) -> Path:
     # Dropout on attention weights takes a slow path on the CPU.
     model = AutoModelForMaskedLM.from_pretrained(args.source, attention_probs_dropout_prob=0.0)
     if not hasattr(model, "cls"):
-        sys.exit(f"error: {args.source} has no masked-LM head, and only BERT-like sources can be given one here")
+        raise ValueError(f"{args.source} has no masked-LM head, and only BERT-like sources can be given one here")
     collator = MaskingCollator(tokenizer, MLM_PROBABILITY, args.seed)
     length = len(rows[0]["input_ids"])
     arguments = training_arguments(args, folder, args.head_steps, length, args.head_learning_rate)
@@ -180,11 +178,13 @@ def main():
     args = parse_arguments()
     out = Path(args.output_dir)
     if out.exists() and any(out.iterdir()):
-        sys.exit(f"error: --output-dir {out} is not empty")
+        raise ValueError(f"--output-dir {out} is not empty")
     logging.set_verbosity_error()
     set_seed(args.seed)
-    tokenizer = AutoTokenizer.from_pretrained(args.source)
-    source_config = AutoConfig.from_pretrained(args.source)
+    source, conversion = args.source, convert(args.source, max_length=args.max_length)
+    tokenizer, limit = conversion.tokenizer, conversion.report.num_source_positions
+    if tokenizer is None:
+        raise ValueError(f"there is no tokenizer in {source}")
     raw = load_raw_dataset({"train": args.train_file, "validation": args.validation_file}, None, None, "document")
     rows, validation = (
         pack(raw[split], args.text_column, tokenizer, args.max_length).shuffle(seed=args.seed)
@@ -194,11 +194,11 @@ def main():
     validation = validation.filter(lambda row: len(row["input_ids"]) == args.max_length)
     rows = rows.select(range(min(args.training_rows, len(rows))))
     validation = validation.select(range(min(args.validation_rows, len(validation))))
-    source = args.source
-    limit = convert(source).report.num_source_positions
-    if not any(name.endswith("ForMaskedLM") for name in source_config.architectures or []):
+    if not len(rows) or not len(validation):
+        raise ValueError(f"the text does not fill a row of {args.max_length} tokens to train and one to measure on")
+    if not isinstance(conversion.model, ErnieSparseForMaskedLM):
         source = give_head(args, cut(rows, limit), tokenizer, out / "source_with_head")
-    conversion = convert(source, max_length=args.max_length)
+        conversion = convert(source, max_length=args.max_length)
     conversion.save(out / "converted")
     print_table(conversion.report.rows())
 
@@ -243,4 +243,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ernie_sparse import cli
@@ -28,6 +29,11 @@ def documents(count: int) -> list[dict]:
 
 def write_jsonl(path, rows: list[dict]):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_parquet(path, rows: list[dict]):
+    Dataset.from_list(rows).to_parquet(path)
     return path
 
 
@@ -128,6 +134,20 @@ def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, t
         torch.testing.assert_close(actual[name], weight, msg=name)
 
 
+def test_pretraining_on_a_table_is_pretraining_on_its_column(workspace, tmp_path):
+    losses = []
+    for name, write in (("rows.jsonl", write_jsonl), ("rows.parquet", write_parquet)):
+        path = write(tmp_path / name, [{"title": "no words of it", "body": text * 60} for text in SENTENCES.values()])
+        arguments = pretrain_arguments(workspace, tmp_path / f"{name}.out", "--text-column", "body")
+        at = arguments.index("--train-file")
+        arguments[at + 1 : at + 3] = [path]
+        assert run(arguments) == 0
+        losses.append(json.loads((tmp_path / f"{name}.out" / "results.json").read_text())["eval_loss"])
+    # The same two documents as in the text files of the workspace.
+    expected = json.loads((workspace / "pretrained" / "results.json").read_text())["eval_loss"]
+    assert losses == pytest.approx([expected, expected])
+
+
 def test_help_and_version(capsys):
     assert cli.main(["--help"]) == 0
     assert "pretrain" in capsys.readouterr().out
@@ -194,6 +214,9 @@ def bad_inputs(folder):
         ["pretrain", "--train-file", folder / "north.txt", "--output-dir", folder / "never"],
         "needs either --tokenizer",
     )
+    mixed = list(pretrain)
+    mixed[mixed.index(folder / "south.txt")] = folder / "train.jsonl"
+    yield mixed, "give text, csv, json, jsonl or parquet files, in each split of one kind"
     yield ["knit"], "'knit' is not one of convert, pretrain, finetune"
 
 
