@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from .block_attention import BlockRows, block_attention, masked_sdpa, runs_on_cpu
 from .sparse_pattern import BlockPlan
 
 
@@ -107,58 +108,72 @@ def sdpa_hst_attention(
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
     """
-    The block form on `scaled_dot_product_attention`: each block's slots against the gathered slots of the blocks it
-    sees, and the global blocks against everything. Memory grows linearly with the length. Arguments and output as in
-    [`eager_hst_attention`], without the maps.
+    The block form: each block's slots against the slots of the blocks it sees, and the global blocks against their
+    whole document. Memory grows linearly with the length. Where everything sees everything it is one dense call.
+    Arguments and output as in [`eager_hst_attention`], without the maps.
     """
-    query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     dropout = dropout if module.training else 0.0
     if plan is None or plan.sees_everything:
-        return _masked_sdpa(query, key, value, attention_mask, scaling, dropout), None
-    blocked_query, blocked_key, blocked_value = (to_blocks(states, plan, num_tokens) for states in (query, key, value))
-    window_mask = _window_mask(attention_mask, plan, num_tokens, query)
-    batch_size, _, block_slots, num_heads, head_dim = blocked_query.shape
-    num_global, (num_local, width) = plan.num_global_blocks, plan.key_blocks.shape
-    gathered = (
-        _gather_blocks(states, plan.key_blocks).view(batch_size * num_local, width * block_slots, num_heads, head_dim)
-        for states in (blocked_key, blocked_value)
-    )
-    local_query = blocked_query[:, num_global:].reshape(batch_size * num_local, block_slots, num_heads, head_dim)
-    output = _masked_sdpa(
-        local_query, *gathered, window_mask, scaling, dropout, may_see_nothing=attention_mask is not None
-    ).view(batch_size, num_local, block_slots, num_heads, head_dim)
-    if num_global:
-        global_query = blocked_query[:, :num_global].flatten(1, 2)
-        global_output = _masked_sdpa(global_query, key, value, attention_mask, scaling, dropout)
-        output = torch.cat([global_output.unflatten(1, (num_global, block_slots)), output], dim=1)
-    return from_blocks(output, plan, num_tokens, query.shape[1]), None
+        return _dense_attention(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
+    num_slots = query.shape[2]
+    query, key, value = (to_blocks(states, plan, num_tokens, dim=2) for states in (query, key, value))
+    tables = _tables(plan, attention_mask, num_tokens, num_slots)
+    output = block_attention(query, key, value, tables, scaling, dropout)
+    return from_blocks(output, plan, num_tokens, num_slots, dim=2).transpose(1, 2), None
 
 
-def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int) -> torch.Tensor:
+def _dense_attention(query, key, value, attention_mask, scaling, dropout) -> torch.Tensor:
+    """Everything sees everything, `(batch_size, num_heads, num_slots, head_dim)`."""
+    key_mask = None if attention_mask is None else attention_mask[:, None]
+    # One row of one block, which holds all slots.
+    query, key, value = (states.unsqueeze(2) for states in (query, key, value))
+    if dropout and runs_on_cpu(query):
+        block = torch.zeros(1, 1, dtype=torch.long)
+        return block_attention(query, key, value, (BlockRows(block, block, key_mask),), scaling, dropout).squeeze(2)
+    return masked_sdpa(query, key, value, key_mask, scaling, dropout).squeeze(2)
+
+
+def _tables(plan: BlockPlan, attention_mask: torch.Tensor | None, num_tokens: int, num_slots: int):
+    """The plan's two block tables with their masks of slots: global blocks, document by document, and the others."""
+    device, num_global = plan.key_blocks.device, plan.num_global_blocks
+    if attention_mask is None:
+        attention_mask = torch.ones(1, num_slots, dtype=torch.bool, device=device)
+        # Places before the first and behind the last token are the only ones that no one sees.
+    is_real = to_blocks(attention_mask, plan, num_tokens)
+    local_mask = is_real[:, plan.key_blocks] & plan.is_visible[None, :, :, None]
+    blocks = torch.arange(plan.num_blocks, device=device)
+    local = BlockRows(blocks[num_global:, None], plan.key_blocks, local_mask.flatten(2))
+    if num_global == 0:
+        return (local,)
+    global_mask = is_real[:, plan.documents] & plan.in_document[None, :, :, None]
+    return BlockRows(
+        blocks[:num_global].view(len(plan.documents), -1), plan.documents, global_mask.flatten(2)
+    ), local
+
+
+def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 1) -> torch.Tensor:
     """
-    `(batch_size, num_slots, …)` in slot order to `(batch_size, N, R + block_size, …)`: each block's representatives
-    and then its tokens. Places before the first and behind the last token are filled with zeros.
+    `(…, num_slots, …)`, in slot order along `dim`, to `(…, N, R + block_size, …)`: each block's representatives and
+    then its tokens. Places before the first and behind the last token are filled with zeros.
     """
-    num_representatives = slots.shape[1] - num_tokens
+    representatives, tokens = slots.split([slots.shape[dim] - num_tokens, num_tokens], dim=dim)
     before = plan.pattern.block_shift
     behind = plan.num_blocks * plan.pattern.block_size - before - num_tokens
-    representatives = slots[:, :num_representatives].unflatten(1, (plan.num_blocks, -1))
-    tokens = slots[:, num_representatives:]
     if before or behind:
-        rest = slots.shape[2:]
-        tokens = torch.cat(
-            [tokens.new_zeros(len(tokens), before, *rest), tokens, tokens.new_zeros(len(tokens), behind, *rest)], dim=1
-        )
-    return torch.cat([representatives, tokens.unflatten(1, (plan.num_blocks, -1))], dim=2)
+        tokens = nn.functional.pad(tokens, (*(0, 0) * (tokens.dim() - dim - 1), before, behind))
+    parts = (states.unflatten(dim, (plan.num_blocks, -1)) for states in (representatives, tokens))
+    return torch.cat(list(parts), dim=dim + 1)
 
 
-def from_blocks(blocks: torch.Tensor, plan: BlockPlan, num_tokens: int, num_slots: int) -> torch.Tensor:
+def from_blocks(
+    blocks: torch.Tensor, plan: BlockPlan, num_tokens: int, num_slots: int, dim: int = 1
+) -> torch.Tensor:
     """The inverse of [`to_blocks`]."""
-    per_block = (num_slots - num_tokens) // plan.num_blocks
-    before = plan.pattern.block_shift
-    representatives = blocks[:, :, :per_block].flatten(1, 2)
-    tokens = blocks[:, :, per_block:].flatten(1, 2)[:, before : before + num_tokens]
-    return torch.cat([representatives, tokens], dim=1)
+    block_size = plan.pattern.block_size
+    parts = blocks.split([blocks.shape[dim + 1] - block_size, block_size], dim=dim + 1)
+    representatives, tokens = (states.flatten(dim, dim + 1) for states in parts)
+    tokens = tokens.narrow(dim, plan.pattern.block_shift, num_tokens)
+    return torch.cat([representatives, tokens], dim=dim)
 
 
 def slot_mask(attention_mask: torch.Tensor, plan: BlockPlan, num_representatives: int) -> torch.Tensor:
@@ -171,60 +186,6 @@ def slot_mask(attention_mask: torch.Tensor, plan: BlockPlan, num_representatives
         return is_token
     is_block = to_blocks(is_token, plan, is_token.shape[1]).any(dim=-1)
     return torch.cat([is_block.repeat_interleave(num_representatives // plan.num_blocks, dim=1), is_token], dim=1)
-
-
-def _gather_blocks(blocked: torch.Tensor, key_blocks: torch.Tensor) -> torch.Tensor:
-    """Row `(i, j)` of every document: its block `key_blocks[i, j]`, as `(batch_size · (N - G) · W, …)`."""
-    batch_size, num_blocks = blocked.shape[:2]
-    offsets = torch.arange(batch_size, device=blocked.device) * num_blocks
-    index = offsets[:, None] + key_blocks.flatten()
-    # Whole rows of one matrix: measured at half the time of the same selection along an inner dimension.
-    return blocked.reshape(batch_size * num_blocks, -1).index_select(0, index.flatten())
-
-
-def _window_mask(
-    attention_mask: torch.Tensor | None, plan: BlockPlan, num_tokens: int, query: torch.Tensor
-) -> torch.Tensor:
-    """Which gathered slots each local block may attend to, `(batch_size · (N - G), W · (R + block_size))`."""
-    if attention_mask is None:
-        attention_mask = torch.ones(1, query.shape[1], dtype=torch.bool, device=query.device)
-    blocked = to_blocks(attention_mask, plan, num_tokens)
-    mask = blocked[:, plan.key_blocks] & plan.is_visible[None, :, :, None]
-    return mask.expand(query.shape[0], -1, -1, -1).flatten(2, 3).flatten(0, 1)
-
-
-def _masked_sdpa(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    key_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float,
-    may_see_nothing: bool = True,
-) -> torch.Tensor:
-    """
-    SDPA on `(batch_size, length, num_heads, head_dim)` with one mask per key. A row whose keys are all masked is zero:
-    it is computed with a zero query as if nothing were masked and then cleared, because kernels differ on such rows and
-    a NaN cleared afterwards would still poison the gradient.
-    """
-    sees_something = None
-    if key_mask is not None:
-        if may_see_nothing:
-            sees_something = key_mask.any(dim=-1, keepdim=True)
-            key_mask = key_mask | ~sees_something
-            query = query.masked_fill(~sees_something[:, :, None, None], 0.0)
-        key_mask = key_mask[:, None, None, :]
-    output = nn.functional.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=key_mask,
-        dropout_p=dropout,
-        scale=scaling,
-    ).transpose(1, 2)
-    if sees_something is not None:
-        output = output.masked_fill(~sees_something[:, :, None, None], 0.0)
-    return output
 
 
 # A mapping of our own: the names are transformers' (`attn_implementation="eager"`, `"sdpa"`), the functions ours, and no

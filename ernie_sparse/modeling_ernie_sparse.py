@@ -139,7 +139,7 @@ class ErnieSparseEmbeddings(nn.Module):
         tokens = self._finish(inputs_embeds + self.token_type_embeddings(token_type_ids) + positions)
         if not plan.pattern.hierarchical:
             return tokens, tokens[:, :0]
-        representatives = positions[:, plan.first_tokens(), None] + self.representative_embeddings.weight
+        representatives = positions[:, plan.first_tokens, None] + self.representative_embeddings.weight
         representatives = representatives.flatten(1, 2).expand(len(tokens), -1, -1)
         return tokens, self._finish(representatives)
 

@@ -161,6 +161,11 @@ class BlockPlan(NamedTuple):
             For each non-global query block the blocks it sees, ascending. Rows that see fewer than W are filled up
             with block 0.
         is_visible (`torch.BoolTensor` of shape `(N - G, W)`): `False` where `key_blocks` is a filler.
+        first_tokens (`torch.LongTensor` of shape `(N,)`): The first token of every block.
+        sees_everything (`bool`): Whether every block sees every block: the non-global ones lie within each other's window.
+        documents (`torch.LongTensor` of shape `(num_documents, max_blocks)`):
+            The blocks of each document, filled up with block 0. There is one, unless padding was dropped.
+        in_document (`torch.BoolTensor` of shape `(num_documents, max_blocks)`): `False` where `documents` is a filler.
     """
 
     pattern: SparsePattern
@@ -168,6 +173,10 @@ class BlockPlan(NamedTuple):
     num_global_blocks: int
     key_blocks: torch.Tensor
     is_visible: torch.Tensor
+    first_tokens: torch.Tensor
+    sees_everything: bool
+    documents: torch.Tensor
+    in_document: torch.Tensor
 
     @classmethod
     def build(cls, pattern: SparsePattern, num_blocks: int, device: torch.device | str = "cpu") -> "BlockPlan":
@@ -185,7 +194,18 @@ class BlockPlan(NamedTuple):
             columns.append(cls._random_columns(pattern, num_blocks, query))
         table = torch.cat(columns, dim=1).sort(dim=1).values[:, :width]
         is_visible = table < num_blocks
-        return cls(pattern, num_blocks, num_global, torch.where(is_visible, table, 0), is_visible)
+        blocks = torch.arange(num_blocks, device=device)
+        return cls(
+            pattern,
+            num_blocks,
+            num_global,
+            torch.where(is_visible, table, 0),
+            is_visible,
+            first_tokens=(blocks * pattern.block_size - pattern.block_shift).clamp(min=0),
+            sees_everything=num_blocks - num_global - 1 <= pattern.num_window_blocks // 2,
+            documents=blocks[None],
+            in_document=torch.ones(1, num_blocks, dtype=torch.bool, device=device),
+        )
 
     @staticmethod
     def _random_columns(pattern: SparsePattern, num_blocks: int, query: torch.Tensor) -> torch.Tensor:
@@ -197,11 +217,6 @@ class BlockPlan(NamedTuple):
         count = min(pattern.num_random_blocks, num_blocks)
         rank, drawn = rank.topk(count, dim=1, largest=False)
         return torch.where(rank == torch.iinfo(torch.int64).max, num_blocks, drawn)
-
-    @property
-    def sees_everything(self) -> bool:
-        """Whether every block sees every block: the non-global ones lie within each other's window."""
-        return self.num_blocks - self.num_global_blocks - 1 <= self.pattern.num_window_blocks // 2
 
     def block_mask(self) -> torch.Tensor:
         """The same table read densely: `(N, N)` bool, True where query block (row) sees key block (column)."""
@@ -217,11 +232,6 @@ class BlockPlan(NamedTuple):
         """The block of every token, `(num_tokens,)`."""
         tokens = torch.arange(num_tokens, device=self.key_blocks.device)
         return (tokens + self.pattern.block_shift) // self.pattern.block_size
-
-    def first_tokens(self) -> torch.Tensor:
-        """The first token of every block, `(N,)`."""
-        blocks = torch.arange(self.num_blocks, device=self.key_blocks.device)
-        return (blocks * self.pattern.block_size - self.pattern.block_shift).clamp(min=0)
 
 
 def block_plan(pattern: SparsePattern, num_tokens: int, device: torch.device | str) -> BlockPlan:

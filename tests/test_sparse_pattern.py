@@ -212,7 +212,7 @@ def test_tokens_are_cut_into_blocks_with_a_short_first_one(block_size):
         assert plan.num_blocks == len(blocks)
         token_blocks = plan.token_blocks(num_tokens).tolist()
         assert token_blocks == [index for index, block in enumerate(blocks) for _ in block]
-        assert plan.first_tokens().tolist() == [token_blocks.index(block) for block in range(len(blocks))]
+        assert plan.first_tokens.tolist() == [token_blocks.index(block) for block in range(len(blocks))]
 
 
 @pytest.mark.parametrize("num_random_blocks", [0, 2])

@@ -1,0 +1,253 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+Attention by block table: rows of query blocks against the key blocks that the table names for them. One definition,
+two ways to compute it: SDPA on gathered keys and values, which runs everywhere, and a function for the CPU.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+# How many attention scores the CPU function holds at a time: 2 MiB of fp32, about what a core's own cache takes.
+CHUNK_SCORES = 2**19
+
+
+class BlockRows(NamedTuple):
+    """
+    Rows of a block table, each with its own query blocks and the key blocks they attend to.
+
+    Args:
+        query_blocks (`torch.LongTensor` of shape `(num_rows, num_query_blocks)`): No block stands in two rows.
+        key_blocks (`torch.LongTensor` of shape `(num_rows, width)`): Any block as a filler where nothing is visible.
+        key_mask (`torch.BoolTensor` of shape `(batch_size or 1, num_rows, width * slots_per_block)`, *optional*):
+            Which of the slots in `key_blocks` may be attended to; all of them when `None`.
+    """
+
+    query_blocks: torch.Tensor
+    key_blocks: torch.Tensor
+    key_mask: torch.Tensor | None
+
+
+def block_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tables: tuple[BlockRows, ...],
+    scaling: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """
+    Softmax attention of every row's query slots over its key slots. The tables' query blocks are together all blocks,
+    in order.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, num_blocks, slots_per_block, head_dim)`)
+        tables (`tuple` of [`BlockRows`]): Who sees whom.
+        scaling (`float`): Factor on the dot products.
+        dropout (`float`, defaults to 0.0): Probability of dropping an attention weight.
+
+    Returns:
+        `torch.Tensor` of the query's shape: zero in rows that see nothing, with zero gradients there.
+    """
+    if runs_on_cpu(query):
+        seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
+        return _CpuBlockAttention.apply(query, key, value, tables, scaling, dropout, seed)[0]
+    return gathered_block_attention(query, key, value, tables, scaling, dropout)
+
+
+def runs_on_cpu(states: torch.Tensor) -> bool:
+    """Whether the function for the CPU can compute on `states`: it is of no use to a compiler or a tracer."""
+    return (
+        states.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def gathered_block_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tables: tuple[BlockRows, ...],
+    scaling: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """[`block_attention`] on every device, compilable and exportable: keys and values are gathered row by row."""
+    batch_size, num_heads, num_blocks, slots, head_dim = query.shape
+    outputs, first = [], 0
+    for rows in tables:
+        (num_rows, height), width = rows.query_blocks.shape, rows.key_blocks.shape[1]
+        last = first + num_rows * height
+        row_query = query[:, :, first:last].reshape(batch_size, num_heads, num_rows, height * slots, head_dim)
+        if num_rows == 1 and width == num_blocks:
+            row_key, row_value = (states.flatten(2, 3).unsqueeze(2) for states in (key, value))
+        else:
+            row_key, row_value = (
+                states.index_select(2, rows.key_blocks.flatten()).view(
+                    batch_size, num_heads, num_rows, width * slots, head_dim
+                )
+                for states in (key, value)
+            )
+        output = masked_sdpa(row_query, row_key, row_value, rows.key_mask, scaling, dropout)
+        outputs.append(output.view(batch_size, num_heads, num_rows * height, slots, head_dim))
+        first = last
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+def masked_sdpa(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+) -> torch.Tensor:
+    """
+    SDPA on `(batch_size, num_heads, num_rows, length, head_dim)` with one mask per key, `(batch_size or 1, num_rows,
+    num_keys)`. A row whose keys are all masked is zero: it is computed with a zero query as if nothing were masked and
+    then cleared, because kernels differ on such rows and a NaN cleared afterwards would still poison the gradient.
+    """
+    batch_size, num_heads = query.shape[:2]
+    sees_something = None
+    if key_mask is not None:
+        sees_something = key_mask.any(dim=-1)[:, None, :, None, None]
+        key_mask = (key_mask[:, None, :, None, :] | ~sees_something).expand(batch_size, num_heads, -1, -1, -1)
+        key_mask = key_mask.flatten(0, 1)
+        query = query.masked_fill(~sees_something, 0.0)
+    output = nn.functional.scaled_dot_product_attention(
+        query.flatten(0, 1),
+        key.flatten(0, 1),
+        value.flatten(0, 1),
+        attn_mask=key_mask,
+        dropout_p=dropout,
+        scale=scaling,
+    ).unflatten(0, (batch_size, num_heads))
+    return output if sees_something is None else output.masked_fill(~sees_something, 0.0)
+
+
+class _CpuBlockAttention(torch.autograd.Function):
+    """
+    Scores are made, used and forgotten in chunks that stay in the cache, in the backward pass once more from the saved
+    log-sum-exp, as FlashAttention does it. Half precision is computed in fp32. SDPA on the CPU has to be given gathered
+    keys and values, and with dropout it leaves its fast kernel.
+    """
+
+    @staticmethod
+    def forward(query, key, value, tables, scaling, dropout, seed):
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        query_rows, key_rows, value_rows = (_as_rows(states, dtype) for states in (query, key, value))
+        slots, head_dim = query.shape[3:]
+        output = torch.empty_like(query_rows)
+        log_sum_exp = output.new_empty(len(output), slots)
+        generator = torch.Generator().manual_seed(seed)
+        for queries, keys, mask in _chunks(tables, query.shape):
+            chunk = len(keys)
+            chunk_query = query_rows.index_select(0, queries).view(chunk, -1, head_dim)
+            chunk_key, chunk_value = (
+                rows.index_select(0, keys.flatten()).view(chunk, -1, head_dim) for rows in (key_rows, value_rows)
+            )
+            scores = _scores(chunk_query, chunk_key, mask, scaling)
+            # A row that sees nothing has the weights exp(-inf) and divides them by more than zero.
+            top = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(dtype).min / 2)
+            weights = scores.sub_(top).exp_()
+            total = weights.sum(-1, keepdim=True).clamp_(min=torch.finfo(dtype).tiny)
+            log_sum_exp.index_copy_(0, queries, (top + total.log()).view(-1, slots))
+            if dropout:
+                weights.mul_(_keep(weights.shape, dropout, generator))
+            chunk_output = torch.bmm(weights, chunk_value).mul_(_growth(dropout) / total)
+            output.index_copy_(0, queries, chunk_output.view(-1, slots * head_dim))
+        return output.view(query.shape).to(query.dtype), log_sum_exp
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        query, key, value, *ctx.settings = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(query, key, value, *output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient, _):
+        tables, scaling, dropout, seed = ctx.settings
+        query, key, value, output, log_sum_exp = ctx.saved_tensors
+        slots, head_dim = query.shape[3:]
+        query_rows, key_rows, value_rows, output_rows, gradient_rows = (
+            _as_rows(states, log_sum_exp.dtype) for states in (query, key, value, output, gradient)
+        )
+        # What softmax's gradient subtracts: the mean of the weights' gradients, which is the output's own product.
+        mean = (gradient_rows * output_rows).view(-1, slots, head_dim).sum(-1)
+        query_gradient = torch.empty_like(query_rows)
+        key_gradient, value_gradient = torch.zeros_like(key_rows), torch.zeros_like(value_rows)
+        generator = torch.Generator().manual_seed(seed)
+        for queries, keys, mask in _chunks(tables, query.shape):
+            chunk, keys = len(keys), keys.flatten()
+            chunk_query, chunk_gradient = (
+                rows.index_select(0, queries).view(chunk, -1, head_dim) for rows in (query_rows, gradient_rows)
+            )
+            chunk_key, chunk_value = (
+                rows.index_select(0, keys).view(chunk, -1, head_dim) for rows in (key_rows, value_rows)
+            )
+            chunk_mean, chunk_lse = (rows.index_select(0, queries).view(chunk, -1, 1) for rows in (mean, log_sum_exp))
+            weights = _scores(chunk_query, chunk_key, mask, scaling).sub_(chunk_lse).exp_()
+            slopes = torch.bmm(chunk_gradient, chunk_value.transpose(1, 2))
+            dropped = weights
+            if dropout:
+                keep = _keep(weights.shape, dropout, generator)
+                dropped = (weights * keep).mul_(_growth(dropout))
+                slopes.mul_(keep).mul_(_growth(dropout))
+            chunk_value_gradient = torch.bmm(dropped.transpose(1, 2), chunk_gradient)
+            value_gradient.index_add_(0, keys, chunk_value_gradient.view(-1, slots * head_dim))
+            slopes.sub_(chunk_mean).mul_(weights)
+            chunk_query_gradient = torch.bmm(slopes, chunk_key).mul_(scaling)
+            query_gradient.index_copy_(0, queries, chunk_query_gradient.view(-1, slots * head_dim))
+            chunk_key_gradient = torch.bmm(slopes.transpose(1, 2), chunk_query)
+            key_gradient.index_add_(0, keys, chunk_key_gradient.view(-1, slots * head_dim), alpha=scaling)
+        gradients = (query_gradient, key_gradient, value_gradient)
+        return *(rows.view(query.shape).to(query.dtype) for rows in gradients), None, None, None, None
+
+
+def _as_rows(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """One row per block of each head of each document: `(batch_size · num_heads · num_blocks, slots · head_dim)`."""
+    return states.to(dtype).reshape(-1, states.shape[3] * states.shape[4])
+
+
+def _chunks(
+    tables: tuple[BlockRows, ...], shape: torch.Size
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """The tables' rows for every head of every document, as many at a time as the cache takes: query blocks (flat), key
+    blocks, and the mask of the keys where there is one."""
+    batch_size, num_heads, num_blocks, slots, _ = shape
+    offsets = torch.arange(batch_size * num_heads)[:, None, None] * num_blocks
+    for query_blocks, key_blocks, key_mask in tables:
+        num_rows, height = query_blocks.shape
+        if num_rows == 0:
+            continue
+        size = max(1, CHUNK_SCORES // (height * slots * key_blocks.shape[1] * slots))
+        queries, keys = ((offsets + blocks).flatten(0, 1).split(size) for blocks in (query_blocks, key_blocks))
+        masks = [None] * len(keys)
+        if key_mask is not None:
+            row = torch.arange(batch_size * num_heads * num_rows)
+            document = row // (num_heads * num_rows) if len(key_mask) > 1 else 0
+            mask_rows = (document * num_rows + row % num_rows).split(size)
+            masks = (key_mask.flatten(0, 1)[index] for index in mask_rows)
+        for chunk_queries, chunk_keys, mask in zip(queries, keys, masks, strict=True):
+            yield chunk_queries.flatten(), chunk_keys, None if mask is None or mask.all() else mask
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
+    scores = torch.bmm(query * scaling, key.transpose(1, 2))
+    return scores if mask is None else scores.masked_fill_(~mask[:, None], -torch.inf)
+
+
+def _keep(shape: torch.Size, dropout: float, generator: torch.Generator) -> torch.Tensor:
+    """Which weights survive dropout: 16 random bits decide on each, which takes a fifth of `bernoulli_`'s time."""
+    count = shape.numel()
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[:count].view(shape) > max(round(dropout * 2**16) - 2**15 - 1, -(2**15))
+
+
+def _growth(dropout: float) -> float:
+    """What dropout multiplies the surviving weights by."""
+    return 1 / (1 - dropout) if dropout < 1 else 0.0
