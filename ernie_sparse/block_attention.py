@@ -23,11 +23,13 @@ class BlockRows(NamedTuple):
         key_blocks (`torch.LongTensor` of shape `(num_rows, width)`): Any block as a filler where nothing is visible.
         key_mask (`torch.BoolTensor` of shape `(batch_size or 1, num_rows, width * slots_per_block)`, *optional*):
             Which of the slots in `key_blocks` may be attended to; all of them when `None`.
+        may_see_nothing (`bool`, defaults to `True`): Whether a row of `key_mask` may be all `False`.
     """
 
     query_blocks: torch.Tensor
     key_blocks: torch.Tensor
     key_mask: torch.Tensor | None
+    may_see_nothing: bool = True
 
 
 def block_attention(
@@ -77,24 +79,26 @@ def gathered_block_attention(
 ) -> torch.Tensor:
     """[`block_attention`] on every device, compilable and exportable: keys and values are gathered row by row."""
     batch_size, num_heads, num_blocks, slots, head_dim = query.shape
+    query, key, value = (states.flatten(0, 1) for states in (query, key, value))
     outputs, first = [], 0
-    for rows in tables:
-        (num_rows, height), width = rows.query_blocks.shape, rows.key_blocks.shape[1]
+    for query_blocks, key_blocks, key_mask, may_see_nothing in tables:
+        (num_rows, height), width = query_blocks.shape, key_blocks.shape[1]
         last = first + num_rows * height
-        row_query = query[:, :, first:last].reshape(batch_size, num_heads, num_rows, height * slots, head_dim)
+        row_query = query[:, first:last].reshape(-1, num_rows, height * slots, head_dim)
         if num_rows == 1 and width == num_blocks:
-            row_key, row_value = (states.flatten(2, 3).unsqueeze(2) for states in (key, value))
+            row_key, row_value = (states.flatten(1, 2).unsqueeze(1) for states in (key, value))
         else:
             row_key, row_value = (
-                states.index_select(2, rows.key_blocks.flatten()).view(
-                    batch_size, num_heads, num_rows, width * slots, head_dim
-                )
+                states.index_select(1, key_blocks.flatten()).view(-1, num_rows, width * slots, head_dim)
                 for states in (key, value)
             )
-        output = masked_sdpa(row_query, row_key, row_value, rows.key_mask, scaling, dropout)
-        outputs.append(output.view(batch_size, num_heads, num_rows * height, slots, head_dim))
+        if key_mask is not None:
+            key_mask = key_mask[:, None, :, None].expand(batch_size, num_heads, -1, -1, -1).flatten(0, 1)
+        output = masked_sdpa(row_query, row_key, row_value, key_mask, scaling, dropout, may_see_nothing)
+        outputs.append(output.view(-1, num_rows * height, slots, head_dim))
         first = last
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    return output.unflatten(0, (batch_size, num_heads))
 
 
 def masked_sdpa(
@@ -104,27 +108,21 @@ def masked_sdpa(
     key_mask: torch.Tensor | None,
     scaling: float,
     dropout: float,
+    may_see_nothing: bool = True,
 ) -> torch.Tensor:
     """
-    SDPA on `(batch_size, num_heads, num_rows, length, head_dim)` with one mask per key, `(batch_size or 1, num_rows,
-    num_keys)`. A row whose keys are all masked is zero: it is computed with a zero query as if nothing were masked and
-    then cleared, because kernels differ on such rows and a NaN cleared afterwards would still poison the gradient.
+    SDPA with one mask per key, which broadcasts against `(…, 1, num_keys)`. A row whose keys are all masked is zero: it
+    is computed with a zero query as if nothing were masked and then cleared, because kernels differ on such rows and a
+    NaN cleared afterwards would still poison the gradient.
     """
-    batch_size, num_heads = query.shape[:2]
     sees_something = None
-    if key_mask is not None:
-        sees_something = key_mask.any(dim=-1)[:, None, :, None, None]
-        key_mask = (key_mask[:, None, :, None, :] | ~sees_something).expand(batch_size, num_heads, -1, -1, -1)
-        key_mask = key_mask.flatten(0, 1)
+    if key_mask is not None and may_see_nothing:
+        sees_something = key_mask.any(dim=-1, keepdim=True)
+        key_mask = key_mask | ~sees_something
         query = query.masked_fill(~sees_something, 0.0)
     output = nn.functional.scaled_dot_product_attention(
-        query.flatten(0, 1),
-        key.flatten(0, 1),
-        value.flatten(0, 1),
-        attn_mask=key_mask,
-        dropout_p=dropout,
-        scale=scaling,
-    ).unflatten(0, (batch_size, num_heads))
+        query, key, value, attn_mask=key_mask, dropout_p=dropout, scale=scaling
+    )
     return output if sees_something is None else output.masked_fill(~sees_something, 0.0)
 
 
@@ -220,7 +218,7 @@ def _chunks(
     blocks, and the mask of the keys where there is one."""
     batch_size, num_heads, num_blocks, slots, _ = shape
     offsets = torch.arange(batch_size * num_heads)[:, None, None] * num_blocks
-    for query_blocks, key_blocks, key_mask in tables:
+    for query_blocks, key_blocks, key_mask, _ in tables:
         num_rows, height = query_blocks.shape
         if num_rows == 0:
             continue

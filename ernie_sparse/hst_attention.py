@@ -119,36 +119,40 @@ def sdpa_hst_attention(
     query, key, value = (to_blocks(states, plan, num_tokens, dim=2) for states in (query, key, value))
     tables = _tables(plan, attention_mask, num_tokens, num_slots)
     output = block_attention(query, key, value, tables, scaling, dropout)
-    return from_blocks(output, plan, num_tokens, num_slots, dim=2).transpose(1, 2), None
+    return from_blocks(output.permute(0, 2, 3, 1, 4), plan, num_tokens), None
 
 
 def _dense_attention(query, key, value, attention_mask, scaling, dropout) -> torch.Tensor:
     """Everything sees everything, `(batch_size, num_heads, num_slots, head_dim)`."""
-    key_mask = None if attention_mask is None else attention_mask[:, None]
-    # One row of one block, which holds all slots.
-    query, key, value = (states.unsqueeze(2) for states in (query, key, value))
     if dropout and runs_on_cpu(query):
+        # One row of one block, which holds all slots.
+        query, key, value = (states.unsqueeze(2) for states in (query, key, value))
         block = torch.zeros(1, 1, dtype=torch.long)
-        return block_attention(query, key, value, (BlockRows(block, block, key_mask),), scaling, dropout).squeeze(2)
-    return masked_sdpa(query, key, value, key_mask, scaling, dropout).squeeze(2)
+        rows = BlockRows(block, block, None if attention_mask is None else attention_mask[:, None])
+        return block_attention(query, key, value, (rows,), scaling, dropout).squeeze(2)
+    key_mask = None if attention_mask is None else attention_mask[:, None, None]
+    return masked_sdpa(query, key, value, key_mask, scaling, dropout)
 
 
 def _tables(plan: BlockPlan, attention_mask: torch.Tensor | None, num_tokens: int, num_slots: int):
     """The plan's two block tables with their masks of slots: global blocks, document by document, and the others."""
     device, num_global = plan.key_blocks.device, plan.num_global_blocks
-    if attention_mask is None:
+    is_padded = attention_mask is not None
+    has_places = num_tokens < plan.num_blocks * plan.pattern.block_size
+    if not is_padded:
         attention_mask = torch.ones(1, num_slots, dtype=torch.bool, device=device)
-        # Places before the first and behind the last token are the only ones that no one sees.
+    # Places before the first and behind the last token become False.
     is_real = to_blocks(attention_mask, plan, num_tokens)
     local_mask = is_real[:, plan.key_blocks] & plan.is_visible[None, :, :, None]
     blocks = torch.arange(plan.num_blocks, device=device)
-    local = BlockRows(blocks[num_global:, None], plan.key_blocks, local_mask.flatten(2))
+    local = BlockRows(blocks[num_global:, None], plan.key_blocks, local_mask.flatten(2), may_see_nothing=is_padded)
     if num_global == 0:
         return (local,)
-    global_mask = is_real[:, plan.documents] & plan.in_document[None, :, :, None]
-    return BlockRows(
-        blocks[:num_global].view(len(plan.documents), -1), plan.documents, global_mask.flatten(2)
-    ), local
+    global_mask = None
+    if is_padded or has_places:
+        global_mask = (is_real[:, plan.documents] & plan.in_document[None, :, :, None]).flatten(2)
+    rows = blocks[:num_global].view(len(plan.documents), -1)
+    return BlockRows(rows, plan.documents, global_mask, may_see_nothing=is_padded), local
 
 
 def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 1) -> torch.Tensor:
@@ -165,15 +169,15 @@ def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 
     return torch.cat(list(parts), dim=dim + 1)
 
 
-def from_blocks(
-    blocks: torch.Tensor, plan: BlockPlan, num_tokens: int, num_slots: int, dim: int = 1
-) -> torch.Tensor:
-    """The inverse of [`to_blocks`]."""
+def from_blocks(blocks: torch.Tensor, plan: BlockPlan, num_tokens: int) -> torch.Tensor:
+    """The inverse of [`to_blocks`], `(batch_size, N, R + block_size, …)` to `(batch_size, num_slots, …)`."""
     block_size = plan.pattern.block_size
-    parts = blocks.split([blocks.shape[dim + 1] - block_size, block_size], dim=dim + 1)
-    representatives, tokens = (states.flatten(dim, dim + 1) for states in parts)
-    tokens = tokens.narrow(dim, plan.pattern.block_shift, num_tokens)
-    return torch.cat([representatives, tokens], dim=dim)
+    # Split, not sliced twice: the gradient of a slice is a tensor of the whole size.
+    parts = blocks.split([blocks.shape[2] - block_size, block_size], dim=2)
+    representatives, tokens = (states.flatten(1, 2) for states in parts)
+    if tokens.shape[1] != num_tokens:
+        tokens = tokens.narrow(1, plan.pattern.block_shift, num_tokens)
+    return torch.cat([representatives, tokens], dim=1)
 
 
 def slot_mask(attention_mask: torch.Tensor, plan: BlockPlan, num_representatives: int) -> torch.Tensor:

@@ -304,7 +304,8 @@ class ErnieSparseLayer(GradientCheckpointingLayer):
         chunks = slots.split(self.chunk_size_feed_forward or slots.shape[1], dim=1)
         outputs = [self.output(self.intermediate(chunk), chunk) for chunk in chunks]
         slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return slots[:, num_representatives:], slots[:, :num_representatives]
+        representatives, hidden_states = slots.split([num_representatives, num_tokens], dim=1)
+        return hidden_states, representatives
 
 
 class ErnieSparseEncoder(nn.Module):

@@ -435,7 +435,7 @@ def test_cutting_into_blocks_and_back(per_block):
         slots = torch.randn(2, num_slots, 3)
         blocks = to_blocks(slots, plan, num_tokens)
         assert blocks.shape == (2, plan.num_blocks, per_block + block_size, 3)
-        assert torch.equal(from_blocks(blocks, plan, num_tokens, num_slots), slots)
+        assert torch.equal(from_blocks(blocks, plan, num_tokens), slots)
         expected = blocks_of_slots(pattern, num_tokens, per_block)
         assert slot_blocks(plan, num_tokens, num_slots).tolist() == expected
         for block in range(plan.num_blocks):
