@@ -18,6 +18,7 @@ from .configuration_ernie_sparse import ErnieSparseConfig
 from .hst_attention import ALL_ATTENTION_FUNCTIONS, eager_hst_attention, slot_mask
 from .saor import IGNORE_INDEX, SaorLoss, saor_loss
 from .sparse_pattern import BlockPlan, SparsePattern, block_plan
+from .unpadding import drop_padding
 
 Pattern = SparsePattern | dict | str
 
@@ -241,9 +242,10 @@ class ErnieSparseAttention(nn.Module):
             return slots
         representatives, tokens = slots.split([num_representatives, num_tokens], dim=1)
         mask = None if attention_mask is None else attention_mask[:, :num_representatives]
-        summary, _ = self.self(representatives, mask, None, 0, **kwargs)
-        representatives = self.output(summary, representatives, self.representative_LayerNorm)
-        return torch.cat([representatives, tokens], dim=1)
+        by_document, mask = plan.by_document(representatives, mask)
+        summary, _ = self.self(by_document, mask, None, 0, **kwargs)
+        by_document = self.output(summary, by_document, self.representative_LayerNorm)
+        return torch.cat([plan.by_block(by_document), tokens], dim=1)
 
 
 class ErnieSparseIntermediate(nn.Module):
@@ -465,14 +467,35 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         ):
             if ids is not None:
                 _check_ids(name, ids, size)
-        plan = block_plan(pattern, num_tokens, device)
+        plan, packed = block_plan(pattern, num_tokens, device), None
+        if attention_mask is not None and self._may_drop_padding(attention_mask, **kwargs):
+            packed = drop_padding(attention_mask, plan)
+        if packed is not None:
+            plan, attention_mask = packed.plan, packed.pack_mask(attention_mask)
+            inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
+            input_ids, token_type_ids, position_ids, inputs_embeds = map(packed.pack, inputs)
         hidden_states, representatives = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, plan)
         mask = None if attention_mask is None else slot_mask(attention_mask, plan, representatives.shape[1])
         hidden_states, representatives = self.encoder(hidden_states, representatives, mask, plan, **kwargs)
+        if packed is not None:
+            hidden_states = packed.unpack(hidden_states)
+            representatives = packed.unpack_representatives(representatives)
         return ErnieSparseModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=None if self.pooler is None else self.pooler(hidden_states),
             representative_hidden_state=representatives if pattern.hierarchical else None,
+        )
+
+    def _may_drop_padding(self, attention_mask: torch.Tensor, **kwargs) -> bool:
+        """Only the block form takes packed batches, shapes must not depend on data under a compiler or a tracer, and
+        captured states and maps are promised in the batch's shape."""
+        captured = (f"output_{name}" for name in ("hidden_states", "attentions"))
+        return (
+            self.config._attn_implementation == "sdpa"
+            and attention_mask.device.type != "meta"
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and not any(kwargs.get(name, getattr(self.config, name, False)) for name in captured)
         )
 
     def _check_inputs(self, input_ids, inputs_embeds, attention_mask) -> tuple[int, torch.device]:

@@ -234,6 +234,30 @@ class BlockPlan(NamedTuple):
         return (tokens + self.pattern.block_shift) // self.pattern.block_size
 
 
+    def by_document(
+        self, representatives: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Representatives `(1, N · R, …)` and which of them are real as one row per document, `(num_documents, max_blocks ·
+        R, …)`. Nothing changes where there is one document per row already.
+        """
+        if len(self.documents) == 1:
+            return representatives, mask
+        blocks = representatives[0].unflatten(0, (self.num_blocks, -1))
+        rows = blocks.index_select(0, self.documents.flatten()).unflatten(0, self.documents.shape).flatten(1, 2)
+        is_real = mask[0].unflatten(0, (self.num_blocks, -1))[self.documents] & self.in_document[:, :, None]
+        return rows, is_real.flatten(1, 2)
+
+    def by_block(self, rows: torch.Tensor) -> torch.Tensor:
+        """The inverse of [`BlockPlan.by_document`], for the representatives."""
+        if len(self.documents) == 1:
+            return rows
+        blocks = rows.unflatten(1, (self.documents.shape[1], -1))
+        return blocks.new_zeros(self.num_blocks, *blocks.shape[2:]).index_copy(
+            0, self.documents[self.in_document], blocks[self.in_document]
+        ).flatten(0, 1)[None]
+
+
 def block_plan(pattern: SparsePattern, num_tokens: int, device: torch.device | str) -> BlockPlan:
     """The plan of `pattern` for documents of `num_tokens` tokens on `device`, from a small cache."""
     num_blocks = pattern.num_blocks(num_tokens)
