@@ -55,7 +55,7 @@ def block_attention(
     """
     if runs_on_cpu(query):
         seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
-        return _CpuBlockAttention.apply(query, key, value, tables, scaling, dropout, seed)[0]
+        return _CpuBlockAttention.apply(query, key, value, tables, scaling, dropout, seed)
     return gathered_block_attention(query, key, value, tables, scaling, dropout)
 
 
@@ -128,54 +128,43 @@ def masked_sdpa(
 
 class _CpuBlockAttention(torch.autograd.Function):
     """
-    Scores are made, used and forgotten in chunks that stay in the cache, in the backward pass once more from the saved
-    log-sum-exp, as FlashAttention does it. Half precision is computed in fp32. SDPA on the CPU has to be given gathered
-    keys and values, and with dropout it leaves its fast kernel.
+    Weights are made, used and forgotten in chunks that stay in the cache, and made once more in the backward pass. Half
+    precision is computed in fp32. SDPA on the CPU has to be given gathered keys and values, and with dropout it leaves
+    its fast kernel.
     """
 
     @staticmethod
     def forward(query, key, value, tables, scaling, dropout, seed):
         dtype = torch.promote_types(query.dtype, torch.float32)
         query_rows, key_rows, value_rows = (_as_rows(states, dtype) for states in (query, key, value))
-        slots, head_dim = query.shape[3:]
+        head_dim = query.shape[4]
         output = torch.empty_like(query_rows)
-        log_sum_exp = output.new_empty(len(output), slots)
         generator = torch.Generator().manual_seed(seed)
         for queries, keys, mask in _chunks(tables, query.shape):
-            chunk = len(keys)
-            chunk_query = query_rows.index_select(0, queries).view(chunk, -1, head_dim)
+            chunk_query = query_rows.index_select(0, queries).view(len(keys), -1, head_dim)
             chunk_key, chunk_value = (
-                rows.index_select(0, keys.flatten()).view(chunk, -1, head_dim) for rows in (key_rows, value_rows)
+                rows.index_select(0, keys.flatten()).view(len(keys), -1, head_dim) for rows in (key_rows, value_rows)
             )
-            scores = _scores(chunk_query, chunk_key, mask, scaling)
-            # A row that sees nothing has the weights exp(-inf) and divides them by more than zero.
-            top = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(dtype).min / 2)
-            weights = scores.sub_(top).exp_()
-            total = weights.sum(-1, keepdim=True).clamp_(min=torch.finfo(dtype).tiny)
-            log_sum_exp.index_copy_(0, queries, (top + total.log()).view(-1, slots))
+            weights = _weights(chunk_query, chunk_key, mask, scaling)
             if dropout:
-                weights.mul_(_keep(weights.shape, dropout, generator))
-            chunk_output = torch.bmm(weights, chunk_value).mul_(_growth(dropout) / total)
-            output.index_copy_(0, queries, chunk_output.view(-1, slots * head_dim))
-        return output.view(query.shape).to(query.dtype), log_sum_exp
+                weights.mul_(_kept(weights, dropout, generator))
+            output.index_copy_(0, queries, torch.bmm(weights, chunk_value).view(len(queries), -1))
+        return output.view(query.shape).to(query.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         query, key, value, *ctx.settings = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(query, key, value, *output)
+        ctx.save_for_backward(query, key, value)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient, _):
+    def backward(ctx, gradient):
         tables, scaling, dropout, seed = ctx.settings
-        query, key, value, output, log_sum_exp = ctx.saved_tensors
-        slots, head_dim = query.shape[3:]
-        query_rows, key_rows, value_rows, output_rows, gradient_rows = (
-            _as_rows(states, log_sum_exp.dtype) for states in (query, key, value, output, gradient)
+        query, key, value = ctx.saved_tensors
+        dtype, head_dim = torch.promote_types(query.dtype, torch.float32), query.shape[4]
+        query_rows, key_rows, value_rows, gradient_rows = (
+            _as_rows(states, dtype) for states in (query, key, value, gradient)
         )
-        # What softmax's gradient subtracts: the mean of the weights' gradients, which is the output's own product.
-        mean = (gradient_rows * output_rows).view(-1, slots, head_dim).sum(-1)
         query_gradient = torch.empty_like(query_rows)
         key_gradient, value_gradient = torch.zeros_like(key_rows), torch.zeros_like(value_rows)
         generator = torch.Generator().manual_seed(seed)
@@ -187,21 +176,23 @@ class _CpuBlockAttention(torch.autograd.Function):
             chunk_key, chunk_value = (
                 rows.index_select(0, keys).view(chunk, -1, head_dim) for rows in (key_rows, value_rows)
             )
-            chunk_mean, chunk_lse = (rows.index_select(0, queries).view(chunk, -1, 1) for rows in (mean, log_sum_exp))
-            weights = _scores(chunk_query, chunk_key, mask, scaling).sub_(chunk_lse).exp_()
+            weights = _weights(chunk_query, chunk_key, mask, scaling)
             slopes = torch.bmm(chunk_gradient, chunk_value.transpose(1, 2))
             dropped = weights
             if dropout:
-                keep = _keep(weights.shape, dropout, generator)
-                dropped = (weights * keep).mul_(_growth(dropout))
-                slopes.mul_(keep).mul_(_growth(dropout))
-            chunk_value_gradient = torch.bmm(dropped.transpose(1, 2), chunk_gradient)
-            value_gradient.index_add_(0, keys, chunk_value_gradient.view(-1, slots * head_dim))
-            slopes.sub_(chunk_mean).mul_(weights)
-            chunk_query_gradient = torch.bmm(slopes, chunk_key).mul_(scaling)
-            query_gradient.index_copy_(0, queries, chunk_query_gradient.view(-1, slots * head_dim))
-            chunk_key_gradient = torch.bmm(slopes.transpose(1, 2), chunk_query)
-            key_gradient.index_add_(0, keys, chunk_key_gradient.view(-1, slots * head_dim), alpha=scaling)
+                kept = _kept(weights, dropout, generator)
+                dropped = weights * kept
+                slopes.mul_(kept)
+            value_gradient.index_add_(
+                0, keys, torch.bmm(dropped.transpose(1, 2), chunk_gradient).view(len(keys), -1)
+            )
+            slopes = torch.ops.aten._softmax_backward_data(slopes, weights, -1, dtype)
+            query_gradient.index_copy_(
+                0, queries, torch.bmm(slopes, chunk_key).mul_(scaling).view(len(queries), -1)
+            )
+            key_gradient.index_add_(
+                0, keys, torch.bmm(slopes.transpose(1, 2), chunk_query).view(len(keys), -1), alpha=scaling
+            )
         gradients = (query_gradient, key_gradient, value_gradient)
         return *(rows.view(query.shape).to(query.dtype) for rows in gradients), None, None, None, None
 
@@ -234,18 +225,26 @@ def _chunks(
             yield chunk_queries.flatten(), chunk_keys, None if mask is None or mask.all() else mask
 
 
-def _scores(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
+def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
+    """Softmax over the keys, zero in rows that see nothing."""
     scores = torch.bmm(query * scaling, key.transpose(1, 2))
-    return scores if mask is None else scores.masked_fill_(~mask[:, None], -torch.inf)
+    if mask is None:
+        return scores.softmax(-1)
+    # Only a document's first and last blocks and padded ones have something to mask.
+    rows = (~mask).any(dim=-1).nonzero().flatten()
+    mask = mask[rows]
+    masked = scores[rows].masked_fill_(~mask[:, None], torch.finfo(scores.dtype).min)
+    weights = scores.index_copy_(0, rows, masked).softmax(-1)
+    return weights.index_fill_(0, rows[~mask.any(dim=-1)], 0.0)
 
 
-def _keep(shape: torch.Size, dropout: float, generator: torch.Generator) -> torch.Tensor:
-    """Which weights survive dropout: 16 random bits decide on each, which takes a fifth of `bernoulli_`'s time."""
-    count = shape.numel()
+def _kept(weights: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:
+    """
+    What dropout multiplies the weights by: 0, or 1 / (1 - dropout). 16 random bits decide on each, which takes a fifth of
+    the time of `bernoulli_`.
+    """
+    count = weights.numel()
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return words.view(torch.int16)[:count].view(shape) > max(round(dropout * 2**16) - 2**15 - 1, -(2**15))
-
-
-def _growth(dropout: float) -> float:
-    """What dropout multiplies the surviving weights by."""
-    return 1 / (1 - dropout) if dropout < 1 else 0.0
+    bits = words.view(torch.int16)[:count].view(weights.shape)
+    growth = 1 / (1 - dropout) if dropout < 1 else 0.0
+    return (bits >= min(round(dropout * 2**16) - 2**15, 2**15 - 1)).to(weights.dtype).mul_(growth)

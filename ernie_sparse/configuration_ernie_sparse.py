@@ -95,7 +95,15 @@ class ErnieSparseConfig(PreTrainedConfig):
     @property
     def pattern(self) -> SparsePattern:
         """The model's own sparse pattern, as a value."""
-        return SparsePattern(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SparsePattern)})
+        return SparsePattern(
+            block_size=self.block_size,
+            num_window_blocks=self.num_window_blocks,
+            num_global_blocks=self.num_global_blocks,
+            num_random_blocks=self.num_random_blocks,
+            block_shift=self.block_shift,
+            hierarchical=self.hierarchical,
+            seed=self.pattern_seed,
+        )
 
     @pattern.setter
     def pattern(self, value):

@@ -50,9 +50,8 @@ class SparsePattern:
     def __post_init__(self):
         if type(self.hierarchical) is not bool:
             raise ValueError(f"hierarchical={self.hierarchical!r} is not allowed: it must be true or false")
-        for field in dataclasses.fields(self):
-            if field.name != "hierarchical":
-                self._check_integer(field.name)
+        for name in _INTEGER_FIELDS:
+            self._check_integer(name)
         if self.num_window_blocks % 2 == 0:
             raise ValueError(
                 f"num_window_blocks={self.num_window_blocks} is not allowed: it must be odd "
@@ -146,6 +145,17 @@ class SparsePattern:
             return []
         unseen = [k for k in range(num_blocks) if not self._sees_before_random(query_block, k)]
         return sorted(sorted(unseen, key=lambda k: (_hash32(self.seed, query_block, k), k))[: self.num_random_blocks])
+
+
+# Spelled out, because a compiler cannot follow `dataclasses.fields`.
+_INTEGER_FIELDS = (
+    "block_size",
+    "num_window_blocks",
+    "num_global_blocks",
+    "num_random_blocks",
+    "block_shift",
+    "seed",
+)
 
 
 class BlockPlan(NamedTuple):
