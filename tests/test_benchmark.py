@@ -146,7 +146,7 @@ def test_the_notes_say_what_the_peers_do():
         case.step()
         assert case.model.attention_type == attention_type
         assert (note("bigbird", length) == "full attention") == (attention_type == "original_full")
-    # The longest input is padded beyond the length asked for, so the table of positions must reach further.
+    # The longest input that was asked for must fit, padded as it is.
     case = build_case(TASKS["forward"], Row("longformer"), Setup(Sizes(32, 1, 4, 99, max_length=70)), 70)
     case.step()
     assert note("longformer", 70) == "padded to 512" and note("longformer", 1024) is None
@@ -217,6 +217,8 @@ def test_medians_and_ratios(fake_models):
     text = "\n".join(table.text() for table in report.tables(list(cells.values())))
     assert "1.50 x floor" in text and "2.00 x ours" in text
     assert text.index("x floor") < text.index("tokens per second")
+    titles = [table.title for table in report.tables([cells[OURS], cells["dense"]])]
+    assert titles == ["forward: time over ernie-sparse:sdpa", "forward: tokens per second"]
 
 
 def test_variants_are_compared_with_the_first_one():

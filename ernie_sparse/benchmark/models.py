@@ -105,8 +105,8 @@ def _bigbird(sizes: Sizes, attention_dropout: float) -> BigBirdModel:
 
 def _longformer(sizes: Sizes, attention_dropout: float) -> LongformerModel:
     settings = sizes.config(attention_dropout)
-    # It pads to whole windows, and its positions begin behind that of padding, 1.
-    settings["max_position_embeddings"] = -(-sizes.max_length // LONGFORMER_WINDOW) * LONGFORMER_WINDOW + 2
+    # Its positions begin behind that of padding, 1.
+    settings["max_position_embeddings"] = sizes.max_length + 2
     config = LongformerConfig(**settings, attention_window=LONGFORMER_WINDOW)
     return LongformerModel(config, add_pooling_layer=False)
 

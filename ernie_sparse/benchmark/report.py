@@ -92,7 +92,8 @@ def tables(cells: list[dict]) -> list[Table]:
     found = []
     for name, of_task in by_task.items():
         reference = of_task[0]["reference"]
-        found.append(_table(f"{name}: time over {reference}", of_task, "over_reference", f"{{:.2f}} x {reference}"))
+        if TASKS[name].variants or any(cell["model"] == FLOOR for cell in of_task):
+            found.append(_table(f"{name}: time over {reference}", of_task, "over_reference", f"{{:.2f}} x {reference}"))
         ours = next((cell["model"] for cell in of_task if is_ours(cell["model"])), None)
         peers = [cell for cell in of_task if cell["model"] not in (FLOOR, ours)]
         if ours and peers and not TASKS[name].variants:
@@ -183,13 +184,13 @@ def commit() -> str | None:
 def facts(results: dict) -> list[tuple[str, str]]:
     """The lines on top of the tables."""
     machine, settings = results["hardware"], results["settings"]
-    memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']} GiB"
-    model = f"hidden size {settings['hidden_size']}, {settings['layers']} layers, {settings['heads']} heads"
+    memory = "" if machine["memory_gib"] is None else f", memory {machine['memory_gib']} GiB"
+    model = f"hidden size {settings['hidden_size']}, layers {settings['layers']}, heads {settings['heads']}"
     rows = [
         ("command", results["command"]),
         ("commit", results["commit"] or "unknown"),
         ("date", results["date"]),
-        ("processor", f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads{memory}"),
+        ("processor", f"{machine['cpu']}, cores {machine['cores']}, threads {machine['threads']}{memory}"),
         *([("gpu", machine["gpu"])] if machine["gpu"] else []),
         ("versions", ", ".join(f"{k} {v}" for k, v in results["versions"].items() if k != "hardware")),
         ("models", f"{model}, vocabulary {settings['vocab_size']}, weights from seed 0"),

@@ -36,7 +36,8 @@ tasks:
 
 Every model is built with the same width, depth, heads and vocabulary, with random weights: the figures are of speed and
 memory, never of quality. A model that fails, or whose first step takes longer than --seconds-per-run, is left out there
-and named in the tables; the others go on. Memory is measured in a fresh process per model and length.
+and named in the tables; the others go on. Peak memory is that of one step on top of the built model, on a CPU measured
+in a fresh process per task, model and length. Times mean something on a quiet machine only.
 
 examples:
   ernie-sparse benchmark --lengths 512 2048 --layers 1 --tasks forward --no-memory
@@ -211,7 +212,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--lengths", type=int, nargs="+", default=list(DEFAULT_LENGTHS), metavar="N",
         help=f"tokens per document, up to 65536 and beyond where memory allows ({' '.join(map(str, DEFAULT_LENGTHS))})")  # fmt: skip
-    add("--models", nargs="+", default=list(DEFAULT_MODELS), metavar="MODEL", help=f"({' '.join(DEFAULT_MODELS)})")
+    add(
+        "--models",
+        nargs="+",
+        default=list(DEFAULT_MODELS),
+        metavar="MODEL",
+        help=f"see below ({' '.join(DEFAULT_MODELS)})",
+    )
     add("--tasks", nargs="+", metavar="TASK", help="see below (all that the models allow)")
     add("--runs", type=int, default=5, metavar="N", help="counted runs of each, after one that is not (5)")
     add("--seconds-per-run", type=float, default=30.0, metavar="S",

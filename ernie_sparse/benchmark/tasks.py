@@ -43,7 +43,7 @@ TASKS = {
     for task in (
         Task("forward", "forward, in evaluation", backward=False, has_memory=True),
         Task("training", "forward and backward, hidden dropout 0.1", has_memory=True),
-        Task("training-attention-dropout", "the same with attention dropout 0.1", attention_dropout=0.1),
+        Task("training-attention-dropout", "training with attention dropout 0.1 as well", attention_dropout=0.1),
         Task(
             "training-checkpointing",
             "training of ernie-sparse without and with gradient checkpointing",
@@ -61,7 +61,11 @@ TASKS = {
             backward=False,
             variants=(FULL, PADDED),
         ),
-        Task("padding-training", "the same, forward and backward", variants=(FULL, PADDED)),
+        Task(
+            "padding-training",
+            "forward and backward of ernie-sparse over a full batch and over one that is half padding",
+            variants=(FULL, PADDED),
+        ),
     )
 }
 
