@@ -17,6 +17,10 @@ VERBS = {
         "ernie_sparse.finetune.runner",
         "sequence classification on csv, json or parquet files or a hub data set",
     ),
+    "benchmark": (
+        "ernie_sparse.benchmark.runner",
+        "time and memory over length, against the floor and against transformers' encoders",
+    ),
 }
 
 

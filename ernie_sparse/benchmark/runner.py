@@ -1,0 +1,298 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""`ernie-sparse benchmark`: task by task, length by length, all models side by side."""
+
+import argparse
+import datetime
+import functools
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers.utils import logging
+
+from ..running import print_table, versions
+from ..sparse_pattern import SparsePattern
+from . import report
+from .measure import LeftOut, cpu_peak, cuda_peak, free_memory, left_out_by, time_rounds
+from .models import DEFAULT_MODELS, Sizes, canonical_name, note
+from .tasks import TASKS, Case, Row, Setup, Task, build_case, rows_of
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+SHORTEST, LONGEST = 16, 2**20
+EXAMPLES = f"""models:
+  floor                     the layers of ernie-sparse with attention replaced by the identity on the values: no encoder
+                            with these linear layers can be faster, so time over the floor says what attention costs
+  ernie-sparse:<executor>   ErnieSparseModel under --pattern, with attn_implementation sdpa, eager or flex_attention
+  dense                     BERT, scaled_dot_product_attention over all tokens
+  bigbird                   BigBird, blocks of 64, 3 random blocks; below 705 tokens it runs full attention by itself
+  longformer                Longformer, window 512, the first token global; it pads to whole windows
+  modernbert                ModernBERT, local and global layers as shipped, feed-forward at the others' cost
+
+tasks:
+{chr(10).join(f"  {task.name:<27} {task.text}" for task in TASKS.values())}
+
+Every model is built with the same width, depth, heads and vocabulary, with random weights: the figures are of speed and
+memory, never of quality. A model that fails, or whose first step takes longer than --seconds-per-run, is left out there
+and named in the tables; the others go on. Peak memory is that of one step on top of the built model, on a CPU measured
+in a fresh process per task, model and length. Times mean something on a quiet machine only.
+
+examples:
+  ernie-sparse benchmark --lengths 512 2048 --layers 1 --tasks forward --no-memory
+  ernie-sparse benchmark --models floor ernie-sparse:sdpa ernie-sparse:eager dense --lengths 1024 4096
+  ernie-sparse benchmark --device cuda --dtype bfloat16 --batch-size 4 --lengths 4096 16384 65536
+  ernie-sparse benchmark --tasks saor padding-training --pattern block_size=128,num_random_blocks=1
+"""
+
+
+@dataclass
+class Plan:
+    """
+    What is measured, and how often.
+
+    Args:
+        budget (`float`): Seconds that a first step may take.
+    """
+
+    models: list[str]
+    tasks: list[Task]
+    lengths: list[int]
+    setup: Setup = field(default_factory=Setup)
+    runs: int = 5
+    budget: float = 30.0
+    with_memory: bool = True
+
+
+def measure_length(task: Task, length: int, plan: Plan, left_out: dict[Row, LeftOut], on_cells=lambda cells: None):
+    """
+    The cells of one task and length. What cannot be better with longer inputs is added to `left_out`.
+
+    Args:
+        left_out (`dict[Row, LeftOut]`): What is not to be run, and why.
+        on_cells (`Callable`): Called with the cells as far as they are known, whenever more is.
+    """
+    rows = rows_of(task, plan.models)
+    outcomes = {row: left_out[row] for row in rows if row in left_out}
+    cases: dict[Row, Case] = {}
+    peaks, num_tokens = {}, {}
+
+    def cells() -> list[dict]:
+        found = []
+        for row in rows:
+            remark = note(row.model, length, task.attention_dropout)
+            outcome = outcomes.get(row, LeftOut("not timed yet"))
+            found.append(report.make_cell(task, row, length, remark, num_tokens.get(row), outcome, peaks.get(row)))
+        report.add_ratios(found)
+        return found
+
+    has_memory = task.has_memory and plan.with_memory
+    total = (len(rows) - len(outcomes)) * (plan.runs + 1 + has_memory)
+    with tqdm(total=total, desc=f"{task.name}, {length:,} tokens", leave=False, disable=None) as bar:
+        for row in rows if has_memory and plan.setup.device == "cpu" else ():
+            if row not in outcomes:
+                build = functools.partial(build_case, task, row, plan.setup)
+                peaks[row] = cpu_peak(build, length, torch.get_num_threads(), plan.budget)
+                if isinstance(peaks[row], LeftOut) and peaks[row].stays:
+                    # What was too much for a process of its own is not tried in this one.
+                    outcomes[row] = peaks[row]
+                bar.update()
+                on_cells(cells())
+        for row in rows:
+            if row not in outcomes:
+                try:
+                    cases[row] = build_case(task, row, plan.setup, length)
+                except Exception as error:
+                    outcomes[row] = left_out_by(error)
+        num_tokens |= {row: case.num_tokens for row, case in cases.items()}
+        if has_memory and plan.setup.device == "cuda":
+            peaks |= {row: cuda_peak(case) for row, case in cases.items()}
+        outcomes |= time_rounds(cases, plan.runs, plan.budget, tick=bar.update)
+    cases.clear()
+    free_memory()
+    for row, outcome in outcomes.items():
+        if isinstance(outcome, LeftOut):
+            if outcome.stays:
+                left_out[row] = outcome
+            if has_memory:
+                peaks.setdefault(row, outcome)
+    finished = cells()
+    on_cells(finished)
+    return finished
+
+
+def run(plan: Plan, results: dict, folder: Path):
+    """Measure everything into `results["cells"]` and save it whenever more is known."""
+    for task in plan.tasks:
+        left_out = {}
+        for length in plan.lengths:
+            before = results["cells"]
+
+            def on_cells(cells: list[dict], before=before):
+                results["cells"] = before + cells
+                report.save(results, folder)
+
+            for cell in measure_length(task, length, plan, left_out, on_cells):
+                _print_cell(cell)
+
+
+def _print_cell(cell: dict):
+    words = [f"{cell['task']}, {cell['length']:,} tokens, {Row(cell['model'], cell['variant']).label}:"]
+    if cell["seconds"] is None:
+        words.append(f"left out: {cell['reason']}")
+    else:
+        words.append(f"{1000 * cell['median_seconds']:,.1f} ms")
+        if cell["over_reference"] is not None:
+            words.append(f"({cell['over_reference']:.2f} x {cell['reference']})")
+    if cell["peak_memory_mib"] is not None:
+        words.append(f"at most {cell['peak_memory_mib']:,.1f} MiB")
+    print(*words, flush=True)
+
+
+def main(argv: list[str]):
+    """Run `ernie-sparse benchmark` with the arguments `argv`."""
+    args = _parser().parse_args(argv)
+    plan = _plan(args)
+    folder = Path(args.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output-dir {folder} is a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.set_verbosity_error()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.threads or threads)
+    settings = {**vars(args), "device": plan.setup.device, "pattern": str(plan.setup.sizes.pattern)}
+    settings |= {"models": plan.models, "tasks": [task.name for task in plan.tasks], "lengths": plan.lengths}
+    results = {
+        "command": shlex.join(["ernie-sparse", "benchmark", *argv]),
+        "commit": report.commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "complete": False,
+        "hardware": report.hardware(),
+        "versions": versions(),
+        "settings": settings,
+        "cells": [],
+    }
+    try:
+        run(plan, results, folder)
+    finally:
+        torch.set_num_threads(threads)
+    if not any(cell["seconds"] for cell in results["cells"]):
+        raise ValueError(f"nothing could be measured: {'; '.join(report.remarks(results['cells']))}")
+    results["complete"] = True
+    _finish(results, folder)
+
+
+def _finish(results: dict, folder: Path):
+    report.save(results, folder)
+    report.save_markdown(results, folder)
+    print()
+    for table in report.tables(results["cells"]):
+        print(table.text(), end="\n\n")
+    for line in report.remarks(results["cells"]):
+        print(f"left out: {line}")
+    print(report.ADVICE)
+    rows = [("results", folder / "results.json"), ("tables", folder / "results.md")]
+    picture = folder / "benchmark.png"
+    if not report.plot(results, picture):
+        rows.append(("picture", "needs matplotlib: pip install 'ernie-sparse[plot]'"))
+    elif picture.exists():
+        rows.append(("picture", picture))
+    print_table(rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ernie-sparse benchmark",
+        description="Time and peak memory over the length of the input: ERNIE-Sparse beside its floor and beside "
+        "the encoders of transformers. Ratios come first; they are of medians measured in turn in one process.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--lengths", type=int, nargs="+", default=list(DEFAULT_LENGTHS), metavar="N",
+        help=f"tokens per document, up to 65536 and beyond where memory allows ({' '.join(map(str, DEFAULT_LENGTHS))})")  # fmt: skip
+    add(
+        "--models",
+        nargs="+",
+        default=list(DEFAULT_MODELS),
+        metavar="MODEL",
+        help=f"see below ({' '.join(DEFAULT_MODELS)})",
+    )
+    add("--tasks", nargs="+", metavar="TASK", help="see below (all that the models allow)")
+    add("--runs", type=int, default=5, metavar="N", help="counted runs of each, after one that is not (5)")
+    add("--seconds-per-run", type=float, default=30.0, metavar="S",
+        help="a model whose first step takes longer is left out there and at longer lengths of the task (30)")  # fmt: skip
+    add("--no-memory", action="store_true", help="measure time alone; much faster, since no processes are started")
+    add("--batch-size", type=int, default=1, metavar="N",
+        help="documents per step (1); the padding tasks take at least 4, and a multiple of 4")  # fmt: skip
+    add("--pattern", default=str(SparsePattern()), metavar="TEXT",
+        help="sparse pattern of ernie-sparse, such as block_size=128,num_window_blocks=5 (the default pattern)")  # fmt: skip
+    add(
+        "--hidden-size",
+        type=int,
+        default=768,
+        metavar="N",
+        help="width; the feed-forward part is 4 times as wide (768)",
+    )
+    add("--layers", type=int, default=2, metavar="N", help="layers of every model (2)")
+    add("--heads", type=int, default=12, metavar="N", help="attention heads of every model (12)")
+    add("--vocab-size", type=int, default=30522, metavar="N", help="vocabulary of every model (30522)")
+    add("--device", default="auto", help="auto, cpu or cuda (auto: cuda where there is one)")
+    add("--dtype", default="float32", help=f"{', '.join(DTYPES)}: of weights and computation (float32)")
+    add("--threads", type=int, metavar="N", help="CPU threads (torch's default)")
+    add("--output-dir", default="benchmark_output", metavar="DIR",
+        help="where results.json, results.md and benchmark.png are written (benchmark_output)")  # fmt: skip
+    return parser
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """The plan that the arguments ask for, or a `ValueError` that says what is wrong with them."""
+    for name in ("runs", "batch_size", "layers", "heads", "hidden_size"):
+        _check(name, getattr(args, name), getattr(args, name) >= 1, "at least 1")
+    _check("threads", args.threads, args.threads is None or args.threads >= 1, "at least 1")
+    _check("vocab_size", args.vocab_size, args.vocab_size >= 32, "at least 32")
+    _check("seconds_per_run", args.seconds_per_run, args.seconds_per_run > 0, "more than 0")
+    for length in args.lengths:
+        _check("lengths", length, SHORTEST <= length <= LONGEST, f"from {SHORTEST} to {LONGEST}")
+    _check("dtype", args.dtype, args.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
+    _check("device", args.device, args.device in ("auto", "cpu", "cuda"), "one of auto, cpu, cuda")
+    if args.hidden_size % args.heads:
+        raise ValueError(f"--hidden-size {args.hidden_size} is not a multiple of --heads {args.heads}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    models = list(dict.fromkeys(canonical_name(name) for name in args.models))
+    lengths = sorted(set(args.lengths))
+    sizes = Sizes(
+        hidden_size=args.hidden_size,
+        num_layers=args.layers,
+        num_heads=args.heads,
+        vocab_size=args.vocab_size,
+        max_length=lengths[-1],
+        pattern=SparsePattern.parse(args.pattern),
+    )
+    return Plan(
+        models=models,
+        tasks=_tasks(args.tasks, models),
+        lengths=lengths,
+        setup=Setup(sizes=sizes, device=device, dtype=args.dtype, batch_size=args.batch_size),
+        runs=args.runs,
+        budget=args.seconds_per_run,
+        with_memory=not args.no_memory,
+    )
+
+
+def _check(name: str, value, is_allowed: bool, allowed: str):
+    if not is_allowed:
+        raise ValueError(f"--{name.replace('_', '-')} {value} is not allowed: it must be {allowed}")
+
+
+def _tasks(names: list[str] | None, models: list[str]) -> list[Task]:
+    if names is None:
+        return [task for task in TASKS.values() if rows_of(task, models)]
+    for name in names:
+        _check("tasks", name, name in TASKS, f"one of {', '.join(TASKS)}")
+        if not rows_of(TASKS[name], models):
+            raise ValueError(f"--tasks {name} is about ernie-sparse: --models names none of it")
+    return [TASKS[name] for name in dict.fromkeys(names)]
