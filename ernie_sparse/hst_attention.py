@@ -33,11 +33,11 @@ class HstAttentionMaps(NamedTuple):
     representative_to_slot: torch.Tensor
 
 
-def slot_blocks(plan: BlockPlan, num_tokens: int, num_slots: int) -> torch.Tensor:
+def slot_blocks(plan: BlockPlan, num_slots: int) -> torch.Tensor:
     """The block of every slot, `(num_slots,)`, representatives first."""
     blocks = torch.arange(plan.num_blocks, device=plan.key_blocks.device)
-    representatives = blocks.repeat_interleave((num_slots - num_tokens) // plan.num_blocks)
-    return torch.cat([representatives, plan.token_blocks(num_tokens)])
+    representatives = blocks.repeat_interleave((num_slots - plan.num_tokens) // plan.num_blocks)
+    return torch.cat([representatives, plan.token_blocks])
 
 
 def eager_hst_attention(
@@ -73,7 +73,7 @@ def eager_hst_attention(
     num_representatives = num_slots - num_tokens
     visible = torch.ones(1, 1, num_slots, num_slots, dtype=torch.bool, device=query.device)
     if plan is not None:
-        blocks = slot_blocks(plan, num_tokens, num_slots)
+        blocks = slot_blocks(plan, num_slots)
         visible = plan.block_mask()[blocks[:, None], blocks[None, :]][None, None]
     if attention_mask is not None:
         visible = visible & attention_mask[:, None, None, :]
@@ -138,7 +138,7 @@ def _tables(plan: BlockPlan, attention_mask: torch.Tensor | None, num_tokens: in
     """The plan's two block tables with their masks of slots: global blocks, document by document, and the others."""
     device, num_global = plan.key_blocks.device, plan.num_global_blocks
     is_padded = attention_mask is not None
-    has_places = num_tokens < plan.num_blocks * plan.pattern.block_size
+    has_places = torch.compiler.is_compiling() or num_tokens < len(plan.places)
     if not is_padded:
         attention_mask = torch.ones(1, num_slots, dtype=torch.bool, device=device)
     # Places before the first and behind the last token become False.
@@ -161,21 +161,28 @@ def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 
     then its tokens. Places before the first and behind the last token are filled with zeros.
     """
     representatives, tokens = slots.split([slots.shape[dim] - num_tokens, num_tokens], dim=dim)
-    before = plan.pattern.block_shift
-    behind = plan.num_blocks * plan.pattern.block_size - before - num_tokens
-    if before or behind:
-        tokens = nn.functional.pad(tokens, (*(0, 0) * (tokens.dim() - dim - 1), before, behind))
+    if torch.compiler.is_compiling():
+        # By index, so that no number of the pattern becomes a constant of the program.
+        nothing = tokens.new_zeros(*tokens.shape[:dim], 1, *tokens.shape[dim + 1 :])
+        tokens = torch.cat([tokens, nothing], dim=dim).index_select(dim, plan.places)
+    else:
+        before = plan.pattern.block_shift
+        behind = len(plan.places) - before - num_tokens
+        if before or behind:
+            tokens = nn.functional.pad(tokens, (*(0, 0) * (tokens.dim() - dim - 1), before, behind))
     parts = (states.unflatten(dim, (plan.num_blocks, -1)) for states in (representatives, tokens))
     return torch.cat(list(parts), dim=dim + 1)
 
 
 def from_blocks(blocks: torch.Tensor, plan: BlockPlan, num_tokens: int) -> torch.Tensor:
     """The inverse of [`to_blocks`], `(batch_size, N, R + block_size, …)` to `(batch_size, num_slots, …)`."""
-    block_size = plan.pattern.block_size
+    block_size = plan.places.shape[0] // plan.num_blocks
     # Split, not sliced twice: the gradient of a slice is a tensor of the whole size.
     parts = blocks.split([blocks.shape[2] - block_size, block_size], dim=2)
     representatives, tokens = (states.flatten(1, 2) for states in parts)
-    if tokens.shape[1] != num_tokens:
+    if torch.compiler.is_compiling():
+        tokens = tokens.index_select(1, plan.token_places)
+    elif tokens.shape[1] != num_tokens:
         tokens = tokens.narrow(1, plan.pattern.block_shift, num_tokens)
     return torch.cat([representatives, tokens], dim=1)
 

@@ -20,18 +20,19 @@ from .saor import IGNORE_INDEX, SaorLoss, saor_loss
 from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 from .unpadding import drop_padding
 
-Pattern = SparsePattern | dict | str
+Pattern = SparsePattern | BlockPlan | dict | str
 
 PATTERN_ARGS = """
-pattern ([`SparsePattern`], `Mapping` or `str`, *optional*):
+pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
     The sparse pattern of this call alone: a value, its fields, or text such as `block_size=64,seed=0`. The config's
-    when `None`.
+    when `None`. A compiled model takes `block_plan(pattern, num_tokens, device)`, made outside, without compiling anew
+    for another pattern or length.
 """
 
 HEAD_ARGS = (
     PATTERN_ARGS
     + """
-consistency_pattern ([`SparsePattern`], `Mapping` or `str`, *optional*):
+consistency_pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
     SAOR: run a second pass over the same batch under this pattern and add the divergence of the two output
     distributions to the mean of their task losses. Needs labels. Everything but the losses is of the first pass.
 consistency_alpha (`float`, defaults to 1.0):
@@ -456,7 +457,6 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
                 `max_position_embeddings`; ids outside their vocabulary (on a GPU an assertion on the device, without
                 waiting for it); an attention mask that is not `(batch_size, sequence_length)`; an unknown pattern.
         """
-        pattern = self.config.pattern if pattern is None else SparsePattern.parse(pattern)
         num_tokens, device = self._check_inputs(input_ids, inputs_embeds, attention_mask)
         if position_ids is None:
             position_ids = torch.arange(num_tokens, device=device)[None]
@@ -467,7 +467,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         ):
             if ids is not None:
                 _check_ids(name, ids, size)
-        plan, packed = block_plan(pattern, num_tokens, device), None
+        plan, packed = self._plan(pattern, num_tokens, device), None
         if attention_mask is not None and self._may_drop_padding(attention_mask, **kwargs):
             packed = drop_padding(attention_mask, plan)
         if packed is not None:
@@ -483,8 +483,16 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         return ErnieSparseModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=None if self.pooler is None else self.pooler(hidden_states),
-            representative_hidden_state=representatives if pattern.hierarchical else None,
+            representative_hidden_state=representatives if plan.pattern.hierarchical else None,
         )
+
+    def _plan(self, pattern: Pattern | None, num_tokens: int, device: torch.device) -> BlockPlan:
+        if not isinstance(pattern, BlockPlan):
+            pattern = self.config.pattern if pattern is None else SparsePattern.parse(pattern)
+            return block_plan(pattern, num_tokens, device)
+        if pattern.num_tokens != num_tokens:
+            raise ValueError(f"the plan is for {pattern.num_tokens} tokens, but the input has {num_tokens}")
+        return pattern
 
     def _may_drop_padding(self, attention_mask: torch.Tensor, **kwargs) -> bool:
         """Only the block form takes packed batches, shapes must not depend on data under a compiler or a tracer, and

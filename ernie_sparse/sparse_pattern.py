@@ -165,32 +165,51 @@ class BlockPlan(NamedTuple):
 
     Args:
         pattern ([`SparsePattern`]): The pattern.
-        num_blocks (`int`): Blocks of the document, N.
-        num_global_blocks (`int`): How many of them are global, G (at most N).
         key_blocks (`torch.LongTensor` of shape `(N - G, W)`):
             For each non-global query block the blocks it sees, ascending. Rows that see fewer than W are filled up
             with block 0.
         is_visible (`torch.BoolTensor` of shape `(N - G, W)`): `False` where `key_blocks` is a filler.
+        places (`torch.LongTensor` of shape `(N * block_size,)`):
+            The token in each place of each block; `num_tokens` in places before the first and behind the last one.
+        token_places (`torch.LongTensor` of shape `(num_tokens,)`): The place of every token.
         first_tokens (`torch.LongTensor` of shape `(N,)`): The first token of every block.
-        sees_everything (`bool`): Whether every block sees every block: the non-global ones lie within each other's window.
         documents (`torch.LongTensor` of shape `(num_documents, max_blocks)`):
             The blocks of each document, filled up with block 0. There is one, unless padding was dropped.
         in_document (`torch.BoolTensor` of shape `(num_documents, max_blocks)`): `False` where `documents` is a filler.
+        sees_everything (`bool`): Whether every block sees every block: the non-global ones lie within each other's window.
     """
 
     pattern: SparsePattern
-    num_blocks: int
-    num_global_blocks: int
     key_blocks: torch.Tensor
     is_visible: torch.Tensor
+    places: torch.Tensor
+    token_places: torch.Tensor
     first_tokens: torch.Tensor
-    sees_everything: bool
     documents: torch.Tensor
     in_document: torch.Tensor
+    sees_everything: bool
+
+    # Read off the tensors, so that a compiled model takes any plan of its kind.
+
+    @property
+    def num_blocks(self) -> int:
+        """N."""
+        return self.first_tokens.shape[0]
+
+    @property
+    def num_global_blocks(self) -> int:
+        """How many of the blocks, the first ones, are global: G, at most N."""
+        return self.first_tokens.shape[0] - self.key_blocks.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the document."""
+        return self.token_places.shape[0]
 
     @classmethod
-    def build(cls, pattern: SparsePattern, num_blocks: int, device: torch.device | str = "cpu") -> "BlockPlan":
+    def build(cls, pattern: SparsePattern, num_tokens: int, device: torch.device | str = "cpu") -> "BlockPlan":
         """The plan's tables, in O(N · W); the hash of random blocks, where there are any, takes O(N²) integers once."""
+        num_blocks = pattern.num_blocks(num_tokens)
         num_global = min(pattern.num_global_blocks, num_blocks)
         width = min(num_global + pattern.num_window_blocks + pattern.num_random_blocks, num_blocks)
         query = torch.arange(num_global, num_blocks, device=device)[:, None]
@@ -204,17 +223,17 @@ class BlockPlan(NamedTuple):
             columns.append(cls._random_columns(pattern, num_blocks, query))
         table = torch.cat(columns, dim=1).sort(dim=1).values[:, :width]
         is_visible = table < num_blocks
-        blocks = torch.arange(num_blocks, device=device)
+        places = torch.arange(num_blocks * pattern.block_size, device=device) - pattern.block_shift
         return cls(
             pattern,
-            num_blocks,
-            num_global,
-            torch.where(is_visible, table, 0),
-            is_visible,
-            first_tokens=(blocks * pattern.block_size - pattern.block_shift).clamp(min=0),
-            sees_everything=num_blocks - num_global - 1 <= pattern.num_window_blocks // 2,
-            documents=blocks[None],
+            key_blocks=torch.where(is_visible, table, 0),
+            is_visible=is_visible,
+            places=torch.where((places >= 0) & (places < num_tokens), places, num_tokens),
+            token_places=torch.arange(num_tokens, device=device) + pattern.block_shift,
+            first_tokens=places[:: pattern.block_size].clamp(min=0),
+            documents=torch.arange(num_blocks, device=device)[None],
             in_document=torch.ones(1, num_blocks, dtype=torch.bool, device=device),
+            sees_everything=num_blocks - num_global - 1 <= pattern.num_window_blocks // 2,
         )
 
     @staticmethod
@@ -238,11 +257,10 @@ class BlockPlan(NamedTuple):
         rows |= counts > 0
         return mask
 
-    def token_blocks(self, num_tokens: int) -> torch.Tensor:
+    @property
+    def token_blocks(self) -> torch.Tensor:
         """The block of every token, `(num_tokens,)`."""
-        tokens = torch.arange(num_tokens, device=self.key_blocks.device)
-        return (tokens + self.pattern.block_shift) // self.pattern.block_size
-
+        return self.token_places // self.pattern.block_size
 
     def by_document(
         self, representatives: torch.Tensor, mask: torch.Tensor | None
@@ -270,17 +288,16 @@ class BlockPlan(NamedTuple):
 
 def block_plan(pattern: SparsePattern, num_tokens: int, device: torch.device | str) -> BlockPlan:
     """The plan of `pattern` for documents of `num_tokens` tokens on `device`, from a small cache."""
-    num_blocks = pattern.num_blocks(num_tokens)
     if torch.compiler.is_compiling():
-        return BlockPlan.build(pattern, num_blocks, device)
-    return _cached_plan(pattern, num_blocks, torch.device(device))
+        return BlockPlan.build(pattern, num_tokens, device)
+    return _cached_plan(pattern, num_tokens, torch.device(device))
 
 
-@functools.lru_cache(maxsize=256)
-def _cached_plan(pattern: SparsePattern, num_blocks: int, device: torch.device) -> BlockPlan:
+@functools.lru_cache(maxsize=64)
+def _cached_plan(pattern: SparsePattern, num_tokens: int, device: torch.device) -> BlockPlan:
     # A tensor made under inference_mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
-        return BlockPlan.build(pattern, num_blocks, device)
+        return BlockPlan.build(pattern, num_tokens, device)
 
 
 def _hash32(seed, query, key):

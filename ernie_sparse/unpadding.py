@@ -99,19 +99,17 @@ def drop_padding(attention_mask: torch.Tensor, plan: BlockPlan) -> PackedBatch |
     position = (blocks % num_blocks * block_size - shift)[:, None] + torch.arange(block_size, device=blocks.device)
     is_token = (position >= 0) & (position < num_tokens)
     places = (blocks // num_blocks * num_tokens)[:, None] + position.clamp(0, num_tokens - 1)
-    first_places = torch.arange(num_kept, device=blocks.device) * block_size
+    every_place = torch.arange(num_kept * block_size, device=blocks.device)
     packed_plan = BlockPlan(
-        # Places before a document's first token are already there.
+        # Places before a document's first token are places of the row already.
         pattern=dataclasses.replace(plan.pattern, block_shift=0),
-        num_blocks=num_kept,
-        num_global_blocks=batch_size * num_global,
         key_blocks=key_blocks,
         is_visible=is_visible,
-        first_tokens=first_places + torch.where(blocks % num_blocks == 0, shift, 0),
-        sees_everything=plan.sees_everything and batch_size == 1,
+        places=every_place,
+        token_places=every_place,
+        first_tokens=every_place[::block_size] + torch.where(blocks % num_blocks == 0, shift, 0),
         documents=documents,
         in_document=in_document,
+        sees_everything=plan.sees_everything and batch_size == 1,
     )
-    return PackedBatch(
-        packed_plan, places.flatten(), is_token.flatten(), blocks, batch_size, num_tokens, num_blocks
-    )
+    return PackedBatch(packed_plan, places.flatten(), is_token.flatten(), blocks, batch_size, num_tokens, num_blocks)

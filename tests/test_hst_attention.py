@@ -437,7 +437,7 @@ def test_cutting_into_blocks_and_back(per_block):
         assert blocks.shape == (2, plan.num_blocks, per_block + block_size, 3)
         assert torch.equal(from_blocks(blocks, plan, num_tokens), slots)
         expected = blocks_of_slots(pattern, num_tokens, per_block)
-        assert slot_blocks(plan, num_tokens, num_slots).tolist() == expected
+        assert slot_blocks(plan, num_slots).tolist() == expected
         for block in range(plan.num_blocks):
             rows = slots[:, [index for index, other in enumerate(expected) if other == block]]
             filled = blocks[:, block][:, (blocks[0, block] != 0).all(-1)]

@@ -65,6 +65,10 @@ def seen_blocks_by_walking(num_blocks, num_window_blocks, num_global_blocks):
     return seen
 
 
+def plan_of_blocks(pattern, num_blocks):
+    return BlockPlan.build(pattern, num_blocks * pattern.block_size - pattern.block_shift)
+
+
 def table_as_sets(plan):
     """The plan's table row by row, with the rows that global blocks do not need filled in."""
     everything = set(range(plan.num_blocks))
@@ -210,7 +214,7 @@ def test_tokens_are_cut_into_blocks_with_a_short_first_one(block_size):
         assert pattern.num_blocks(num_tokens) == len(blocks)
         plan = block_plan(pattern, num_tokens, "cpu")
         assert plan.num_blocks == len(blocks)
-        token_blocks = plan.token_blocks(num_tokens).tolist()
+        token_blocks = plan.token_blocks.tolist()
         assert token_blocks == [index for index, block in enumerate(blocks) for _ in block]
         assert plan.first_tokens.tolist() == [token_blocks.index(block) for block in range(len(blocks))]
 
@@ -230,7 +234,7 @@ def test_tokens_see_each_other_as_the_pattern_says(num_random_blocks):
             for query_token, key_block in itertools.product(blocks[query_block], key_blocks):
                 expected[query_token, blocks[key_block]] = True
         plan = block_plan(pattern, num_tokens, "cpu")
-        token_blocks = plan.token_blocks(num_tokens)
+        token_blocks = plan.token_blocks
         assert torch.equal(plan.block_mask()[token_blocks][:, token_blocks], expected), (pattern, num_tokens)
 
 
@@ -242,7 +246,7 @@ def test_predicate_table_and_dense_mask_agree(num_random_blocks):
         pattern = SparsePattern(8, window, num_global, num_random_blocks, seed=seed)
         blocks = range(num_blocks)
         expected = [{k for k in blocks if pattern.sees(q, k, num_blocks)} for q in blocks]
-        plan = BlockPlan.build(pattern, num_blocks)
+        plan = plan_of_blocks(pattern, num_blocks)
         assert plan.num_global_blocks == min(num_global, num_blocks)
         assert table_as_sets(plan) == expected, (pattern, num_blocks)
         assert mask_as_sets(plan.block_mask()) == expected, (pattern, num_blocks)
@@ -261,7 +265,7 @@ def test_table_rows_ascend_and_count_what_is_visible():
     for window, num_global, num_random, num_blocks in itertools.product(
         WINDOWS, (0, 1, 2, 6), RANDOMS, (1, 2, 3, 8, 13, 40)
     ):
-        plan = BlockPlan.build(SparsePattern(8, window, num_global, num_random), num_blocks)
+        plan = plan_of_blocks(SparsePattern(8, window, num_global, num_random), num_blocks)
         seen = seen_blocks_by_walking(num_blocks, window, num_global)[plan.num_global_blocks :]
         num_seen = [len(row) + min(num_random, num_blocks - len(row)) for row in seen]
         assert plan.is_visible.sum(dim=1).tolist() == num_seen
@@ -276,12 +280,12 @@ def test_table_rows_ascend_and_count_what_is_visible():
 
 def test_table_does_not_grow_with_the_document():
     pattern = SparsePattern(8, num_window_blocks=5, num_global_blocks=2, num_random_blocks=3)
-    assert BlockPlan.build(pattern, 300).key_blocks.shape == (298, 10)
+    assert plan_of_blocks(pattern, 300).key_blocks.shape == (298, 10)
 
 
 def test_full_pattern_sees_everything_at_any_length():
     for num_blocks in (1, 2, 17):
-        assert BlockPlan.build(SparsePattern.full(), num_blocks).block_mask().all()
+        assert plan_of_blocks(SparsePattern.full(), num_blocks).block_mask().all()
         assert SparsePattern.full().sees(num_blocks - 1, 0, num_blocks)
     assert SparsePattern.full(block_size=16, hierarchical=True).block_size == 16
     assert SparsePattern.full(hierarchical=True).hierarchical
@@ -317,7 +321,7 @@ def test_random_blocks_are_only_displaced_as_a_document_grows():
 
 
 def test_random_blocks_are_the_same_on_every_call_and_differ_between_seeds():
-    plans = [BlockPlan.build(SparsePattern(8, num_random_blocks=2, seed=seed), 32) for seed in (0, 0, 1, 2**32 - 1)]
+    plans = [plan_of_blocks(SparsePattern(8, num_random_blocks=2, seed=seed), 32) for seed in (0, 0, 1, 2**32 - 1)]
     assert torch.equal(plans[0].key_blocks, plans[1].key_blocks)
     for first, second in itertools.combinations(plans[1:], 2):
         assert not torch.equal(first.block_mask(), second.block_mask())
@@ -331,7 +335,7 @@ def test_global_random_states_are_neither_read_nor_moved():
         np.random.seed(seed)
         torch.manual_seed(seed)
         before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-        masks.append((BlockPlan.build(pattern, 20).block_mask().tolist(), pattern.random_blocks(10, 20)))
+        masks.append((plan_of_blocks(pattern, 20).block_mask().tolist(), pattern.random_blocks(10, 20)))
         assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert masks[0] == masks[1]
 
@@ -361,7 +365,7 @@ def test_random_draws_stay_what_they_were(pattern, num_blocks, drawn):
     assert {query: pattern.random_blocks(query, num_blocks) for query in drawn} == drawn
     num_global = pattern.num_global_blocks
     seen = seen_blocks_by_walking(num_blocks, pattern.num_window_blocks, num_global)
-    table = table_as_sets(BlockPlan.build(pattern, num_blocks))
+    table = table_as_sets(plan_of_blocks(pattern, num_blocks))
     assert {query: sorted(table[query] - seen[query]) for query in drawn} == drawn
 
 
