@@ -93,7 +93,7 @@ def gathered_block_attention(
                 for states in (key, value)
             )
         if key_mask is not None:
-            key_mask = key_mask[:, None, :, None].expand(batch_size, num_heads, -1, -1, -1).flatten(0, 1)
+            key_mask = key_mask.expand(batch_size, -1, -1).repeat_interleave(num_heads, dim=0)[:, :, None]
         output = masked_sdpa(row_query, row_key, row_value, key_mask, scaling, dropout, may_see_nothing)
         outputs.append(output.view(-1, num_rows * height, slots, head_dim))
         first = last
@@ -183,13 +183,9 @@ class _CpuBlockAttention(torch.autograd.Function):
                 kept = _kept(weights, dropout, generator)
                 dropped = weights * kept
                 slopes.mul_(kept)
-            value_gradient.index_add_(
-                0, keys, torch.bmm(dropped.transpose(1, 2), chunk_gradient).view(len(keys), -1)
-            )
+            value_gradient.index_add_(0, keys, torch.bmm(dropped.transpose(1, 2), chunk_gradient).view(len(keys), -1))
             slopes = torch.ops.aten._softmax_backward_data(slopes, weights, -1, dtype)
-            query_gradient.index_copy_(
-                0, queries, torch.bmm(slopes, chunk_key).mul_(scaling).view(len(queries), -1)
-            )
+            query_gradient.index_copy_(0, queries, torch.bmm(slopes, chunk_key).mul_(scaling).view(len(queries), -1))
             key_gradient.index_add_(
                 0, keys, torch.bmm(slopes.transpose(1, 2), chunk_query).view(len(keys), -1), alpha=scaling
             )

@@ -155,12 +155,22 @@ def _tables(plan: BlockPlan, attention_mask: torch.Tensor | None, num_tokens: in
     return BlockRows(rows, plan.documents, global_mask, may_see_nothing=is_padded), local
 
 
+def cut(states: torch.Tensor, size: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first `size` along `dim`, and the rest."""
+    rest = states.shape[dim] - size
+    if torch.compiler.is_exporting():
+        # ONNX has no split by sizes that depend on the input.
+        return states.narrow(dim, 0, size), states.narrow(dim, size, rest)
+    # Split, not sliced twice: the gradient of a slice is a tensor of the whole size.
+    return states.split([size, rest], dim=dim)
+
+
 def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 1) -> torch.Tensor:
     """
     `(…, num_slots, …)`, in slot order along `dim`, to `(…, N, R + block_size, …)`: each block's representatives and
     then its tokens. Places before the first and behind the last token are filled with zeros.
     """
-    representatives, tokens = slots.split([slots.shape[dim] - num_tokens, num_tokens], dim=dim)
+    representatives, tokens = cut(slots, slots.shape[dim] - num_tokens, dim)
     if torch.compiler.is_compiling():
         # By index, so that no number of the pattern becomes a constant of the program.
         nothing = tokens.new_zeros(*tokens.shape[:dim], 1, *tokens.shape[dim + 1 :])
@@ -177,9 +187,7 @@ def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 
 def from_blocks(blocks: torch.Tensor, plan: BlockPlan, num_tokens: int) -> torch.Tensor:
     """The inverse of [`to_blocks`], `(batch_size, N, R + block_size, …)` to `(batch_size, num_slots, …)`."""
     block_size = plan.places.shape[0] // plan.num_blocks
-    # Split, not sliced twice: the gradient of a slice is a tensor of the whole size.
-    parts = blocks.split([blocks.shape[2] - block_size, block_size], dim=2)
-    representatives, tokens = (states.flatten(1, 2) for states in parts)
+    representatives, tokens = (part.flatten(1, 2) for part in cut(blocks, blocks.shape[2] - block_size, dim=2))
     if torch.compiler.is_compiling():
         tokens = tokens.index_select(1, plan.token_places)
     elif tokens.shape[1] != num_tokens:

@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ernie_sparse import ErnieSparseConfig
-from .hst_attention import ALL_ATTENTION_FUNCTIONS, eager_hst_attention, slot_mask
+from .hst_attention import ALL_ATTENTION_FUNCTIONS, cut, eager_hst_attention, slot_mask
 from .saor import IGNORE_INDEX, SaorLoss, saor_loss
 from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 from .unpadding import drop_padding
@@ -142,7 +142,7 @@ class ErnieSparseEmbeddings(nn.Module):
         if not plan.pattern.hierarchical:
             return tokens, tokens[:, :0]
         representatives = positions[:, plan.first_tokens, None] + self.representative_embeddings.weight
-        representatives = representatives.flatten(1, 2).expand(len(tokens), -1, -1)
+        representatives = representatives.flatten(1, 2).expand(tokens.shape[0], -1, -1)
         return tokens, self._finish(representatives)
 
     def _finish(self, embeddings: torch.Tensor) -> torch.Tensor:
@@ -241,7 +241,7 @@ class ErnieSparseAttention(nn.Module):
         num_representatives = slots.shape[1] - num_tokens
         if self.representative_LayerNorm is None or num_representatives == 0:
             return slots
-        representatives, tokens = slots.split([num_representatives, num_tokens], dim=1)
+        representatives, tokens = cut(slots, num_representatives, dim=1)
         mask = None if attention_mask is None else attention_mask[:, :num_representatives]
         by_document, mask = plan.by_document(representatives, mask)
         summary, _ = self.self(by_document, mask, None, 0, **kwargs)
@@ -304,10 +304,10 @@ class ErnieSparseLayer(GradientCheckpointingLayer):
         num_representatives, num_tokens = representatives.shape[1], hidden_states.shape[1]
         slots = torch.cat([representatives, hidden_states], dim=1)
         slots = self.attention(slots, attention_mask, plan, num_tokens, **kwargs)
-        chunks = slots.split(self.chunk_size_feed_forward or slots.shape[1], dim=1)
+        chunks = slots.split(self.chunk_size_feed_forward, dim=1) if self.chunk_size_feed_forward else (slots,)
         outputs = [self.output(self.intermediate(chunk), chunk) for chunk in chunks]
         slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        representatives, hidden_states = slots.split([num_representatives, num_tokens], dim=1)
+        representatives, hidden_states = cut(slots, num_representatives, dim=1)
         return hidden_states, representatives
 
 

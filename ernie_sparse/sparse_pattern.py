@@ -121,7 +121,7 @@ class SparsePattern:
 
     def num_blocks(self, num_tokens: int) -> int:
         """Number of blocks of a document of `num_tokens` tokens."""
-        return -(-(num_tokens + self.block_shift) // self.block_size)
+        return (num_tokens + self.block_shift + self.block_size - 1) // self.block_size
 
     def sees(self, query_block: int, key_block: int, num_blocks: int) -> bool:
         """
@@ -210,10 +210,10 @@ class BlockPlan(NamedTuple):
     def build(cls, pattern: SparsePattern, num_tokens: int, device: torch.device | str = "cpu") -> "BlockPlan":
         """The plan's tables, in O(N · W); the hash of random blocks, where there are any, takes O(N²) integers once."""
         num_blocks = pattern.num_blocks(num_tokens)
-        num_global = min(pattern.num_global_blocks, num_blocks)
-        width = min(num_global + pattern.num_window_blocks + pattern.num_random_blocks, num_blocks)
+        # Comparisons instead of `min`: a compiler turns them into conditions instead of carrying them along.
+        num_global = num_blocks if pattern.num_global_blocks >= num_blocks else pattern.num_global_blocks
+        reach = num_blocks if pattern.num_window_blocks // 2 > num_blocks else pattern.num_window_blocks // 2
         query = torch.arange(num_global, num_blocks, device=device)[:, None]
-        reach = min(pattern.num_window_blocks // 2, num_blocks)
         window = query + torch.arange(-reach, reach + 1, device=device)
         # N stands for "no block": it sorts behind every real one.
         window = torch.where((window >= num_global) & (window < num_blocks), window, num_blocks)
@@ -221,7 +221,9 @@ class BlockPlan(NamedTuple):
         columns = [leading, window]
         if pattern.num_random_blocks and num_blocks > num_global:
             columns.append(cls._random_columns(pattern, num_blocks, query))
-        table = torch.cat(columns, dim=1).sort(dim=1).values[:, :width]
+        table = torch.cat(columns, dim=1).sort(dim=1).values
+        if not torch.compiler.is_compiling():
+            table = table[:, :num_blocks]
         is_visible = table < num_blocks
         places = torch.arange(num_blocks * pattern.block_size, device=device) - pattern.block_shift
         return cls(
@@ -233,7 +235,8 @@ class BlockPlan(NamedTuple):
             first_tokens=places[:: pattern.block_size].clamp(min=0),
             documents=torch.arange(num_blocks, device=device)[None],
             in_document=torch.ones(1, num_blocks, dtype=torch.bool, device=device),
-            sees_everything=num_blocks - num_global - 1 <= pattern.num_window_blocks // 2,
+            # An exported program has to serve short documents in the block form as well.
+            sees_everything=num_blocks - num_global <= (0 if torch.compiler.is_exporting() else reach + 1),
         )
 
     @staticmethod
@@ -281,9 +284,11 @@ class BlockPlan(NamedTuple):
         if len(self.documents) == 1:
             return rows
         blocks = rows.unflatten(1, (self.documents.shape[1], -1))
-        return blocks.new_zeros(self.num_blocks, *blocks.shape[2:]).index_copy(
-            0, self.documents[self.in_document], blocks[self.in_document]
-        ).flatten(0, 1)[None]
+        return (
+            blocks.new_zeros(self.num_blocks, *blocks.shape[2:])
+            .index_copy(0, self.documents[self.in_document], blocks[self.in_document])
+            .flatten(0, 1)[None]
+        )
 
 
 def block_plan(pattern: SparsePattern, num_tokens: int, device: torch.device | str) -> BlockPlan:
