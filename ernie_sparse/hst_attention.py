@@ -5,14 +5,20 @@ Attention over tokens and representatives under a block plan: one signature, a d
 Every executor takes its slots in one order: first the representatives of all blocks, block by block, then the tokens.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import AttentionInterface
+from transformers.utils import logging
 
 from .block_attention import BlockRows, block_attention, masked_sdpa, runs_on_cpu
-from .sparse_pattern import BlockPlan
+from .flex_block_mask import FlexTables, compiled_flex_attention, flex_block_mask
+from .sparse_pattern import BlockPlan, block_plan
+
+logger = logging.get_logger(__name__)
 
 
 class HstAttentionMaps(NamedTuple):
@@ -134,6 +140,59 @@ def _dense_attention(query, key, value, attention_mask, scaling, dropout) -> tor
     return masked_sdpa(query, key, value, key_mask, scaling, dropout)
 
 
+def flex_hst_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    plan: BlockPlan | None,
+    num_tokens: int,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """
+    FlexAttention over tiles of slots. What it cannot do goes through [`sdpa_hst_attention`], with a warning: attention
+    dropout, and gradients on the CPU. So does, silently, what is dense. Arguments and output as there.
+    """
+    if plan is None or plan.sees_everything:
+        return sdpa_hst_attention(
+            module, query, key, value, attention_mask, plan=plan, num_tokens=num_tokens, scaling=scaling, dropout=dropout
+        )
+    needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    lacks = "attention dropout" if dropout and module.training else None
+    if lacks is None and needs_gradient and query.device.type == "cpu":
+        lacks = "a backward pass on the CPU"
+    if lacks is not None:
+        logger.warning_once(f"FlexAttention has no {lacks}: attn_implementation='sdpa' is used instead")
+        return sdpa_hst_attention(
+            module, query, key, value, attention_mask, plan=plan, num_tokens=num_tokens, scaling=scaling, dropout=dropout
+        )
+    batch_size, _, num_slots, _ = query.shape
+    tables = _flex_tables(plan, num_slots)
+    block_mask, empty_rows = flex_block_mask(tables, attention_mask, batch_size)
+    behind = tables.slot_blocks.shape[0] - num_slots
+    query, key, value = (nn.functional.pad(states, (0, 0, 0, behind)) for states in (query, key, value))
+    attention = flex_attention if torch.compiler.is_compiling() else compiled_flex_attention()
+    output = attention(query, key, value, block_mask=block_mask, scale=scaling)[:, :, :num_slots].transpose(1, 2)
+    return output if empty_rows is None else output.masked_fill(empty_rows[:, :, None, None], 0.0), None
+
+
+def _flex_tables(plan: BlockPlan, num_slots: int) -> FlexTables:
+    if torch.compiler.is_compiling():
+        return FlexTables.build(plan, slot_blocks(plan, num_slots))
+    return _cached_flex_tables(plan.pattern, plan.num_tokens, num_slots, plan.key_blocks.device)
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_flex_tables(pattern, num_tokens: int, num_slots: int, device: torch.device) -> FlexTables:
+    with torch.inference_mode(False), torch.no_grad():
+        plan = block_plan(pattern, num_tokens, device)
+        return FlexTables.build(plan, slot_blocks(plan, num_slots))
+
+
 def _tables(plan: BlockPlan, attention_mask: torch.Tensor | None, num_tokens: int, num_slots: int):
     """The plan's two block tables with their masks of slots: global blocks, document by document, and the others."""
     device, num_global = plan.key_blocks.device, plan.num_global_blocks
@@ -212,3 +271,4 @@ def slot_mask(attention_mask: torch.Tensor, plan: BlockPlan, num_representatives
 ALL_ATTENTION_FUNCTIONS = AttentionInterface()
 ALL_ATTENTION_FUNCTIONS["eager"] = eager_hst_attention
 ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_hst_attention
+ALL_ATTENTION_FUNCTIONS["flex_attention"] = flex_hst_attention

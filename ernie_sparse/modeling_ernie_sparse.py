@@ -70,8 +70,8 @@ class ErnieSparseHeadOutput(ModelOutput):
     loss (`torch.FloatTensor` of shape `()`, *optional*):
         With labels: the task loss or, with a consistency pattern, the task loss plus alpha times the consistency loss.
     logits (`torch.FloatTensor`):
-        Scores before softmax. The masked-LM head in training, given labels, computes and returns those of the labelled
-        positions alone, `(num_labelled, vocab_size)`.
+        Scores before softmax. The masked-LM head in training, given labels and not compiled, computes and returns those of
+        the labelled positions alone, `(num_labelled, vocab_size)`.
     task_loss (`torch.FloatTensor` of shape `()`, *optional*):
         With a consistency pattern: the mean task loss of both passes.
     consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
@@ -380,6 +380,7 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
     _supports_sdpa = True
+    _supports_flex_attn = True
     _no_split_modules = ["ErnieSparseEmbeddings", "ErnieSparseLayer"]
     _can_record_outputs = {"hidden_states": ErnieSparseLayer, "attentions": ErnieSparseSelfAttention}
 
@@ -599,8 +600,9 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
         states = [output.last_hidden_state for output in passes]
-        if labels is not None and self.training:
-            # The vocabulary is by far the widest matrix: nothing is multiplied with it where nothing is predicted.
+        if labels is not None and self.training and not torch.compiler.is_compiling():
+            # The vocabulary is by far the widest matrix: nothing is multiplied with it where nothing is predicted. How
+            # many positions that are is not known to a compiler.
             is_labelled = labels != IGNORE_INDEX
             states, labels = [state[is_labelled] for state in states], labels[is_labelled]
         logits = [self.cls(state) for state in states]

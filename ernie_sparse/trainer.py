@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from transformers import Trainer
 
-from .sparse_pattern import SparsePattern
+from .sparse_pattern import SparsePattern, block_plan
 
 PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
 
@@ -126,11 +126,12 @@ class SaorTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.saor.saor_alpha > 0 and model.training:
             own = self.accelerator.unwrap_model(model).config.pattern
-            inputs = {
-                **inputs,
-                "consistency_pattern": second_pattern(own, self.saor, self.state.global_step),
-                "consistency_alpha": self.saor.saor_alpha,
-            }
+            patterns = {"pattern": own, "consistency_pattern": second_pattern(own, self.saor, self.state.global_step)}
+            if self.args.torch_compile:
+                # As tables they are inputs of the program; as values they would be constants, compiled anew each step.
+                length, device = _length(inputs), self.accelerator.device
+                patterns = {name: block_plan(pattern, length, device) for name, pattern in patterns.items()}
+            inputs = {**inputs, **patterns, "consistency_alpha": self.saor.saor_alpha}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.saor.saor_alpha > 0 and model.training:
             self._add_loss_parts(outputs, num_items_in_batch)
@@ -170,4 +171,4 @@ def _positions_as_labels(positions: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _length(batch: dict[str, torch.Tensor]) -> int:
-    return batch["input_ids" if "input_ids" in batch else "inputs_embeds"].shape[1]
+    return batch["input_ids"].shape[-1] if "input_ids" in batch else batch["inputs_embeds"].shape[-2]
