@@ -159,7 +159,15 @@ def flex_hst_attention(
     """
     if plan is None or plan.sees_everything:
         return sdpa_hst_attention(
-            module, query, key, value, attention_mask, plan=plan, num_tokens=num_tokens, scaling=scaling, dropout=dropout
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            plan=plan,
+            num_tokens=num_tokens,
+            scaling=scaling,
+            dropout=dropout,
         )
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     lacks = "attention dropout" if dropout and module.training else None
@@ -168,7 +176,15 @@ def flex_hst_attention(
     if lacks is not None:
         logger.warning_once(f"FlexAttention has no {lacks}: attn_implementation='sdpa' is used instead")
         return sdpa_hst_attention(
-            module, query, key, value, attention_mask, plan=plan, num_tokens=num_tokens, scaling=scaling, dropout=dropout
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            plan=plan,
+            num_tokens=num_tokens,
+            scaling=scaling,
+            dropout=dropout,
         )
     batch_size, _, num_slots, _ = query.shape
     tables = _flex_tables(plan, num_slots)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -19,6 +20,9 @@ from .hst_attention import ALL_ATTENTION_FUNCTIONS, cut, eager_hst_attention, sl
 from .saor import IGNORE_INDEX, SaorLoss, saor_loss
 from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 from .unpadding import drop_padding
+
+# The masked-LM head's logits at a time, in training: 128 MiB of fp32.
+CHUNK_LOGITS = 2**25
 
 Pattern = SparsePattern | BlockPlan | dict | str
 
@@ -70,8 +74,7 @@ class ErnieSparseHeadOutput(ModelOutput):
     loss (`torch.FloatTensor` of shape `()`, *optional*):
         With labels: the task loss or, with a consistency pattern, the task loss plus alpha times the consistency loss.
     logits (`torch.FloatTensor`):
-        Scores before softmax. The masked-LM head in training, given labels and not compiled, computes and returns those of
-        the labelled positions alone, `(num_labelled, vocab_size)`.
+        Scores before softmax; `None` from the masked-LM head in training when it is given labels.
     task_loss (`torch.FloatTensor` of shape `()`, *optional*):
         With a consistency pattern: the mean task loss of both passes.
     consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
@@ -600,14 +603,32 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
         states = [output.last_hidden_state for output in passes]
-        if labels is not None and self.training and not torch.compiler.is_compiling():
-            # The vocabulary is by far the widest matrix: nothing is multiplied with it where nothing is predicted. How
-            # many positions that are is not known to a compiler.
-            is_labelled = labels != IGNORE_INDEX
-            states, labels = [state[is_labelled] for state in states], labels[is_labelled]
+        if labels is not None and self.training:
+            losses = self._training_losses(states, labels.to(states[0].device), consistency_alpha, num_items_in_batch)
+            return _head_output(passes, None, losses)
         logits = [self.cls(state) for state in states]
         losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
         return _head_output(passes, logits[0], losses)
+
+    def _training_losses(self, states: list[torch.Tensor], labels: torch.Tensor, alpha, num_items) -> SaorLoss:
+        """The losses alone: logits are by far the widest tensor, so there are only those of labelled positions, some at a
+        time, and they are made once more in the backward pass."""
+
+        def losses(labels: torch.Tensor, *states: torch.Tensor) -> SaorLoss:
+            return _losses("categorical", [self.cls(state) for state in states], labels, alpha, num_items)
+
+        # How many positions are labelled is not known to a compiler.
+        if torch.compiler.is_compiling():
+            return losses(labels, *states)
+        is_labelled = labels != IGNORE_INDEX
+        states, labels = [state[is_labelled] for state in states], labels[is_labelled]
+        size = max(1, CHUNK_LOGITS // self.config.vocab_size)
+        if labels.numel() <= size:
+            return losses(labels, *states)
+        num_items = labels.numel() if num_items is None else num_items
+        chunks = zip(labels.split(size), *(state.split(size) for state in states), strict=True)
+        parts = [checkpoint(losses, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+        return SaorLoss(*(None if values[0] is None else sum(values) for values in zip(*parts, strict=True)))
 
 
 @auto_docstring

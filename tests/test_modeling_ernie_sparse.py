@@ -35,6 +35,7 @@ from ernie_sparse import (
     ErnieSparseForTokenClassification,
     ErnieSparseModel,
     SparsePattern,
+    modeling_ernie_sparse,
 )
 
 EXECUTORS = ["eager", "sdpa"]
@@ -640,7 +641,8 @@ def test_a_document_of_padding_gives_no_nan(name, dtype, executor, build):
     output = model(**batch, consistency_pattern=OTHER_PATTERN)
     output.loss.backward()
     assert torch.isfinite(output.loss)
-    assert all(torch.isfinite(value).all() for value in predictions(head, output))
+    evaluated = model.eval()(**without_labels(batch))
+    assert all(torch.isfinite(value).all() for value in predictions(head, evaluated))
     assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
 
 
@@ -667,10 +669,30 @@ def test_masked_lm_in_training_computes_logits_of_labelled_positions_only(consis
     with RowsAsWideAs(99) as recorder:
         output = model(**batch, consistency_pattern=consistency)
         output.loss.backward()
-    assert output.logits.shape == (num_labelled, 99)
+    assert output.logits is None
     # The transposed vocabulary matrix and its gradient are as wide.
     rows = {math.prod(shape[:-1]) for shape in recorder.shapes - {(32, 99)}}
     assert max(rows) == num_labelled
+
+
+@pytest.mark.parametrize("num_items", [None, 7])
+def test_masked_lm_in_chunks_of_logits_changes_neither_losses_nor_gradients(num_items, build, monkeypatch):
+    batch = {**make_batch("masked_lm"), "consistency_pattern": OTHER_PATTERN, "num_items_in_batch": num_items}
+    model, results = build("masked_lm").train(), []
+    num_labelled = int((batch["labels"] != -100).sum())
+    for rows, expected in ((num_labelled, num_labelled), (num_labelled - 1, num_labelled - 1), (3, 3), (0, 1)):
+        monkeypatch.setattr(modeling_ernie_sparse, "CHUNK_LOGITS", rows * 99 + 98)
+        model.zero_grad()
+        with RowsAsWideAs(99) as recorder:
+            output = model(**batch)
+            output.loss.backward()
+        assert max(math.prod(shape[:-1]) for shape in recorder.shapes - {(32, 99)}) == expected
+        losses = torch.stack([output.loss, output.task_loss, output.consistency_loss]).detach()
+        results.append((losses, {name: gradient.clone() for name, gradient in gradients(model).items()}))
+    for losses, by_name in results[1:]:
+        torch.testing.assert_close(losses, results[0][0], rtol=1e-5, atol=1e-7)
+        for name, gradient in by_name.items():
+            torch.testing.assert_close(gradient, results[0][1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_masked_lm_in_training_equals_the_full_computation(build):
@@ -872,7 +894,6 @@ def test_attention_implementation_switches(build):
 @pytest.mark.parametrize(
     "executor, message",
     [
-        ("flex_attention", "does not support .* flex_attention"),
         ("flash_attention_2", "does not support Flash Attention 2"),
         ("nonsense", "nonsense"),
     ],
