@@ -24,12 +24,14 @@ class BlockRows(NamedTuple):
         key_mask (`torch.BoolTensor` of shape `(batch_size or 1, num_rows, width * slots_per_block)`, *optional*):
             Which of the slots in `key_blocks` may be attended to; all of them when `None`.
         may_see_nothing (`bool`, defaults to `True`): Whether a row of `key_mask` may be all `False`.
+        sees_all_in_order (`bool`, defaults to `False`): Whether there is one row and its key blocks are all, ascending.
     """
 
     query_blocks: torch.Tensor
     key_blocks: torch.Tensor
     key_mask: torch.Tensor | None
     may_see_nothing: bool = True
+    sees_all_in_order: bool = False
 
 
 def block_attention(
@@ -78,14 +80,14 @@ def gathered_block_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """[`block_attention`] on every device, compilable and exportable: keys and values are gathered row by row."""
-    batch_size, num_heads, num_blocks, slots, head_dim = query.shape
+    batch_size, num_heads, _, slots, head_dim = query.shape
     query, key, value = (states.flatten(0, 1) for states in (query, key, value))
     outputs, first = [], 0
-    for query_blocks, key_blocks, key_mask, may_see_nothing in tables:
+    for query_blocks, key_blocks, key_mask, may_see_nothing, sees_all_in_order in tables:
         (num_rows, height), width = query_blocks.shape, key_blocks.shape[1]
         last = first + num_rows * height
         row_query = query[:, first:last].reshape(-1, num_rows, height * slots, head_dim)
-        if num_rows == 1 and width == num_blocks:
+        if sees_all_in_order:
             row_key, row_value = (states.flatten(1, 2).unsqueeze(1) for states in (key, value))
         else:
             row_key, row_value = (
@@ -205,10 +207,8 @@ def _chunks(
     blocks, and the mask of the keys where there is one."""
     batch_size, num_heads, num_blocks, slots, _ = shape
     offsets = torch.arange(batch_size * num_heads)[:, None, None] * num_blocks
-    for query_blocks, key_blocks, key_mask, _ in tables:
+    for query_blocks, key_blocks, key_mask, *_ in tables:
         num_rows, height = query_blocks.shape
-        if num_rows == 0:
-            continue
         size = max(1, CHUNK_SCORES // (height * slots * key_blocks.shape[1] * slots))
         queries, keys = ((offsets + blocks).flatten(0, 1).split(size) for blocks in (query_blocks, key_blocks))
         masks = [None] * len(keys)

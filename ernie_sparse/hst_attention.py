@@ -172,7 +172,7 @@ def flex_hst_attention(
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     lacks = "attention dropout" if dropout and module.training else None
     if lacks is None and needs_gradient and query.device.type == "cpu":
-        lacks = "a backward pass on the CPU"
+        lacks = "backward pass on the CPU"
     if lacks is not None:
         logger.warning_once(f"FlexAttention has no {lacks}: attn_implementation='sdpa' is used instead")
         return sdpa_hst_attention(
@@ -219,15 +219,17 @@ def _tables(plan: BlockPlan, attention_mask: torch.Tensor | None, num_tokens: in
     # Places before the first and behind the last token become False.
     is_real = to_blocks(attention_mask, plan, num_tokens)
     local_mask = is_real[:, plan.key_blocks] & plan.is_visible[None, :, :, None]
-    blocks = torch.arange(plan.num_blocks, device=device)
-    local = BlockRows(blocks[num_global:, None], plan.key_blocks, local_mask.flatten(2), may_see_nothing=is_padded)
-    if num_global == 0:
-        return (local,)
-    global_mask = None
-    if is_padded or has_places:
-        global_mask = (is_real[:, plan.documents] & plan.in_document[None, :, :, None]).flatten(2)
-    rows = blocks[:num_global].view(len(plan.documents), -1)
-    return BlockRows(rows, plan.documents, global_mask, may_see_nothing=is_padded), local
+    blocks, tables = torch.arange(plan.num_blocks, device=device), []
+    if num_global:
+        global_mask = None
+        if is_padded or has_places:
+            global_mask = (is_real[:, plan.documents] & plan.in_document[None, :, :, None]).flatten(2)
+        num_documents = plan.documents.shape[0]
+        rows = blocks[:num_global].view(num_documents, -1)
+        tables.append(BlockRows(rows, plan.documents, global_mask, is_padded, sees_all_in_order=num_documents == 1))
+    if plan.key_blocks.shape[0]:
+        tables.append(BlockRows(blocks[num_global:, None], plan.key_blocks, local_mask.flatten(2), is_padded))
+    return tuple(tables)
 
 
 def cut(states: torch.Tensor, size: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:

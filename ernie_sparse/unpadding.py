@@ -80,7 +80,7 @@ def drop_padding(attention_mask: torch.Tensor, plan: BlockPlan) -> PackedBatch |
     is_kept[:, :num_global] = True
     counts = is_kept.sum(dim=1)
     num_kept, max_kept = torch.stack([counts.sum(), counts.max()]).tolist()
-    if num_kept > (1 - LEAST_SHARE) * batch_size * num_blocks:
+    if num_kept == 0 or num_kept > (1 - LEAST_SHARE) * batch_size * num_blocks:
         return None
     every = torch.arange(batch_size * num_blocks, device=attention_mask.device).view(batch_size, num_blocks)
     local_blocks = every[:, num_global:][is_kept[:, num_global:]]
@@ -107,7 +107,7 @@ def drop_padding(attention_mask: torch.Tensor, plan: BlockPlan) -> PackedBatch |
         is_visible=is_visible,
         places=every_place,
         token_places=every_place,
-        first_tokens=every_place[::block_size] + torch.where(blocks % num_blocks == 0, shift, 0),
+        first_tokens=every_place[::block_size],
         documents=documents,
         in_document=in_document,
         sees_everything=plan.sees_everything and batch_size == 1,

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
-from ernie_sparse import SparsePattern
+from ernie_sparse import SparsePattern, block_attention, hst_attention
 from ernie_sparse.hst_attention import (
     ALL_ATTENTION_FUNCTIONS,
     eager_hst_attention,
@@ -234,6 +234,9 @@ def test_no_kernel_is_asked_for_a_row_without_keys(per_block, is_padded, monkeyp
         return kernel(query, key, value, attn_mask=attn_mask, **kwargs)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    # The form for other devices.
+    for module in (block_attention, hst_attention):
+        monkeypatch.setattr(module, "runs_on_cpu", lambda states: False)
     for pattern, num_tokens in itertools.product(PATTERNS, LENGTHS):
         plan = block_plan(pattern, num_tokens, "cpu")
         num_representatives = per_block * plan.num_blocks

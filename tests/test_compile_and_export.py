@@ -1,0 +1,278 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Compiled and exported models against the model as it is, at lengths and patterns they were not made with."""
+
+import dataclasses
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from test_modeling_ernie_sparse import HEADS, make_batch, make_labels, randomise, without_labels
+
+from ernie_sparse import (
+    ErnieSparseForMaskedLM,
+    ErnieSparseForSequenceClassification,
+    ErnieSparseModel,
+    SparsePattern,
+)
+from ernie_sparse.sparse_pattern import block_plan
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+DYNAMIC = torch.export.Dim.DYNAMIC
+# Multiples of the block size 8 and others, down to three blocks.
+LENGTHS = (128, 71, 33, 17)
+PATTERNS = {
+    "plain": SparsePattern(8),
+    "shifted": SparsePattern(8, block_shift=3),
+    "random_and_shifted": SparsePattern(8, 3, 1, 2, 5, seed=3),
+    "flat": SparsePattern(8, 3, 0, hierarchical=False),
+}
+HALF = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def build(tiny_config):
+    """Builds a model in eval mode, all parameters random and no dropout."""
+
+    def build_model(model: type, pattern=PATTERNS["plain"], executor="sdpa", **overrides):
+        sizes = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3}
+        config = tiny_config(**{**sizes, **dataclasses.asdict(pattern), **overrides}, attn_implementation=executor)
+        return randomise(model(config)).eval()
+
+    return build_model
+
+
+def make_inputs(batch_size: int, num_tokens: int) -> dict:
+    """The last document is padded on the right to half its length."""
+    mask = torch.ones(batch_size, num_tokens, dtype=torch.long)
+    mask[-1, (num_tokens + 1) // 2 :] = 0
+    return {"input_ids": torch.randint(1, 99, mask.shape), "attention_mask": mask}
+
+
+def some_patterns(*names):
+    return pytest.mark.parametrize("pattern", [PATTERNS[name] for name in names], ids=names)
+
+
+@some_patterns("plain", "random_and_shifted", "flat")
+def test_an_exported_model_takes_any_batch_and_length(pattern, build):
+    model = build(ErnieSparseForSequenceClassification, pattern)
+    sizes = {0: DYNAMIC, 1: DYNAMIC}
+    program = torch.export.export(
+        model,
+        (),
+        make_inputs(2, 100),
+        dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+        strict=False,
+    ).module()
+    for batch_size in (1, 3):
+        for num_tokens in LENGTHS:
+            inputs = make_inputs(batch_size, num_tokens)
+            torch.testing.assert_close(program(**inputs).logits, model(**inputs).logits, **CLOSE)
+
+
+def test_an_exported_base_model_returns_all_hidden_states(build):
+    model, sizes = build(ErnieSparseModel, PATTERNS["shifted"]), {0: DYNAMIC, 1: DYNAMIC}
+    shapes = {"input_ids": sizes, "attention_mask": sizes}
+    program = torch.export.export(model, (), make_inputs(2, 100), dynamic_shapes=shapes, strict=False).module()
+    for batch_size, num_tokens in ((3, 71), (1, 128)):
+        inputs = make_inputs(batch_size, num_tokens)
+        output, expected = program(**inputs), model(**inputs)
+        is_real = inputs["attention_mask"].bool()
+        torch.testing.assert_close(output.last_hidden_state[is_real], expected.last_hidden_state[is_real], **CLOSE)
+        torch.testing.assert_close(output.pooler_output, expected.pooler_output, **CLOSE)
+        is_kept = (expected.representative_hidden_state != 0).any(-1)
+        assert is_kept.sum() > batch_size
+        actual, reference = (states.representative_hidden_state[is_kept] for states in (output, expected))
+        torch.testing.assert_close(actual, reference, **CLOSE)
+
+
+def compiled(model, **kwargs):
+    # Programs of earlier tests would count against the limit on recompilations.
+    torch._dynamo.reset()
+    return torch.compile(model, fullgraph=True, dynamic=True, **kwargs)
+
+
+def compare_with_plans(program, model, pattern, batch_size, num_tokens, has_mask=True):
+    inputs = make_inputs(batch_size, num_tokens)
+    plan = block_plan(pattern, num_tokens, "cpu")
+    is_real = inputs["attention_mask"].bool()
+    if not has_mask:
+        inputs["attention_mask"] = None
+    with torch.no_grad():
+        actual = program(**inputs, pattern=plan).last_hidden_state[is_real]
+        expected = model(**inputs, pattern=pattern).last_hidden_state[is_real]
+    torch.testing.assert_close(actual, expected, **CLOSE, msg=lambda text: f"{pattern}, {num_tokens}: {text}")
+
+
+@pytest.mark.parametrize("hierarchical", [True, False])
+def test_one_program_for_every_length_and_pattern(hierarchical, build):
+    model = build(ErnieSparseModel, num_hidden_layers=1)
+    program = compiled(model, backend="eager")
+    first = SparsePattern(8, hierarchical=hierarchical)
+    compare_with_plans(program, model, first, 2, 100)
+    others = {
+        "num_window_blocks": (5, 1, 7),
+        "num_random_blocks": (1, 3),
+        "block_shift": (1, 3, 7),
+        "block_size": (4, 16, 5),
+        "seed": (9,),
+    }
+    patterns = [dataclasses.replace(first, **{name: value}) for name, values in others.items() for value in values]
+    patterns.append(SparsePattern(6, 5, 1, 2, 1, hierarchical, seed=3))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for num_tokens in (128, 71, 99, 64):
+            compare_with_plans(program, model, first, 2, num_tokens)
+        for batch_size in (3, 5):
+            compare_with_plans(program, model, first, batch_size, 100)
+        for pattern in patterns:
+            compare_with_plans(program, model, pattern, 2, 100)
+        compare_with_plans(program, model, patterns[-1], 4, 87)
+
+
+def test_one_program_without_a_mask_for_lengths_that_fill_their_blocks_and_others(build):
+    model = build(ErnieSparseModel, num_hidden_layers=1)
+    program = compiled(model, backend="eager")
+    compare_with_plans(program, model, SparsePattern(8), 2, 100, has_mask=False)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compare_with_plans(program, model, SparsePattern(8), 2, 128, has_mask=False)
+        compare_with_plans(program, model, SparsePattern(8, block_shift=3), 3, 71, has_mask=False)
+
+
+def test_a_plan_of_another_kind_is_compiled_anew(build):
+    model = build(ErnieSparseModel, num_hidden_layers=1)
+    program = compiled(model, backend="eager")
+    for pattern in (SparsePattern(8, num_global_blocks=3), SparsePattern.full(block_size=8)):
+        compare_with_plans(program, model, pattern, 2, 100)
+
+
+def test_a_pattern_itself_compiles_as_well(build):
+    model = build(ErnieSparseModel, PATTERNS["shifted"], num_hidden_layers=1)
+    program = compiled(model, backend="eager")
+    for num_tokens in (100, 71):
+        inputs = make_inputs(2, num_tokens)
+        is_real = inputs["attention_mask"].bool()
+        with torch.no_grad():
+            actual, expected = (call(**inputs).last_hidden_state[is_real] for call in (program, model))
+        torch.testing.assert_close(actual, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_plan_for_another_length_is_refused(is_compiled, build):
+    model = build(ErnieSparseModel, num_hidden_layers=1)
+    program = compiled(model, backend="eager") if is_compiled else model
+    plan = block_plan(PATTERNS["plain"], 40, "cpu")
+    inputs = make_inputs(2, 48)
+    with pytest.raises(
+        (ValueError, torch._dynamo.exc.Unsupported) if is_compiled else ValueError,
+        match="the plan is for 40 tokens, but the input has 48",
+    ):
+        program(**inputs, pattern=plan)
+
+
+@pytest.mark.slow
+@some_patterns("plain", "random_and_shifted", "flat")
+def test_onnx(pattern, build, tmp_path):
+    model = build(ErnieSparseForSequenceClassification, pattern)
+    file = tmp_path / "model.onnx"
+    sizes = {0: DYNAMIC, 1: DYNAMIC}
+    inputs = make_inputs(2, 100)
+    torch.onnx.export(
+        model,
+        tuple(inputs.values()),
+        file,
+        dynamo=True,
+        input_names=list(inputs),
+        output_names=["logits"],
+        dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(file)
+    for batch_size, num_tokens in ((2, 100), (1, 128), (3, 64), (3, 71), (2, 33), (1, 49)):
+        inputs = make_inputs(batch_size, num_tokens)
+        (logits,) = session.run(None, {name: values.numpy() for name, values in inputs.items()})
+        np.testing.assert_allclose(logits, model(**inputs).logits.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["masked_lm", "single_label"])
+def test_compiled_inference(name, build):
+    head = HEADS[name]
+    model = build(head.model, num_hidden_layers=1)
+    program = compiled(model)
+    with torch.no_grad():
+        for pattern, batch_size, num_tokens in (
+            (PATTERNS["plain"], 2, 100),
+            (PATTERNS["plain"], 3, 71),
+            (PATTERNS["random_and_shifted"], 2, 128),
+        ):
+            inputs = make_inputs(batch_size, num_tokens)
+            actual = program(**inputs, pattern=block_plan(pattern, num_tokens, "cpu")).logits
+            expected = model(**inputs, pattern=pattern).logits
+            if head.is_per_token:
+                actual, expected = (logits[inputs["attention_mask"].bool()] for logits in (actual, expected))
+            torch.testing.assert_close(actual, expected, **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [ErnieSparseForSequenceClassification, ErnieSparseForMaskedLM])
+def test_compiled_training_step(model, build):
+    name = "masked_lm" if model is ErnieSparseForMaskedLM else "single_label"
+    model = build(model, num_hidden_layers=1).train()
+    program = compiled(model)
+    for pattern, lengths in ((PATTERNS["plain"], (100, 51)), (PATTERNS["random_and_shifted"], (71, 30, 9))):
+        batch = make_batch(name, lengths=lengths)
+        losses, gradients = [], []
+        for call in (program, model):
+            model.zero_grad()
+            loss = call(**batch, pattern=block_plan(pattern, max(lengths), "cpu")).loss
+            loss.backward()
+            losses.append(loss.detach())
+            gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+        compiled_gradients, expected = gradients
+        largest = max(gradient.abs().max() for gradient in expected.values() if gradient is not None)
+        for parameter, gradient in expected.items():
+            if gradient is None:
+                # Nothing is left to the last layer's second step; the compiler may write zeros.
+                assert compiled_gradients[parameter] is None or not compiled_gradients[parameter].any(), parameter
+                continue
+            difference = (compiled_gradients[parameter] - gradient).abs().max()
+            assert difference <= 1e-4 * max(gradient.abs().max(), largest / 100), parameter
+
+
+PADDINGS = {
+    "right": lambda mask: mask[:, :, 23:].zero_(),
+    "left": lambda mask: mask[:, :, :-9].zero_(),
+    "holes": lambda mask: mask[:, :, 3:27].zero_(),
+    "all": lambda mask: mask.zero_(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("executor", ["eager", "sdpa"])
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("name", HEADS)
+def test_half_precision_is_finite_under_every_padding(name, padding, executor, dtype, tiny_config):
+    head = HEADS[name]
+    model = head.model(tiny_config(attn_implementation=executor, **head.config)).to(dtype).train()
+    inputs = without_labels(make_batch(name, lengths=(40, 40)))
+    # Every document, and then the first alone.
+    for documents in (slice(None), slice(1)):
+        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+        mask = inputs["attention_mask"][documents]
+        PADDINGS[padding](mask if mask.dim() == 3 else mask[:, None])
+        batch = {**inputs, **make_labels(name, inputs)}
+        if name == "question_answering":
+            batch["start_positions"] = batch["end_positions"] = inputs["attention_mask"].argmax(dim=1)
+        patterns = (PATTERNS["plain"], PATTERNS["random_and_shifted"], SparsePattern(8, 1, 0, 0, 3, hierarchical=False))
+        for pattern in patterns:
+            model.zero_grad()
+            output = model(**batch, pattern=pattern)
+            output.loss.backward()
+            assert output.loss.isfinite(), pattern
+            found = [output[prediction] for prediction in head.outputs if output.get(prediction) is not None]
+            assert found or name == "masked_lm"
+            assert all(values.isfinite().all() for values in found), pattern
+            for parameter_name, parameter in model.named_parameters():
+                assert parameter.grad is None or parameter.grad.isfinite().all(), (parameter_name, pattern)
