@@ -43,11 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ernie-sparse: error: {verb!r} is not one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     try:
-        from .running import keep_freed_memory
-
-        module = importlib.import_module(VERBS[verb][0])
-        keep_freed_memory()
-        module.main(rest)
+        importlib.import_module(VERBS[verb][0]).main(rest)
     except (ValueError, OSError, StrictDataclassError) as error:
         if os.environ.get("ERNIE_SPARSE_TRACEBACK"):
             raise

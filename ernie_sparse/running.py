@@ -1,13 +1,11 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """What the training verbs share: arguments, where to go on, loading a checkpoint, and what is left when they are done."""
 
-import ctypes
 import dataclasses
 import json
 import math
 import platform
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +21,6 @@ from transformers.trainer_utils import get_last_checkpoint
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern
 from .trainer import SaorArguments
-
-# The names of glibc's `malloc.h` for `mallopt`: never trim, grow by 512 MiB, map nothing apart from the heap.
-MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX = -1, -2, -4
-
 
 @dataclass
 class RunArguments(TrainingArguments):
@@ -49,21 +43,6 @@ class RunArguments(TrainingArguments):
             self.use_cpu = True
             self.dataloader_pin_memory = False
         super().__post_init__()
-
-
-def keep_freed_memory():
-    """
-    Keep large buffers that are freed for the next ones, on the CPU under Linux. The C library hands them back to the
-    kernel at once and gets them back empty, page by page: a large part of the time of a training step on long rows.
-    """
-    if sys.platform != "linux" or torch.accelerator.is_available():
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    for parameter, value in ((MALLOC_TRIM_THRESHOLD, -1), (MALLOC_TOP_PAD, 2**29), (MALLOC_MMAP_MAX, 0)):
-        mallopt(parameter, value)
 
 
 def parse_arguments(argv: list[str], verb: str, usage: str, description: str, *dataclass_types) -> tuple:
