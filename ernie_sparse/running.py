@@ -22,6 +22,7 @@ from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern
 from .trainer import SaorArguments
 
+
 @dataclass
 class RunArguments(TrainingArguments):
     """transformers' `TrainingArguments`, all of them, with the defaults of a command-line run."""
