@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-# How many attention scores the CPU function holds at a time: 2 MiB of fp32, about what a core's own cache takes.
-CHUNK_SCORES = 2**19
+# How many attention scores the CPU function holds at a time: 4 MiB of fp32, so that they stay in the cache.
+CHUNK_SCORES = 2**20
 
 
 class BlockRows(NamedTuple):

@@ -16,9 +16,12 @@ from transformers.utils import logging
 
 from .block_attention import BlockRows, block_attention, masked_sdpa, runs_on_cpu
 from .flex_block_mask import FlexTables, compiled_flex_attention, flex_block_mask
-from .sparse_pattern import BlockPlan, block_plan
+from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 
 logger = logging.get_logger(__name__)
+
+# Up to 512 tokens and their representatives, one dense call under the same mask takes no longer than blocks do.
+DENSE_SLOTS = 576
 
 
 class HstAttentionMaps(NamedTuple):
@@ -115,17 +118,39 @@ def sdpa_hst_attention(
 ) -> tuple[torch.Tensor, None]:
     """
     The block form: each block's slots against the slots of the blocks it sees, and the global blocks against their
-    whole document. Memory grows linearly with the length. Where everything sees everything it is one dense call.
+    whole document. Memory grows linearly with the length. Where everything sees everything, and up to `DENSE_SLOTS`,
+    it is one dense call.
     Arguments and output as in [`eager_hst_attention`], without the maps.
     """
     dropout = dropout if module.training else 0.0
+    num_slots = query.shape[2]
     if plan is None or plan.sees_everything:
         return _dense_attention(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
-    num_slots = query.shape[2]
+    if num_slots <= DENSE_SLOTS and not dropout and _is_whole(plan):
+        key_mask = _cached_dense_mask(plan.pattern, num_tokens, num_slots, query.device)
+        if attention_mask is not None:
+            key_mask = key_mask & attention_mask[:, None, None]
+        output = masked_sdpa(query, key, value, key_mask, scaling, dropout, may_see_nothing=attention_mask is not None)
+        return output.transpose(1, 2), None
     query, key, value = (to_blocks(states, plan, num_tokens, dim=2) for states in (query, key, value))
     tables = _tables(plan, attention_mask, num_tokens, num_slots)
     output = block_attention(query, key, value, tables, scaling, dropout)
     return from_blocks(output.permute(0, 2, 3, 1, 4), plan, num_tokens), None
+
+
+def _is_whole(plan: BlockPlan) -> bool:
+    """Whether the plan is its pattern's own, so that the pattern stands for it; not where padding was dropped."""
+    return not torch.compiler.is_compiling() and plan is block_plan(
+        plan.pattern, plan.num_tokens, plan.key_blocks.device
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_dense_mask(pattern: SparsePattern, num_tokens: int, num_slots: int, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        plan = block_plan(pattern, num_tokens, device)
+        blocks = slot_blocks(plan, num_slots)
+        return plan.block_mask()[blocks[:, None], blocks[None, :]][None, None]
 
 
 def _dense_attention(query, key, value, attention_mask, scaling, dropout) -> torch.Tensor:
@@ -197,13 +222,13 @@ def flex_hst_attention(
 
 
 def _flex_tables(plan: BlockPlan, num_slots: int) -> FlexTables:
-    if torch.compiler.is_compiling():
+    if not _is_whole(plan):
         return FlexTables.build(plan, slot_blocks(plan, num_slots))
     return _cached_flex_tables(plan.pattern, plan.num_tokens, num_slots, plan.key_blocks.device)
 
 
 @functools.lru_cache(maxsize=16)
-def _cached_flex_tables(pattern, num_tokens: int, num_slots: int, device: torch.device) -> FlexTables:
+def _cached_flex_tables(pattern: SparsePattern, num_tokens: int, num_slots: int, device: torch.device) -> FlexTables:
     with torch.inference_mode(False), torch.no_grad():
         plan = block_plan(pattern, num_tokens, device)
         return FlexTables.build(plan, slot_blocks(plan, num_slots))

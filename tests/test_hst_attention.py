@@ -21,6 +21,7 @@ from ernie_sparse.hst_attention import (
     to_blocks,
 )
 from ernie_sparse.sparse_pattern import block_plan
+from ernie_sparse.unpadding import drop_padding
 
 EXECUTORS = {"eager": eager_hst_attention, "sdpa": sdpa_hst_attention}
 HALF = [torch.bfloat16, torch.float16]
@@ -153,6 +154,37 @@ def test_executors_agree_in_fp32(per_block, is_padded):
         )
         assert eager["output"].shape == (4, num_representatives + num_tokens, 2, 4)
         compare(sdpa, eager, 1e-5, (pattern, num_tokens))
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_short_inputs_take_one_dense_call_and_give_the_same(is_padded, monkeypatch):
+    calls = []
+    attend = hst_attention.block_attention
+    monkeypatch.setattr(hst_attention, "block_attention", lambda *args: calls.append(None) or attend(*args))
+    for pattern, num_tokens in itertools.product(PATTERNS, (29, 64)):
+        plan = block_plan(pattern, num_tokens, "cpu")
+        slots = make_slots(4, plan.num_blocks + num_tokens)
+        mask = slot_mask(token_padding(num_tokens), plan, plan.num_blocks) if is_padded else None
+        results = []
+        for longest in (plan.num_blocks + num_tokens, plan.num_blocks + num_tokens - 1):
+            monkeypatch.setattr(hst_attention, "DENSE_SLOTS", longest)
+            calls.clear()
+            results.append(outputs_and_gradients(sdpa_hst_attention, *slots, mask, plan, num_tokens))
+            assert bool(calls) == (longest < plan.num_blocks + num_tokens and not plan.sees_everything)
+        compare(results[0], results[1], 1e-5, (pattern, num_tokens))
+
+
+def test_a_packed_row_is_not_taken_for_its_pattern(monkeypatch):
+    # Blocks 0, 4 and 5 are kept: side by side in the row, not in the document.
+    pattern, real = SparsePattern(4, num_window_blocks=1), torch.zeros(1, 32, dtype=torch.bool)
+    real[0, 16:24] = True
+    packed = drop_padding(real, block_plan(pattern, 32, "cpu"))
+    slots = make_slots(1, 12 + packed.plan.num_blocks)
+    mask = slot_mask(packed.pack_mask(real), packed.plan, packed.plan.num_blocks)
+    expected = outputs_and_gradients(sdpa_hst_attention, *slots, mask, packed.plan, 12)
+    monkeypatch.setattr(hst_attention, "DENSE_SLOTS", 100)
+    monkeypatch.setattr(hst_attention, "_cached_dense_mask", None)
+    compare(outputs_and_gradients(sdpa_hst_attention, *slots, mask, packed.plan, 12), expected, 0, pattern)
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
