@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-Attention over tokens and representatives under a block plan: one signature, a dense oracle and a block-sparse twin.
+Attention over tokens and representatives under a block plan: one signature and three executors, a dense oracle, the
+block form and FlexAttention.
 
 Every executor takes its slots in one order: first the representatives of all blocks, block by block, then the tokens.
 """
@@ -119,8 +120,7 @@ def sdpa_hst_attention(
     """
     The block form: each block's slots against the slots of the blocks it sees, and the global blocks against their
     whole document. Memory grows linearly with the length. Where everything sees everything, and up to `DENSE_SLOTS`,
-    it is one dense call.
-    Arguments and output as in [`eager_hst_attention`], without the maps.
+    it is one dense call. Arguments and output as in [`eager_hst_attention`], without the maps.
     """
     dropout = dropout if module.training else 0.0
     num_slots = query.shape[2]
@@ -182,24 +182,19 @@ def flex_hst_attention(
     FlexAttention over tiles of slots. What it cannot do goes through [`sdpa_hst_attention`], with a warning: attention
     dropout, and gradients on the CPU. So does, silently, what is dense. Arguments and output as there.
     """
-    if plan is None or plan.sees_everything:
-        return sdpa_hst_attention(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            plan=plan,
-            num_tokens=num_tokens,
-            scaling=scaling,
-            dropout=dropout,
-        )
-    needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    lacks = "attention dropout" if dropout and module.training else None
-    if lacks is None and needs_gradient and query.device.type == "cpu":
+    lacks = None
+    if dropout and module.training:
+        lacks = "attention dropout"
+    elif (
+        query.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and any(states.requires_grad for states in (query, key, value))
+    ):
         lacks = "backward pass on the CPU"
-    if lacks is not None:
+    is_dense = plan is None or plan.sees_everything
+    if lacks is not None and not is_dense:
         logger.warning_once(f"FlexAttention has no {lacks}: attn_implementation='sdpa' is used instead")
+    if lacks is not None or is_dense:
         return sdpa_hst_attention(
             module,
             query,
