@@ -21,7 +21,7 @@ from .saor import IGNORE_INDEX, SaorLoss, saor_loss
 from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 from .unpadding import drop_padding
 
-# The masked-LM head's logits at a time, in training: 128 MiB of fp32.
+# The masked-LM head's logits at a time, in training: 128 MiB of fp32. Fewer would read the vocabulary too often.
 CHUNK_LOGITS = 2**25
 
 Pattern = SparsePattern | BlockPlan | dict | str

@@ -16,8 +16,11 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 IGNORE_INDEX = -100
+# Logits at a time: 2 MiB of fp32, so that what is made of them stays in the cache.
+CHUNK_LOGITS = 2**19
 
 
 class SaorLoss(NamedTuple):
@@ -120,20 +123,36 @@ def saor_loss(
     # At least 1: a batch without any label has the loss 0.
     divisor = torch.as_tensor(is_labelled.sum() if num_items is None else num_items).clamp(min=1)
 
-    def prepare(states: torch.Tensor) -> torch.Tensor:
+    def sums(labels: torch.Tensor, is_labelled: torch.Tensor, *passes: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # Cleared before the loss, not after it: an infinite logit would turn a cleared gradient into NaN.
-        return states.to(dtype).masked_fill(~(is_labelled.unsqueeze(-1) if has_classes else is_labelled), 0.0)
+        is_used = is_labelled.unsqueeze(-1) if has_classes else is_labelled
+        passes = [states.to(dtype).masked_fill(~is_used, 0.0) for states in passes]
+        values = [task_loss(states, labels) for states in passes]
+        if len(passes) == 2:
+            values.append(divergence(*passes))
+        return tuple(value.masked_fill(~is_labelled, 0.0).sum() for value in values)
 
-    def mean(values: torch.Tensor) -> torch.Tensor:
-        return values.masked_fill(~is_labelled, 0.0).sum() / divisor
-
-    first = prepare(logits)
+    passes = (logits,) if second_logits is None else (logits, second_logits)
+    means = [total / divisor for total in _by_rows(sums, (labels, is_labelled, *passes), logits)]
     if second_logits is None:
-        return SaorLoss(mean(task_loss(first, labels)))
-    second = prepare(second_logits)
-    task = 0.5 * (mean(task_loss(first, labels)) + mean(task_loss(second, labels)))
-    consistency = mean(divergence(first, second))
+        return SaorLoss(means[0])
+    first, second, consistency = means
+    task = 0.5 * (first + second)
     return SaorLoss(task + alpha * consistency, task, consistency)
+
+
+def _by_rows(sums: Callable, tensors: tuple[torch.Tensor, ...], logits: torch.Tensor) -> list[torch.Tensor]:
+    """`sums(*tensors)`; where the logits are many, of some rows at a time, made again in the backward pass: what a
+    vocabulary's worth of classes leaves behind takes longer to write to memory than to compute."""
+    if torch.compiler.is_compiling() or logits.dim() < 2 or logits.numel() <= CHUNK_LOGITS:
+        return list(sums(*tensors))
+    rows = max(1, CHUNK_LOGITS // logits.shape[-1])
+    num_rows = logits.numel() // logits.shape[-1]
+    chunks = zip(
+        *(tensor.reshape(num_rows, *tensor.shape[logits.dim() - 1 :]).split(rows) for tensor in tensors), strict=True
+    )
+    parts = [checkpoint(sums, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    return [torch.stack(part).sum() for part in zip(*parts, strict=True)]
 
 
 def _check_classes(labels: torch.Tensor, num_classes: int):

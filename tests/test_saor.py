@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from ernie_sparse import saor
 from ernie_sparse.saor import (
     IGNORE_INDEX,
     bernoulli_divergence,
@@ -321,3 +324,47 @@ def test_consistency_loss_does_not_read_which_label_it_is():
     for shift, alpha in itertools.product((1, 2), (1.0, 4.0)):
         moved = saor_loss("categorical", logits, (labels + shift) % 3, second, alpha=alpha)
         assert torch.equal(moved.consistency_loss, saor_loss("categorical", logits, labels, second).consistency_loss)
+
+
+class Largest(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that any operation made."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        outputs = function(*args, **(kwargs or {}))
+        is_view = function._schema.returns and function._schema.returns[0].alias_info is not None
+        for output in tree_leaves(outputs):
+            if isinstance(output, torch.Tensor) and not is_view:
+                self.numel = max(self.numel, output.numel())
+        return outputs
+
+
+@every_distribution
+@pytest.mark.parametrize("has_second", [True, False])
+def test_logits_in_chunks_change_neither_losses_nor_gradients(distribution, has_second, monkeypatch):
+    logits, second, labels = make_batch(distribution)
+    labels.view(-1)[::4] = IGNORE_INDEX
+    results = []
+    # All at once, a row at a time, and rows that the chunks do not divide.
+    for chunk in (90, 1, 12, 89):
+        monkeypatch.setattr(saor, "CHUNK_LOGITS", chunk)
+        leaves = [states.clone().requires_grad_() for states in (logits, second)]
+        losses = saor_loss(distribution, leaves[0], labels, leaves[1] if has_second else None, alpha=0.7)
+        (losses.loss + (0.3 * losses.task_loss if has_second else 0)).backward()
+        values = [value.detach() for value in losses if value is not None]
+        results.append([*values, *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+    for result in results[1:]:
+        assert len(result) == len(results[0]) == (5 if has_second else 2)
+        for actual, expected in zip(result, results[0], strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
+def test_forward_pass_over_many_logits_makes_no_tensor_as_large(monkeypatch):
+    monkeypatch.setattr(saor, "CHUNK_LOGITS", 100)
+    logits, second = (torch.randn(64, 50, requires_grad=True) for _ in range(2))
+    with Largest() as largest:
+        saor_loss("categorical", logits, torch.randint(50, (64,)), second)
+    assert largest.numel <= 100
