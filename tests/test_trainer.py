@@ -24,6 +24,7 @@ from distributed_training import (
 
 import ernie_sparse
 from ernie_sparse import SparsePattern
+from ernie_sparse.sparse_pattern import BlockPlan
 from ernie_sparse.trainer import PERTURBATIONS, SaorArguments, SaorTrainer, perturb, second_pattern
 
 OWN = SparsePattern(block_size=8, num_window_blocks=3, num_random_blocks=1, block_shift=5, seed=4)
@@ -346,3 +347,23 @@ def test_two_processes_train_as_one(tmp_path):
         expected = distributed_run(run, batch_size=8, output_dir=str(tmp_path))
         assert_same_training(saved["results"][name], expected)
         assert all(log["consistency_loss"] > 1e-4 for log in expected["losses"]), name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_compiled_model_is_given_its_patterns_as_plans(head, tmp_path):
+    given = []
+    results = []
+    for is_compiled in (False, True):
+        trainer = build_trainer(head, str(tmp_path / str(is_compiled)))
+        trainer.args.torch_compile = is_compiled
+        trainer.current_gradient_accumulation_steps = 1
+        model = trainer.model.train()
+        model.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs), with_kwargs=True)
+        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+        torch.manual_seed(0)
+        results.append(trainer.compute_loss(model, batch).detach())
+    torch.testing.assert_close(*results)
+    for name in ("pattern", "consistency_pattern"):
+        value, plan = (kwargs[name] for kwargs in given)
+        assert isinstance(value, SparsePattern) and isinstance(plan, BlockPlan)
+        assert plan.pattern == value and plan.num_tokens == given[1]["input_ids"].shape[-1]
