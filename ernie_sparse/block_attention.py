@@ -236,8 +236,8 @@ def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, 
 
 def _kept(weights: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:
     """
-    What dropout multiplies the weights by: 0, or 1 / (1 - dropout). 16 random bits decide on each, which takes a fifth of
-    the time of `bernoulli_`.
+    What dropout multiplies the weights by: 0, or 1 / (1 - dropout). 16 random bits decide on each: four weights for one
+    draw, where `bernoulli_` draws for each.
     """
     count = weights.numel()
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)

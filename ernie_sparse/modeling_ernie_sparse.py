@@ -73,7 +73,7 @@ class ErnieSparseHeadOutput(ModelOutput):
     r"""
     loss (`torch.FloatTensor` of shape `()`, *optional*):
         With labels: the task loss or, with a consistency pattern, the task loss plus alpha times the consistency loss.
-    logits (`torch.FloatTensor`):
+    logits (`torch.FloatTensor`, *optional*):
         Scores before softmax; `None` from the masked-LM head in training when it is given labels.
     task_loss (`torch.FloatTensor` of shape `()`, *optional*):
         With a consistency pattern: the mean task loss of both passes.
