@@ -17,6 +17,7 @@ from transformers import (
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .modeling_ernie_sparse import (
+    ErnieSparseForCandidateChoice,
     ErnieSparseForMaskedLM,
     ErnieSparseForMultipleChoice,
     ErnieSparseForQuestionAnswering,
@@ -49,6 +50,7 @@ def __getattr__(name: str):
 
 __all__ = [
     "ErnieSparseConfig",
+    "ErnieSparseForCandidateChoice",
     "ErnieSparseForMaskedLM",
     "ErnieSparseForMultipleChoice",
     "ErnieSparseForQuestionAnswering",

@@ -9,14 +9,21 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ernie_sparse import ErnieSparseConfig
-from .hst_attention import ALL_ATTENTION_FUNCTIONS, cut, eager_hst_attention, slot_mask
+from .hst_attention import slot_mask
+from .hst_layer import (
+    ErnieSparseEmbeddings,
+    ErnieSparseEncoder,
+    ErnieSparseFeedForward,
+    ErnieSparseLayer,
+    ErnieSparseSelfAttention,
+    embedding_size,
+)
 from .saor import IGNORE_INDEX, SaorLoss, saor_loss
 from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 from .unpadding import drop_padding
@@ -110,229 +117,6 @@ class ErnieSparseQuestionAnsweringOutput(ModelOutput):
     consistency_loss: torch.FloatTensor | None = None
 
 
-class ErnieSparseEmbeddings(nn.Module):
-    """Tokens: word, position and type embeddings, as in BERT. Representatives: one learned embedding each, plus the
-    position embedding of their block's first token (our choice). Where `embedding_size` is not `hidden_size`, a
-    projection follows, as in ELECTRA."""
-
-    def __init__(self, config: ErnieSparseConfig):
-        super().__init__()
-        width = _embedding_size(config)
-        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
-        self.representative_embeddings = nn.Embedding(config.num_representatives_per_block, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
-
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None,
-        token_type_ids: torch.LongTensor | None,
-        position_ids: torch.LongTensor,
-        inputs_embeds: torch.Tensor | None,
-        plan: BlockPlan,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The hidden states of the tokens, `(batch_size, num_tokens, hidden_size)`, and of the representatives,
-        `(batch_size, N · R, hidden_size)`, none of them when the pattern is not hierarchical."""
-        if inputs_embeds is None:
-            inputs_embeds = self.word_embeddings(input_ids)
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(position_ids)
-        positions = self.position_embeddings(position_ids)
-        tokens = self._finish(inputs_embeds + self.token_type_embeddings(token_type_ids) + positions)
-        if not plan.pattern.hierarchical:
-            return tokens, tokens[:, :0]
-        representatives = positions[:, plan.first_tokens, None] + self.representative_embeddings.weight
-        representatives = representatives.flatten(1, 2).expand(tokens.shape[0], -1, -1)
-        return tokens, self._finish(representatives)
-
-    def _finish(self, embeddings: torch.Tensor) -> torch.Tensor:
-        embeddings = self.dropout(self.LayerNorm(embeddings))
-        return embeddings if self.projection is None else self.projection(embeddings)
-
-
-def _embedding_size(config: ErnieSparseConfig) -> int:
-    return config.hidden_size if config.embedding_size is None else config.embedding_size
-
-
-class ErnieSparseSelfAttention(nn.Module):
-    """Projections to query, key and value around the executor that `attn_implementation` names."""
-
-    def __init__(self, config: ErnieSparseConfig):
-        super().__init__()
-        if config.hidden_size % config.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={config.hidden_size} is not a multiple of num_attention_heads={config.num_attention_heads}"
-            )
-        self.config = config
-        self.attention_head_size = config.hidden_size // config.num_attention_heads
-        self.scaling = self.attention_head_size**-0.5
-        self.attention_dropout = config.attention_probs_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(
-        self,
-        slots: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        plan: BlockPlan | None,
-        num_tokens: int,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = (
-            projection(slots).unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
-            for projection in (self.query, self.key, self.value)
-        )
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_hst_attention)
-        output, maps = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            plan=plan,
-            num_tokens=num_tokens,
-            scaling=self.scaling,
-            dropout=self.attention_dropout,
-            **kwargs,
-        )
-        # Only step 1's maps over tokens are recorded as `attentions`.
-        return output.flatten(2), None if maps is None or plan is None else maps.token_to_token
-
-
-class ErnieSparseSelfOutput(nn.Module):
-    """The output projection, and LN1 over the residual."""
-
-    def __init__(self, config: ErnieSparseConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, states: torch.Tensor, residual: torch.Tensor, layer_norm: nn.LayerNorm | None = None):
-        return (layer_norm or self.LayerNorm)(self.dropout(self.dense(states)) + residual)
-
-
-class ErnieSparseAttention(nn.Module):
-    """
-    HST: local attention of every slot (step 1), then global attention among the representatives (step 2) with the same
-    projections and a layer norm of its own. In the last layer no token could read what step 2 writes, so it has none:
-    every weight of the model is trained by every head.
-    """
-
-    def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):
-        super().__init__()
-        self.self = ErnieSparseSelfAttention(config)
-        self.output = ErnieSparseSelfOutput(config)
-        self.representative_LayerNorm = None
-        if not is_last_layer:
-            self.representative_LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(
-        self,
-        slots: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        plan: BlockPlan,
-        num_tokens: int,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        local, _ = self.self(slots, attention_mask, plan, num_tokens, **kwargs)
-        slots = self.output(local, slots)
-        num_representatives = slots.shape[1] - num_tokens
-        if self.representative_LayerNorm is None or num_representatives == 0:
-            return slots
-        representatives, tokens = cut(slots, num_representatives, dim=1)
-        mask = None if attention_mask is None else attention_mask[:, :num_representatives]
-        by_document, mask = plan.by_document(representatives, mask)
-        summary, _ = self.self(by_document, mask, None, 0, **kwargs)
-        by_document = self.output(summary, by_document, self.representative_LayerNorm)
-        return torch.cat([plan.by_block(by_document), tokens], dim=1)
-
-
-class ErnieSparseIntermediate(nn.Module):
-    def __init__(self, config: ErnieSparseConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.intermediate_act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.intermediate_act_fn(self.dense(states))
-
-
-class ErnieSparseOutput(nn.Module):
-    def __init__(self, config: ErnieSparseConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
-
-
-class ErnieSparseFeedForward(nn.Module):
-    """One more feed-forward block, for question answering as BigBird does it."""
-
-    def __init__(self, config: ErnieSparseConfig):
-        super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.intermediate = ErnieSparseIntermediate(config)
-        self.output = ErnieSparseOutput(config)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.output(self.intermediate(self.dropout(states)), states)
-
-
-class ErnieSparseLayer(GradientCheckpointingLayer):
-    """One layer, from the two streams (tokens and representatives) to the two streams."""
-
-    def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):
-        super().__init__()
-        self.chunk_size_feed_forward = config.chunk_size_feed_forward
-        self.attention = ErnieSparseAttention(config, is_last_layer)
-        self.intermediate = ErnieSparseIntermediate(config)
-        self.output = ErnieSparseOutput(config)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        representatives: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        plan: BlockPlan,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        num_representatives, num_tokens = representatives.shape[1], hidden_states.shape[1]
-        slots = torch.cat([representatives, hidden_states], dim=1)
-        slots = self.attention(slots, attention_mask, plan, num_tokens, **kwargs)
-        chunks = slots.split(self.chunk_size_feed_forward, dim=1) if self.chunk_size_feed_forward else (slots,)
-        outputs = [self.output(self.intermediate(chunk), chunk) for chunk in chunks]
-        slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        representatives, hidden_states = cut(slots, num_representatives, dim=1)
-        return hidden_states, representatives
-
-
-class ErnieSparseEncoder(nn.Module):
-    def __init__(self, config: ErnieSparseConfig):
-        super().__init__()
-        last = config.num_hidden_layers - 1
-        self.layer = nn.ModuleList([ErnieSparseLayer(config, i == last) for i in range(config.num_hidden_layers)])
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        representatives: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        plan: BlockPlan,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        for layer in self.layer:
-            hidden_states, representatives = layer(hidden_states, representatives, attention_mask, plan, **kwargs)
-        return hidden_states, representatives
-
-
 class ErnieSparsePooler(nn.Module):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
@@ -346,7 +130,7 @@ class ErnieSparsePooler(nn.Module):
 class ErnieSparsePredictionHeadTransform(nn.Module):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
-        width = _embedding_size(config)
+        width = embedding_size(config)
         self.dense = nn.Linear(config.hidden_size, width)
         self.transform_act_fn = ACT2FN[config.hidden_act]
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -359,7 +143,7 @@ class ErnieSparseLMPredictionHead(nn.Module):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
         self.transform = ErnieSparsePredictionHeadTransform(config)
-        self.decoder = nn.Linear(_embedding_size(config), config.vocab_size)
+        self.decoder = nn.Linear(embedding_size(config), config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -545,12 +329,15 @@ def _check_ids(name: str, ids: torch.Tensor, size: int):
             raise ValueError(f"{name} holds {low if low < 0 else high}: 0 to {size - 1} is allowed")
 
 
-def _losses(distribution: str, logits: list[torch.Tensor], labels: torch.Tensor | None, alpha, num_items) -> SaorLoss:
+def _losses(
+    distribution: str, logits: list[torch.Tensor], labels: torch.Tensor | None, alpha, num_items, class_weights=None
+) -> SaorLoss:
     """The losses of the one or two passes in `logits`; none without labels."""
     if labels is None:
         return SaorLoss()
+    labels = labels.to(logits[0].device)
     return saor_loss(
-        distribution, logits[0], labels.to(logits[0].device), *logits[1:], alpha=alpha, num_items=num_items
+        distribution, logits[0], labels, *logits[1:], alpha=alpha, num_items=num_items, class_weights=class_weights
     )
 
 
@@ -668,6 +455,7 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
         consistency_pattern: Pattern | None = None,
         consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
+        class_weights: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
@@ -675,6 +463,8 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
             Classes (integers, one per document), multi-label targets (floats, one per label) or numbers (regression).
             `config.problem_type` says which; without it `num_labels == 1` means regression and the labels' dtype tells
             the other two apart. -100 stands for "no label" in all three.
+        class_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
+            Factor on the task loss by the label, where classes exclude each other.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
@@ -686,7 +476,7 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
                 labels = labels.view(-1)
             elif labels.numel() == logits[0].numel():
                 labels = labels.view_as(logits[0])
-            losses = _losses(distribution, logits, labels, consistency_alpha, num_items_in_batch)
+            losses = _losses(distribution, logits, labels, consistency_alpha, num_items_in_batch, class_weights)
         return _head_output(passes, logits[0], losses)
 
 
@@ -714,16 +504,19 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         consistency_pattern: Pattern | None = None,
         consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
+        class_weights: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The class of every token; -100 for none.
+        class_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
+            Factor on the task loss by the label, where classes exclude each other.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
         logits = [self.classifier(self.dropout(output.last_hidden_state)) for output in passes]
-        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
+        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch, class_weights)
         return _head_output(passes, logits[0], losses)
 
 
@@ -754,9 +547,10 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | ErnieSparseQuestionAnsweringOutput:
         r"""
-        start_positions, end_positions (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            First and last token of the answer. One outside the input counts as no label. The losses are over real
-            tokens only: padding has no probability.
+        start_positions, end_positions (`torch.LongTensor` of shape `(batch_size,)` or `(batch_size, num_mentions)`, *optional*):
+            First and last token of the answer, or of each of its mentions: then the loss is minus the log of the
+            probability of any of them. One outside the input counts as no label. The losses are over real tokens only:
+            padding has no probability.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         labels = None if start_positions is None or end_positions is None else (start_positions, end_positions)
@@ -785,9 +579,13 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         scores = [states[..., side].float() for states in logits]
         if attention_mask is not None:
             scores = [score.masked_fill(attention_mask == 0, torch.finfo(score.dtype).min) for score in scores]
-        positions = positions.view(-1)
-        is_inside = (positions >= 0) & (positions < scores[0].shape[1])
-        return _losses("categorical", scores, positions.masked_fill(~is_inside, IGNORE_INDEX), alpha, num_items)
+        size = scores[0].shape[1]
+        positions = positions.to(scores[0].device).view(len(scores[0]), -1)
+        # One place more, for positions outside the input.
+        positions = positions.masked_fill((positions < 0) | (positions >= size), size)
+        is_target = torch.zeros(len(positions), size + 1, dtype=torch.bool, device=positions.device)
+        is_target = is_target.scatter(1, positions, True)[:, :size]
+        return _losses("any_of", scores, is_target, alpha, num_items)
 
 
 @auto_docstring
@@ -838,11 +636,68 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
         return _head_output(passes, logits[0], losses)
 
 
+@auto_docstring
+class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
+    """
+    One choice among candidates that stand in the input itself, each behind a marker token, as in WikiHop: a candidate's
+    score is read from its marker. Any number of candidates shares one row, and with it one reading of the documents.
+    """
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__(config)
+        self.ernie_sparse = ErnieSparseModel(config, add_pooling_layer=False)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring(custom_args=HEAD_ARGS)
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        candidate_positions: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        pattern: Pattern | None = None,
+        consistency_pattern: Pattern | None = None,
+        consistency_alpha: float = 1.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ErnieSparseHeadOutput:
+        r"""
+        candidate_positions (`torch.LongTensor` of shape `(batch_size, num_candidates)`):
+            Where the candidates' markers stand; negative where a row has fewer candidates. The logits there are the
+            least number of their dtype.
+        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            The right candidate; -100 for none.
+
+        Raises:
+            `ValueError`: No `candidate_positions`.
+        """
+        if candidate_positions is None:
+            raise ValueError("candidate_positions is missing: it says where the candidates' markers stand")
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
+        logits = [self._scores(output.last_hidden_state, candidate_positions) for output in passes]
+        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
+        return _head_output(passes, logits[0], losses)
+
+    def _scores(self, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        positions = positions.to(states.device)
+        index = positions.clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2])
+        scores = self.classifier(self.dropout(states.gather(1, index))).squeeze(-1)
+        return scores.masked_fill(positions < 0, torch.finfo(scores.dtype).min)
+
+
 def _classifier_dropout(config: ErnieSparseConfig) -> nn.Dropout:
     return nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
 
 
 __all__ = [
+    "ErnieSparseForCandidateChoice",
     "ErnieSparseForMaskedLM",
     "ErnieSparseForMultipleChoice",
     "ErnieSparseForQuestionAnswering",

@@ -58,14 +58,22 @@ class OutputDistribution(NamedTuple):
     task_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     divergence: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     has_class_dimension: bool
+    # Labels are sets of classes, one bool per class, rather than classes.
+    labels_are_sets: bool = False
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
+def _any_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.logsumexp(-1) - logits.masked_fill(~labels, -torch.inf).logsumexp(-1)
+
+
 OUTPUT_DISTRIBUTIONS = {
     "categorical": OutputDistribution(_cross_entropy, categorical_divergence, has_class_dimension=True),
+    # One choice of which several are right, such as the mentions of an answer: minus the log of their joint probability.
+    "any_of": OutputDistribution(_any_of, categorical_divergence, has_class_dimension=True, labels_are_sets=True),
     "bernoulli": OutputDistribution(
         lambda logits, labels: nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
         bernoulli_divergence,
@@ -85,40 +93,51 @@ def saor_loss(
     second_logits: torch.Tensor | None = None,
     alpha: float = 1.0,
     num_items: torch.Tensor | int | None = None,
+    class_weights: torch.Tensor | None = None,
 ) -> SaorLoss:
     """
     The loss of one pass, or of two passes over the same batch.
 
     Args:
         distribution (`str`):
-            `categorical` (logits `(…, num_classes)`, integer labels `(…)`), `bernoulli` or `gaussian` (labels shaped as
-            the logits).
+            `categorical` (logits `(…, num_classes)`, integer labels `(…)`), `any_of` (boolean labels shaped as the logits:
+            any of the classes that are `True`; no label where none is), `bernoulli` or `gaussian` (labels shaped as the
+            logits).
         logits, second_logits (`torch.Tensor`): Of the first and, for SAOR, of the second pass. Taken to fp32.
         labels (`torch.Tensor`): -100 stands for "no label": what the logits say there has no effect at all.
         alpha (`float`, defaults to 1.0): Weight of the consistency loss.
         num_items (`int` or `torch.Tensor`, *optional*):
             What both sums are divided by; the number of labels that are not -100 when `None`. Trainer passes the count
             over all accumulated micro-batches and processes.
+        class_weights (`torch.Tensor` of shape `(num_classes,)`, *optional*):
+            Factor on the task loss of a prediction by its label, for `categorical`. The divisor does not change: weights
+            of mean 1 over the training set keep the scale. The consistency loss, which has no label, is not weighted.
 
     Raises:
-        `ValueError`: An unknown distribution, or shapes that do not fit.
+        `ValueError`: An unknown distribution, shapes that do not fit, or class weights for another distribution.
     """
     if distribution not in OUTPUT_DISTRIBUTIONS:
         raise ValueError(f"distribution={distribution!r} is not one of {', '.join(OUTPUT_DISTRIBUTIONS)}")
-    task_loss, divergence, has_classes = OUTPUT_DISTRIBUTIONS[distribution]
-    expected = logits.shape[:-1] if has_classes else logits.shape
+    task_loss, divergence, has_classes, are_sets = OUTPUT_DISTRIBUTIONS[distribution]
+    expected = logits.shape[:-1] if has_classes and not are_sets else logits.shape
     if labels.shape != expected:
         raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit: {tuple(expected)} is expected")
+    if class_weights is not None and (distribution != "categorical" or class_weights.shape != logits.shape[-1:]):
+        raise ValueError(
+            f"class_weights of shape {tuple(class_weights.shape)} do not fit: categorical logits and "
+            f"{tuple(logits.shape[-1:])} are expected"
+        )
     if second_logits is not None and second_logits.shape != logits.shape:
         raise ValueError(
             f"second_logits of shape {tuple(second_logits.shape)} do not fit logits of shape {tuple(logits.shape)}"
         )
-    is_labelled = labels != IGNORE_INDEX
-    labels = labels.masked_fill(~is_labelled, 0)
+    is_labelled = labels.any(dim=-1) if are_sets else labels != IGNORE_INDEX
+    # An empty set would have an infinite loss, whose gradient is NaN even when it is cleared afterwards.
+    labels = labels | ~is_labelled.unsqueeze(-1) if are_sets else labels.masked_fill(~is_labelled, 0)
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    if has_classes:
+    if distribution == "categorical":
         _check_classes(labels, logits.shape[-1])
-    else:
+    elif not are_sets:
         labels = labels.to(dtype)
     # At least 1: a batch without any label has the loss 0.
     divisor = torch.as_tensor(is_labelled.sum() if num_items is None else num_items).clamp(min=1)
@@ -128,6 +147,9 @@ def saor_loss(
         is_used = is_labelled.unsqueeze(-1) if has_classes else is_labelled
         passes = [states.to(dtype).masked_fill(~is_used, 0.0) for states in passes]
         values = [task_loss(states, labels) for states in passes]
+        if class_weights is not None:
+            weights = class_weights.to(device=labels.device, dtype=dtype)[labels]
+            values = [value * weights for value in values]
         if len(passes) == 2:
             values.append(divergence(*passes))
         return tuple(value.masked_fill(~is_labelled, 0.0).sum() for value in values)

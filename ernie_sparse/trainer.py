@@ -167,7 +167,9 @@ class SaorTrainer(Trainer):
 
 
 def _positions_as_labels(positions: torch.Tensor, length: int) -> torch.Tensor:
-    return positions.masked_fill((positions < 0) | (positions >= length), -100)
+    """One label per row: 0 where at least one of its positions lies inside, otherwise -100."""
+    is_inside = ((positions >= 0) & (positions < length)).view(len(positions), -1).any(dim=1)
+    return torch.where(is_inside, 0, -100)
 
 
 def _length(batch: dict[str, torch.Tensor]) -> int:

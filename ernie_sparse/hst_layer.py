@@ -1,0 +1,237 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The HST layer, what stands before it (embeddings) and the stack of layers."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .configuration_ernie_sparse import ErnieSparseConfig
+from .hst_attention import ALL_ATTENTION_FUNCTIONS, cut, eager_hst_attention
+from .sparse_pattern import BlockPlan
+
+
+class ErnieSparseEmbeddings(nn.Module):
+    """Tokens: word, position and type embeddings, as in BERT. Representatives: one learned embedding each, plus the
+    position embedding of their block's first token (our choice). Where `embedding_size` is not `hidden_size`, a
+    projection follows, as in ELECTRA."""
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        width = embedding_size(config)
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
+        self.representative_embeddings = nn.Embedding(config.num_representatives_per_block, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None,
+        token_type_ids: torch.LongTensor | None,
+        position_ids: torch.LongTensor,
+        inputs_embeds: torch.Tensor | None,
+        plan: BlockPlan,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The hidden states of the tokens, `(batch_size, num_tokens, hidden_size)`, and of the representatives,
+        `(batch_size, N · R, hidden_size)`, none of them when the pattern is not hierarchical."""
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(position_ids)
+        positions = self.position_embeddings(position_ids)
+        tokens = self._finish(inputs_embeds + self.token_type_embeddings(token_type_ids) + positions)
+        if not plan.pattern.hierarchical:
+            return tokens, tokens[:, :0]
+        representatives = positions[:, plan.first_tokens, None] + self.representative_embeddings.weight
+        representatives = representatives.flatten(1, 2).expand(tokens.shape[0], -1, -1)
+        return tokens, self._finish(representatives)
+
+    def _finish(self, embeddings: torch.Tensor) -> torch.Tensor:
+        embeddings = self.dropout(self.LayerNorm(embeddings))
+        return embeddings if self.projection is None else self.projection(embeddings)
+
+
+def embedding_size(config: ErnieSparseConfig) -> int:
+    """The width of the embeddings, `hidden_size` unless the config says otherwise."""
+    return config.hidden_size if config.embedding_size is None else config.embedding_size
+
+
+class ErnieSparseSelfAttention(nn.Module):
+    """Projections to query, key and value around the executor that `attn_implementation` names."""
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        if config.hidden_size % config.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={config.hidden_size} is not a multiple of num_attention_heads={config.num_attention_heads}"
+            )
+        self.config = config
+        self.attention_head_size = config.hidden_size // config.num_attention_heads
+        self.scaling = self.attention_head_size**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        slots: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        plan: BlockPlan | None,
+        num_tokens: int,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query, key, value = (
+            projection(slots).unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
+        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_hst_attention)
+        output, maps = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            plan=plan,
+            num_tokens=num_tokens,
+            scaling=self.scaling,
+            dropout=self.attention_dropout,
+            **kwargs,
+        )
+        # Only step 1's maps over tokens are recorded as `attentions`.
+        return output.flatten(2), None if maps is None or plan is None else maps.token_to_token
+
+
+class ErnieSparseSelfOutput(nn.Module):
+    """The output projection, and LN1 over the residual."""
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: torch.Tensor, residual: torch.Tensor, layer_norm: nn.LayerNorm | None = None):
+        return (layer_norm or self.LayerNorm)(self.dropout(self.dense(states)) + residual)
+
+
+class ErnieSparseAttention(nn.Module):
+    """
+    HST: local attention of every slot (step 1), then global attention among the representatives (step 2) with the same
+    projections and a layer norm of its own. In the last layer no token could read what step 2 writes, so it has none:
+    every weight of the model is trained by every head.
+    """
+
+    def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):
+        super().__init__()
+        self.self = ErnieSparseSelfAttention(config)
+        self.output = ErnieSparseSelfOutput(config)
+        self.representative_LayerNorm = None
+        if not is_last_layer:
+            self.representative_LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        slots: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        plan: BlockPlan,
+        num_tokens: int,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        local, _ = self.self(slots, attention_mask, plan, num_tokens, **kwargs)
+        slots = self.output(local, slots)
+        num_representatives = slots.shape[1] - num_tokens
+        if self.representative_LayerNorm is None or num_representatives == 0:
+            return slots
+        representatives, tokens = cut(slots, num_representatives, dim=1)
+        mask = None if attention_mask is None else attention_mask[:, :num_representatives]
+        by_document, mask = plan.by_document(representatives, mask)
+        summary, _ = self.self(by_document, mask, None, 0, **kwargs)
+        by_document = self.output(summary, by_document, self.representative_LayerNorm)
+        return torch.cat([plan.by_block(by_document), tokens], dim=1)
+
+
+class ErnieSparseIntermediate(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.intermediate_act_fn(self.dense(states))
+
+
+class ErnieSparseOutput(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
+
+
+class ErnieSparseFeedForward(nn.Module):
+    """One more feed-forward block, for question answering as BigBird does it."""
+
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.intermediate = ErnieSparseIntermediate(config)
+        self.output = ErnieSparseOutput(config)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.output(self.intermediate(self.dropout(states)), states)
+
+
+class ErnieSparseLayer(GradientCheckpointingLayer):
+    """One layer, from the two streams (tokens and representatives) to the two streams."""
+
+    def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):
+        super().__init__()
+        self.chunk_size_feed_forward = config.chunk_size_feed_forward
+        self.attention = ErnieSparseAttention(config, is_last_layer)
+        self.intermediate = ErnieSparseIntermediate(config)
+        self.output = ErnieSparseOutput(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        representatives: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        plan: BlockPlan,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        num_representatives, num_tokens = representatives.shape[1], hidden_states.shape[1]
+        slots = torch.cat([representatives, hidden_states], dim=1)
+        slots = self.attention(slots, attention_mask, plan, num_tokens, **kwargs)
+        chunks = slots.split(self.chunk_size_feed_forward, dim=1) if self.chunk_size_feed_forward else (slots,)
+        outputs = [self.output(self.intermediate(chunk), chunk) for chunk in chunks]
+        slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        representatives, hidden_states = cut(slots, num_representatives, dim=1)
+        return hidden_states, representatives
+
+
+class ErnieSparseEncoder(nn.Module):
+    def __init__(self, config: ErnieSparseConfig):
+        super().__init__()
+        last = config.num_hidden_layers - 1
+        self.layer = nn.ModuleList([ErnieSparseLayer(config, i == last) for i in range(config.num_hidden_layers)])
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        representatives: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        plan: BlockPlan,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        for layer in self.layer:
+            hidden_states, representatives = layer(hidden_states, representatives, attention_mask, plan, **kwargs)
+        return hidden_states, representatives
