@@ -15,8 +15,9 @@ VERBS = {
     "pretrain": ("ernie_sparse.pretraining.runner", "masked-LM pretraining with SAOR on text files or a hub data set"),
     "finetune": (
         "ernie_sparse.finetune.runner",
-        "sequence classification on csv, json or parquet files or a hub data set",
+        "GLUE, IMDb, Hyperpartisan, arXiv, TriviaQA, WikiHop, SQuAD, or files of your own",
     ),
+    "predict": ("ernie_sparse.finetune.predict", "a fine-tuned model on a file of any size"),
     "benchmark": (
         "ernie_sparse.benchmark.runner",
         "time and memory over length, against the floor and against transformers' encoders",

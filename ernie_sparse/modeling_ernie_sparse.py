@@ -54,6 +54,23 @@ num_items_in_batch (`int` or `torch.Tensor`, *optional*):
 """
 )
 
+CLASS_WEIGHTS_ARGS = (
+    HEAD_ARGS
+    + """
+class_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
+    Factor on the task loss by the label, where classes exclude each other.
+"""
+)
+
+CANDIDATE_ARGS = (
+    HEAD_ARGS
+    + """
+candidate_positions (`torch.LongTensor` of shape `(batch_size, num_candidates)`):
+    Where the candidates' markers stand; negative where a row has fewer candidates. The logits there are the least number of
+    their dtype.
+"""
+)
+
 
 @dataclass
 @auto_docstring(custom_intro="Output of [`ErnieSparseModel`].")
@@ -442,7 +459,7 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
         return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
     @can_return_tuple
-    @auto_docstring(custom_args=HEAD_ARGS)
+    @auto_docstring(custom_args=CLASS_WEIGHTS_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -463,8 +480,6 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
             Classes (integers, one per document), multi-label targets (floats, one per label) or numbers (regression).
             `config.problem_type` says which; without it `num_labels == 1` means regression and the labels' dtype tells
             the other two apart. -100 stands for "no label" in all three.
-        class_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
-            Factor on the task loss by the label, where classes exclude each other.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
@@ -491,7 +506,7 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @auto_docstring(custom_args=HEAD_ARGS)
+    @auto_docstring(custom_args=CLASS_WEIGHTS_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -510,8 +525,6 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The class of every token; -100 for none.
-        class_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
-            Factor on the task loss by the label, where classes exclude each other.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
@@ -651,7 +664,7 @@ class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @auto_docstring(custom_args=HEAD_ARGS)
+    @auto_docstring(custom_args=CANDIDATE_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -668,9 +681,6 @@ class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
-        candidate_positions (`torch.LongTensor` of shape `(batch_size, num_candidates)`):
-            Where the candidates' markers stand; negative where a row has fewer candidates. The logits there are the
-            least number of their dtype.
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
             The right candidate; -100 for none.
 

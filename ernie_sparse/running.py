@@ -46,14 +46,18 @@ class RunArguments(TrainingArguments):
         super().__post_init__()
 
 
-def parse_arguments(argv: list[str], verb: str, usage: str, description: str, *dataclass_types) -> tuple:
-    """The filled dataclasses of a verb's command line, those given, then SAOR's and the training's."""
+def parse_arguments(
+    argv: list[str], verb: str, usage: str, description: str, *dataclass_types, defaults: Mapping | None = None
+) -> tuple:
+    """The filled dataclasses of a verb's command line, those given, then SAOR's and the training's; `defaults` stand in
+    for their own."""
     parser = HfArgumentParser(
         [*dataclass_types, SaorArguments, RunArguments],
         prog=f"ernie-sparse {verb}",
         usage=f"ernie-sparse {verb} {usage}",
         description=description,
     )
+    parser.set_defaults(**(defaults or {}))
     return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
 
 
@@ -157,20 +161,24 @@ def finish(
 ):
     """Write `results.json` and, where matplotlib is installed, `training.png`, and print the table of `rows`."""
     out = Path(output_dir)
-    results = {
-        **results,
-        "command": shlex.join(["ernie-sparse", verb, *argv]),
-        "versions": versions(),
-        "history": history,
-    }
-    text = json.dumps(results, indent=2, default=str)
-    temporary = out / "results.json.partial"
-    temporary.write_text(text + "\n")
-    temporary.replace(out / "results.json")
+    write_json(out / "results.json", {**results, **run_facts(verb, argv), "history": history})
     rows = [*rows, ("results", out / "results.json")]
     if plot_history(history, out / "training.png"):
         rows.append(("training curves", out / "training.png"))
     print_table(rows)
+
+
+def run_facts(verb: str, argv: list[str]) -> dict:
+    """What a result cannot be run again without: the command, the versions and the hardware."""
+    return {"command": shlex.join(["ernie-sparse", verb, *argv]), "versions": versions()}
+
+
+def write_json(path: Path, content: dict):
+    """Write a file of JSON as a whole or not at all, and its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.partial")
+    temporary.write_text(json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
+    temporary.replace(path)
 
 
 def print_table(rows: list[tuple[str, object]]):

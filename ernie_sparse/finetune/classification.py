@@ -1,81 +1,135 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""Rows of text and label to features of sequence classification."""
+"""Classes, sets of classes and numbers for whole texts, or pairs of texts, of any length."""
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict
-from transformers import EvalPrediction
+from datasets import Dataset
+from scipy.special import expit, softmax
 
-from .metrics import ClassificationMetric
+from .metrics import compute
+from .settings import Settings
 
 
-def check_columns(raw: DatasetDict, text_column: str, label_column: str):
+def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> tuple[Dataset, dict[str, list[str]]]:
     """
-    Raises:
-        `ValueError`: There is no train split, a column is missing, or a text or a label is.
-    """
-    if "train" not in raw:
-        raise ValueError(f"there is no train split, only {', '.join(raw)}")
-    for split, rows in raw.items():
-        for column in (text_column, label_column):
-            if column not in rows.column_names:
-                raise ValueError(f"the {split} split has no column {column!r}, only {', '.join(rows.column_names)}")
-            missing = [i for i, value in enumerate(rows[column]) if value is None or value == ""]
-            if missing:
-                raise ValueError(
-                    f"column {column!r} of the {split} split is empty in {len(missing)} of {len(rows)} rows, the first "
-                    f"of them row {missing[0]}"
-                )
-
-
-def label_names(train_set: Dataset, label_column: str) -> list[str]:
-    """
-    The classes, in the order of their numbers: a `ClassLabel`'s own, otherwise every label of the training set, sorted.
+    Features of texts: one row each, or several where `long_documents` is `windows`. `document_length` counts the whole
+    text's tokens.
 
     Raises:
-        `ValueError`: Labels that are not classes, or a single class.
+        `ValueError`: Windows, tails or both ends of pairs, which can only be cut at the end; a stride without progress.
     """
-    feature = train_set.features[label_column]
-    if isinstance(feature, ClassLabel):
-        names = feature.names
+    has_pairs = "text_pair" in rows.column_names
+    if has_pairs and settings.long_documents != "head":
+        raise ValueError(f"--long-documents {settings.long_documents} is for single texts: pairs are cut at the end")
+    first, last = special_tokens_around(tokenizer)
+    room = settings.max_length - len(first) - len(last)
+    if settings.long_documents == "windows" and settings.stride >= room:
+        raise ValueError(f"--stride {settings.stride} must be less than the {room} tokens of a window")
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    numbers = {name: number for number, name in enumerate(settings.label_names)}
+
+    def encode_batch(batch: dict, indices: list[int]) -> dict:
+        features: dict[str, list] = {name: [] for name in ("input_ids", "document", "document_length")}
+        if has_pairs:
+            return _pairs(batch, indices, features)
+        texts = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for index, ids in zip(indices, texts["input_ids"], strict=True):
+            for part in cut_tokens(ids, room, settings):
+                features["input_ids"].append([*first, *part, *last])
+                features["document"].append(index)
+                features["document_length"].append(len(ids) + len(first) + len(last))
+        if with_types:
+            features["token_type_ids"] = [[0] * len(ids) for ids in features["input_ids"]]
+        return finish(batch, indices, features)
+
+    def _pairs(batch: dict, indices: list[int], features: dict) -> dict:
+        whole = tokenizer(batch["text"], batch["text_pair"], return_attention_mask=False, verbose=False)["input_ids"]
+        cut = tokenizer(batch["text"], batch["text_pair"], truncation=True, max_length=settings.max_length)
+        features.update({name: cut[name] for name in ("input_ids", "token_type_ids") if name in cut})
+        features.update(document=indices, document_length=[len(ids) for ids in whole])
+        return finish(batch, indices, features)
+
+    def finish(batch: dict, indices: list[int], features: dict) -> dict:
+        features["attention_mask"] = [[1] * len(ids) for ids in features["input_ids"]]
+        features["length"] = [len(ids) for ids in features["input_ids"]]
+        if "label" in batch:
+            labels = dict(zip(indices, (_label(value, settings, numbers) for value in batch["label"]), strict=True))
+            features["labels"] = [labels[index] for index in features["document"]]
+        return features
+
+    features = rows.map(
+        encode_batch, batched=True, with_indices=True, remove_columns=rows.column_names, desc="Tokenizing"
+    )
+    ids, lengths = rows["id"], np.asarray(features["document_length"])
+    documents = np.asarray(features["document"])
+    is_long = np.unique(documents[lengths > settings.max_length])
+    return features, {"longer than the limit": [ids[int(index)] for index in is_long]}
+
+
+def special_tokens_around(tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and behind a single text."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"]
+    for start in range(len(framed) - len(plain) + 1):
+        if framed[start : start + len(plain)] == plain:
+            return framed[:start], framed[start + len(plain) :]
+    raise ValueError(f"{type(tokenizer).__name__} tokenizes a text otherwise when special tokens are added")
+
+
+def cut_tokens(ids: list[int], room: int, settings: Settings) -> list[list[int]]:
+    """What of a document's tokens is read: one list of at most `room`, or one per window."""
+    if len(ids) <= room:
+        return [ids]
+    if settings.long_documents == "head":
+        return [ids[:room]]
+    if settings.long_documents == "tail":
+        return [ids[-room:]]
+    if settings.long_documents == "head_tail":
+        return [[*ids[: room - room // 2], *ids[len(ids) - room // 2 :]]]
+    step = room - settings.stride
+    return [ids[start : start + room] for start in range(0, len(ids) - settings.stride, step)]
+
+
+def _label(value, settings: Settings, numbers: dict[str, int]):
+    if settings.kind == "regression":
+        return float(value)
+    if settings.kind == "single_label":
+        return numbers[value]
+    return [float(name in value) for name in settings.label_names]
+
+
+def decode(outputs: np.ndarray, features: Dataset, rows: Dataset, settings: Settings) -> list[dict]:
+    """One prediction per text; the logits of its windows are averaged first."""
+    documents = np.asarray(features["document"])
+    sums = np.zeros((len(rows), outputs.shape[1]))
+    np.add.at(sums, documents, outputs.astype(np.float64))
+    logits = sums / np.bincount(documents, minlength=len(rows))[:, None]
+    ids = rows["id"]
+    if settings.kind == "regression":
+        return [{"id": i, "value": float(value)} for i, value in zip(ids, logits[:, 0], strict=True)]
+    names = settings.label_names
+    if settings.kind == "single_label":
+        scores = softmax(logits, axis=1)
+        best = logits.argmax(axis=1)
+        chosen = [{"label": names[k], "score": float(score[k])} for k, score in zip(best, scores, strict=True)]
     else:
-        if not (feature.dtype in ("string", "large_string", "bool") or "int" in str(feature.dtype)):
-            raise ValueError(f"column {label_column!r} holds {feature.dtype}: classes are strings or whole numbers")
-        names = [str(value) for value in sorted(set(train_set[label_column]))]
-    if len(names) < 2:
-        raise ValueError(f"the training set has a single class, {names[0]!r}: there is nothing to learn")
-    return names
+        scores = expit(logits)
+        chosen = [{"labels": [name for name, p in zip(names, row, strict=True) if p > 0.5]} for row in scores]
+    return [
+        {"id": i, **choice, "scores": dict(zip(names, map(float, row), strict=True))}
+        for i, choice, row in zip(ids, chosen, scores, strict=True)
+    ]
 
 
-def encode(
-    rows: Dataset, split: str, tokenizer, names: list[str], text_column: str, label_column: str, max_length: int
-) -> Dataset:
-    """
-    Features `input_ids`, `attention_mask` and `labels`, and `is_truncated`, whether the document was longer than
-    `max_length` tokens.
-
-    Raises:
-        `ValueError`: A label that the training set does not have.
-    """
-    feature = rows.features[label_column]
-    numbers = {name: number for number, name in enumerate(names)}
-    to_name = feature.int2str if isinstance(feature, ClassLabel) else str
-
-    def encode_batch(batch: dict) -> dict:
-        whole = tokenizer(batch[text_column], return_attention_mask=False, verbose=False)["input_ids"]
-        encoded = tokenizer(batch[text_column], truncation=True, max_length=max_length)
-        unknown = sorted({to_name(label) for label in batch[label_column]} - set(numbers))
-        if unknown:
-            raise ValueError(
-                f"label {unknown[0]!r} in the {split} split is none of the training set's: {', '.join(names)}"
-            )
-        encoded["labels"] = [numbers[to_name(label)] for label in batch[label_column]]
-        encoded["is_truncated"] = [len(ids) > max_length for ids in whole]
-        return encoded
-
-    return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc=f"Tokenizing {split}")
-
-
-def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy and macro F1 of a Trainer's predictions."""
-    metric = ClassificationMetric()
-    return metric.compute(predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids)
+def score(predictions: list[dict], rows: Dataset, settings: Settings) -> dict[str, float]:
+    """The metrics that `settings.metrics` names."""
+    if settings.kind == "regression":
+        return compute(settings.metrics, [p["value"] for p in predictions], list(rows["label"]))
+    if settings.kind == "multi_label":
+        sets = ([p["labels"] for p in predictions], rows["label"])
+        return compute(
+            settings.metrics, *([[int(name in labels) for name in settings.label_names] for labels in s] for s in sets)
+        )
+    numbers = {name: number for number, name in enumerate(settings.label_names)}
+    return compute(
+        settings.metrics, [numbers[p["label"]] for p in predictions], [numbers[label] for label in rows["label"]]
+    )

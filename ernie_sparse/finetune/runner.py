@@ -1,139 +1,390 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""`ernie-sparse finetune`: sequence classification with SAOR on csv, json or parquet files or a hub data set."""
+"""`ernie-sparse finetune`: a checkpoint on a task or on files of your own, with SAOR."""
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import ClassVar
+import argparse
+import copy
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
-from transformers import AutoTokenizer, DataCollatorWithPadding, set_seed
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from ..modeling_ernie_sparse import ErnieSparseForSequenceClassification
-from ..running import as_dict, finish, load_config, load_raw_dataset, parse_arguments, resume_point
-from ..trainer import SaorTrainer
-from .classification import check_columns, compute_metrics, encode, label_names
-
-USAGE = """--model DIR (--train-file F [F ...] [--validation-file F] [--test-file F] | --dataset NAME) --output-dir OUT [options]
-
-examples:
-  ernie-sparse finetune --model pretrained --train-file train.csv --validation-file dev.csv --output-dir out
-  ernie-sparse finetune --model DIR --dataset stanfordnlp/imdb --max-length 2048 --learning-rate 3e-5 --output-dir out
-"""
-
-
-@dataclass
-class FinetuneArguments:
-    _argument_group_name: ClassVar[str] = "model and data"
-
-    model: str = field(metadata={"help": "ERNIE-Sparse checkpoint, a folder or a hub id."})
-    tokenizer: str | None = field(default=None, metadata={"help": "Tokenizer (folder or hub id); the model's if None."})
-    pattern: str | None = field(
-        default=None,
-        metadata={"help": "Sparse pattern to train and save the model with; the checkpoint's own if None."},
-    )
-    train_file: list[str] | None = field(
-        default=None, metadata={"help": "csv, json, jsonl or parquet files to train on."}
-    )
-    validation_file: list[str] | None = field(default=None, metadata={"help": "Files to evaluate on."})
-    test_file: list[str] | None = field(default=None, metadata={"help": "Files for one last evaluation at the end."})
-    dataset: str | None = field(default=None, metadata={"help": "Hub data set instead of files."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
-    text_column: str = field(default="text", metadata={"help": "Column of the documents."})
-    label_column: str = field(default="label", metadata={"help": "Column of the classes, strings or whole numbers."})
-    max_length: int | None = field(
-        default=None, metadata={"help": "Cut documents to this many tokens; the model's limit if None."}
-    )
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training set held out where there is no validation set."}
-    )
-
-    def __post_init__(self):
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"--validation-fraction {self.validation_fraction}: it must lie between 0 and 1")
-        if self.max_length is not None and self.max_length < 3:
-            raise ValueError(f"--max-length {self.max_length}: it must be at least 3")
-
-
-def load_splits(args: FinetuneArguments, seed: int) -> dict:
-    """Train, validation and, if there is one, test rows; validation is held out from train where it is missing."""
-    files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
-    raw = load_raw_dataset(files, args.dataset, args.dataset_config)
-    raw = {split: raw[split] for split in ("train", "validation", "test") if split in raw}
-    check_columns(raw, args.text_column, args.label_column)
-    if "validation" not in raw:
-        if len(raw["train"]) < 2:
-            raise ValueError("one training document is too few to hold any out: give --validation-file")
-        held_out = max(1, round(len(raw["train"]) * args.validation_fraction))
-        split = raw["train"].train_test_split(test_size=held_out, seed=seed)
-        raw.update(train=split["train"], validation=split["test"])
-    return raw
+from ..configuration_ernie_sparse import ErnieSparseConfig
+from ..running import load_config, parse_arguments, print_table, resume_point
+from ..trainer import SaorArguments
+from . import data, report
+from .arguments import USAGE, FinetuneArguments
+from .kinds import KINDS
+from .metrics import average_over_tasks, hub_metric
+from .settings import Settings
+from .tasks import GLUE, OWN_FILES, TASKS, Task, list_tasks
+from .trainer import FeatureCollator, FinetuneTrainer
 
 
 def main(argv: list[str]):
     """Run `ernie-sparse finetune` with the arguments `argv`."""
-    args, saor, training = parse_arguments(argv, "finetune", USAGE, __doc__, FinetuneArguments)
-    checkpoint = resume_point(training)
-    set_seed(training.seed)
+    if "--list" in argv:
+        print(list_tasks())
+        return
+    known = _given(argv, "--task")
+    if known.task == "glue":
+        run_glue(argv)
+    else:
+        run(argv)
+
+
+def _given(argv: list[str], *flags: str) -> argparse.Namespace:
+    """What stands on the command line for some flags, before anything else is looked at."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in flags:
+        parser.add_argument(flag, flag.replace("-", "_").replace("__", "--", 1))
+    return parser.parse_known_args(argv)[0]
+
+
+def read_arguments(argv: list[str]) -> tuple[str, Task, FinetuneArguments, SaorArguments, TrainingArguments]:
+    """
+    The task and all arguments; the task's recipe stands in for what is not given.
+
+    Raises:
+        `ValueError`: An unknown task or kind.
+    """
+    known = _given(argv, "--task", "--kind", "--eval-strategy", "--save-strategy")
+    for flag, name, names in (("--task", known.task, [*TASKS, "glue"]), ("--kind", known.kind, list(OWN_FILES))):
+        if name is not None and name not in names:
+            raise ValueError(f"{flag} {name!r} is not one of {', '.join(names)}")
+    task = TASKS[known.task] if known.task else OWN_FILES[known.kind or "single_label"]
+    recipe = task.recipe
+    by_epoch = {known.eval_strategy or "epoch", known.save_strategy or "epoch"} == {"epoch"}
+    defaults = {
+        "num_train_epochs": recipe.num_train_epochs,
+        "learning_rate": recipe.learning_rate,
+        "per_device_train_batch_size": recipe.batch_size,
+        "per_device_eval_batch_size": recipe.batch_size,
+        "saor_alpha": recipe.saor_alpha,
+        "train_sampling_strategy": "group_by_length",
+        "load_best_model_at_end": by_epoch,
+        "metric_for_best_model": task.best,
+        "greater_is_better": True,
+        # Rows carry more than the head reads: where they belong, how long they are.
+        "remove_unused_columns": False,
+    }
+    args, saor, training = parse_arguments(argv, "finetune", USAGE, __doc__, FinetuneArguments, defaults=defaults)
+    training.remove_unused_columns = False
+    return known.task or "own files", args.with_columns(task), args, saor, training
+
+
+@dataclass
+class Job:
+    """All that the runs of one command share."""
+
+    name: str
+    task: Task
+    config: ErnieSparseConfig
+    tokenizer: PreTrainedTokenizerBase
+    settings: Settings
+    rows: dict[str, Dataset]
+    features: dict[str, Dataset]
+    notes: dict[str, dict[str, list[str]]]
+    repeated: dict[str, int]
+    class_weights: torch.Tensor | None
+
+    @property
+    def last(self) -> str:
+        return "test" if "test" in self.rows else "validation"
+
+
+def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingArguments) -> Job:
+    """Read, check and tokenize everything, so that what is wrong with the data is said before anything is trained."""
     config = load_config(args.model, args.pattern)
-    max_length = args.max_length or config.max_position_embeddings
-    if max_length > config.max_position_embeddings:
-        raise ValueError(
-            f"--max-length {max_length} is more than max_position_embeddings={config.max_position_embeddings}"
-        )
+    if task.recipe.num_global_blocks and args.pattern is None:
+        config.num_global_blocks = max(config.num_global_blocks, task.recipe.num_global_blocks)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer or args.model)
-    with training.main_process_first(desc="reading and tokenizing the documents"):
-        raw = load_splits(args, training.seed)
-        names = label_names(raw["train"], args.label_column)
-        features = {
-            split: encode(rows, split, tokenizer, names, args.text_column, args.label_column, max_length)
-            for split, rows in raw.items()
-        }
-    config.num_labels = len(names)
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: number for number, name in enumerate(names)}
-    config.problem_type = "single_label_classification"
-    trainer = SaorTrainer(
-        model=ErnieSparseForSequenceClassification.from_pretrained(args.model, config=config),
+    rows = data.load_splits(
+        task, files=args.files(), data_dir=args.data_dir, dataset=args.dataset, dataset_config=args.dataset_config
+    )
+    rows, names, repeated = select_rows(task, args, rows, training.seed)
+    settings = make_settings(task, args, config, names)
+    kind, features, notes = KINDS[task.kind], {}, {}
+    for split, split_rows in rows.items():
+        features[split], notes[split] = kind.encode(split_rows, settings, tokenizer, is_training=split == "train")
+        if split != "train":
+            # Long rows first: what memory is needed is needed at once, and batches hold rows of a length.
+            features[split] = features[split].sort("length", reverse=True)
+    if len(features["train"]) == 0:
+        reasons = "; ".join(f"{note}: {', '.join(ids[:5])}" for note, ids in notes["train"].items() if ids)
+        raise ValueError(f"no training row can be used ({reasons})")
+    describe_labels(config, task.kind, names)
+    weights = balanced_weights(features["train"], len(names)) if args.class_weights == "balanced" else None
+    return Job(name, task, config, tokenizer, settings, rows, features, notes, repeated, weights)
+
+
+def select_rows(task: Task, args: FinetuneArguments, rows: dict[str, Dataset], seed: int):
+    """The rows to use, with labels by name, the names, and how many training rows each other split repeats."""
+    names: tuple[str, ...] = ()
+    if task.kind == "multi_label":
+        rows = {split: data.split_label_sets(r, args.label_separator) for split, r in rows.items()}
+    if task.kind in ("single_label", "multi_label", "token_classification"):
+        names = data.class_names(rows["train"], task)
+        rows = {split: data.with_named_labels(r, names, split) for split, r in rows.items()}
+    if task.kind == "regression":
+        rows = {split: data.with_numeric_labels(r, task, split) for split, r in rows.items()}
+    roles = {"question_answering": ["question", "context"], "candidate_choice": ["query", "supports"]}
+    found = data.repeated_rows(rows, roles.get(task.kind, ["text", "text_pair", "tokens"]))
+    repeated = {split: len(numbers) for split, numbers in found.items()}
+    if args.drop_repeated:
+        drop = set().union(*found.values())
+        rows["train"] = rows["train"].select([i for i in range(len(rows["train"])) if i not in drop])
+    rows = data.hold_out(rows, args.validation_fraction, seed)
+    limits = {"train": args.max_train_documents}
+    rows = {s: data.subset(r, limits.get(s, args.max_eval_documents), seed) for s, r in rows.items()}
+    return rows, names, repeated
+
+
+def make_settings(task: Task, args: FinetuneArguments, config: ErnieSparseConfig, names: tuple[str, ...]) -> Settings:
+    limit = config.max_position_embeddings
+    if args.max_length is not None and args.max_length > limit:
+        raise ValueError(f"--max-length {args.max_length} is more than max_position_embeddings={limit}")
+    pattern = config.pattern
+    max_length = args.max_length or min(task.recipe.max_length, limit)
+    return Settings(
+        kind=task.kind,
+        max_length=max_length,
+        block_size=pattern.block_size,
+        num_global_tokens=min(pattern.num_global_blocks, pattern.num_blocks(max_length)) * pattern.block_size,
+        columns=dict(task.columns),
+        label_names=names,
+        metrics=task.metrics,
+        long_documents=args.long_documents,
+        stride=min(128, max_length // 4) if args.stride is None else args.stride,
+        max_answer_length=args.max_answer_length,
+        num_best=args.num_best,
+        null_threshold=args.null_threshold,
+    )
+
+
+def describe_labels(config: ErnieSparseConfig, kind: str, names: tuple[str, ...]):
+    """Write what the head predicts into the config."""
+    config.problem_type = KINDS[kind].problem_type
+    if kind == "regression":
+        config.num_labels = 1
+    elif names:
+        config.num_labels = len(names)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def balanced_weights(features: Dataset, num_labels: int) -> torch.Tensor:
+    """
+    A weight per class inverse to how often it stands in the training set, 1 on average over its labels.
+
+    Raises:
+        `ValueError`: Labels that do not exclude each other.
+    """
+    labels = features["labels"] if "labels" in features.column_names and num_labels else []
+    flat = np.concatenate([np.atleast_1d(row) for row in labels]) if len(labels) else np.zeros(0)
+    if flat.size == 0 or flat.dtype.kind != "i":
+        raise ValueError("--class-weights balanced needs classes that exclude each other")
+    counts = np.bincount(flat[flat >= 0], minlength=num_labels)
+    present = counts > 0
+    weights = np.ones(num_labels)
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def build_trainer(job: Job, args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments):
+    """A trainer on a freshly loaded model, which scores predictions of the validation set as it goes."""
+    kind = KINDS[job.task.kind]
+
+    def fresh_model(trial=None):
+        model = kind.model_class.from_pretrained(
+            args.model, config=copy.deepcopy(job.config), ignore_mismatched_sizes=True
+        )
+        return model if args.lora_rank is None else with_lora(model, args.lora_rank)
+
+    callbacks = []
+    if args.early_stopping_patience is not None:
+        if not training.load_best_model_at_end:
+            raise ValueError(
+                "--early-stopping-patience needs --load-best-model-at-end true, and evaluation as often as saving"
+            )
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    is_extractive = job.task.kind == "question_answering"
+    training.label_names = ["start_positions", "end_positions"] if is_extractive else ["labels"]
+    set_seed(training.seed)
+    trainer = FinetuneTrainer(
+        model_init=fresh_model,
         args=training,
         saor=saor,
-        train_dataset=features["train"],
-        eval_dataset=features["validation"],
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=compute_metrics,
+        settings=job.settings,
+        class_weights=job.class_weights,
+        train_dataset=job.features["train"],
+        eval_dataset=job.features["validation"],
+        data_collator=FeatureCollator(job.tokenizer.pad_token_id, job.settings, job.config.max_position_embeddings),
+        processing_class=job.tokenizer,
+        callbacks=callbacks,
     )
+    trainer.compute_metrics = lambda prediction: evaluate(job, "validation", prediction.predictions)[1]
+    return trainer
+
+
+def with_lora(model, rank: int):
+    """`model` with low-rank adapters on the query and value projections; heads and representatives are trained whole."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ValueError("--lora-rank needs peft: pip install 'ernie-sparse[lora]'") from None
+    whole = ("classifier", "qa_outputs", "qa_feed_forward", "pooler", "representative_embeddings")
+    present = {
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(True for _ in module.parameters())
+    }
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=["query", "value"],
+        modules_to_save=[name for name in whole if name in present],
+    )
+    return get_peft_model(model, config)
+
+
+def evaluate(job: Job, split: str, outputs) -> tuple[list[dict], dict[str, float]]:
+    """Predictions of a split's rows from the outputs of its features, and their metrics."""
+    kind, rows = KINDS[job.task.kind], job.rows[split]
+    predictions = kind.decode(outputs, job.features[split], rows, job.settings)
+    return predictions, kind.score(predictions, rows, job.settings)
+
+
+def train_once(job: Job, args, saor, training: TrainingArguments, argv: list[str], checkpoint: str | None) -> dict:
+    """One run: train, evaluate every split, leave model, predictions, results, pictures and card in its folder."""
+    trainer = build_trainer(job, args, saor, training)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if args.lora_rank is not None:
+        # What is left is an ordinary checkpoint.
+        trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     trainer.save_model()
-    results = {
-        split: trainer.evaluate(features[split], metric_key_prefix=split)
-        for split in ("validation", "test")
-        if split in features
-    }
+    trainer.compute_metrics = None
+    results, predictions = {}, {}
+    for split in (split for split in job.rows if split != "train"):
+        output = trainer.predict(job.features[split], metric_key_prefix=split)
+        predictions[split], metrics = evaluate(job, split, output.predictions)
+        results[split] = {**metrics, "loss": output.metrics.get(f"{split}_loss")}
+        if args.longer_than is not None:
+            results[split] |= longer_documents(job, split, predictions[split], args.longer_than)
+        for name in args.hub_metrics:
+            results[split] |= report.with_hub_metric(
+                hub_metric(name), predictions[split], job.rows[split], job.settings
+            )
+    everything = report.collect(job, args, saor, training, results, trainer.state)
     if trainer.is_world_process_zero():
-        report(argv, args, saor, training, features, results, trainer.state)
+        job.settings.save(training.output_dir)
+        report.write(job, argv, training.output_dir, everything, predictions, trainer.state)
+    if training.push_to_hub:
+        trainer.push_to_hub()
+    return everything
 
 
-def report(argv, args, saor, training, features, results, state):
-    """Print the final table and write results.json: the metrics of the test set, or of validation if there is none."""
-    last = "test" if "test" in results else "validation"
-    metrics = {name: results[last][f"{last}_{name}"] for name in ("accuracy", "f1", "loss")}
-    labels = Counter(features[last]["labels"])
-    majority = max(labels.values()) / len(features[last])
-    truncated = {split: sum(rows["is_truncated"]) for split, rows in features.items()}
-    everything = {
-        **metrics,
-        "evaluated_on": last,
-        "majority_class": majority,
-        "documents": {split: len(rows) for split, rows in features.items()},
-        "truncated_documents": truncated,
-        **results,
-        "arguments": as_dict(args, saor),
-    }
-    table = [
-        ("documents", ", ".join(f"{split} {len(rows):,}" for split, rows in features.items())),
-        ("cut to the limit", ", ".join(f"{split} {count:,}" for split, count in truncated.items())),
-        ("steps", state.global_step),
-        *((f"{last} {name}", value) for name, value in metrics.items()),
-        ("always the largest class", majority),
-        ("model", training.output_dir),
-    ]
-    finish("finetune", argv, training.output_dir, everything, table, state.log_history)
+def longer_documents(job: Job, split: str, predictions: list[dict], limit: int) -> dict:
+    """The metrics of the documents of more than `limit` tokens alone."""
+    features = job.features[split]
+    if "document_length" not in features.column_names:
+        raise ValueError("--longer-than is for whole texts")
+    lengths = np.zeros(len(job.rows[split]), dtype=int)
+    lengths[np.asarray(features["document"])] = features["document_length"]
+    index = np.flatnonzero(lengths > limit)
+    name = f"longer_than_{limit}"
+    if len(index) == 0:
+        return {name: {"documents": 0}}
+    rows = job.rows[split].select(index)
+    metrics = KINDS[job.task.kind].score([predictions[i] for i in index], rows, job.settings)
+    return {name: {"documents": len(index), **metrics}}
+
+
+def run(argv: list[str]) -> dict:
+    """A task or own files: one run, or one per seed."""
+    name, task, args, saor, training = read_arguments(argv)
+    seeds = args.seeds or [training.seed]
+    checkpoints = {}
+    if args.seeds is None:
+        checkpoints[training.seed] = resume_point(training)
+    with training.main_process_first(desc="reading and tokenizing the documents"):
+        job = prepare(name, task, args, training)
+    if args.search_trials:
+        training = search(job, args, saor, training)
+    if args.seeds is None:
+        return train_once(job, args, saor, training, argv, checkpoints[training.seed])
+    results = {}
+    for seed in seeds:
+        own = copy.copy(training)
+        own.seed, own.output_dir = seed, str(Path(training.output_dir) / f"seed-{seed}")
+        done = Path(own.output_dir) / "results.json"
+        if training.resume_from_checkpoint == "last" and done.is_file():
+            results[seed] = json.loads(done.read_text())
+            continue
+        # A run that was killed before its first checkpoint, or never began, has none to go on from.
+        has_checkpoint = any(Path(own.output_dir).glob("checkpoint-*"))
+        own.resume_from_checkpoint = training.resume_from_checkpoint if has_checkpoint else None
+        results[seed] = train_once(job, args, saor, own, argv, resume_point(own))
+    if training.process_index == 0:
+        return report.write_seeds(job, argv, training.output_dir, results)
+    return results[seeds[0]]
+
+
+def search(job: Job, args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments) -> TrainingArguments:
+    """The training arguments with the best learning rate, epochs and batch size of some trials on the validation set."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise ValueError("--search-trials needs optuna: pip install 'ernie-sparse[search]'") from None
+    own = copy.copy(training)
+    own.output_dir = str(Path(training.output_dir) / "search")
+    own.save_strategy, own.load_best_model_at_end = "no", False
+    trainer = build_trainer(job, dataclasses.replace(args, early_stopping_patience=None), saor, own)
+    rate, epochs, batch = own.learning_rate, own.num_train_epochs, own.per_device_train_batch_size
+
+    def space(trial) -> dict:
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", rate / 4, rate * 4, log=True),
+            "num_train_epochs": trial.suggest_float("num_train_epochs", max(1, epochs / 2), epochs * 2, step=1),
+            "per_device_train_batch_size": trial.suggest_categorical(
+                "per_device_train_batch_size", sorted({max(1, batch // 2), batch, batch * 2})
+            ),
+        }
+
+    best = trainer.hyperparameter_search(
+        hp_space=space,
+        compute_objective=lambda metrics: metrics[f"eval_{job.task.best}"],
+        n_trials=args.search_trials,
+        direction="maximize",
+        backend="optuna",
+    )
+    chosen = copy.copy(training)
+    for field, value in best.hyperparameters.items():
+        setattr(chosen, field, value)
+    print_table([("best of the search", f"{best.objective:.4f}"), *best.hyperparameters.items()])
+    return chosen
+
+
+def run_glue(argv: list[str]) -> dict:
+    """All GLUE tasks that there is data for, each in a folder of its own, and their average."""
+    known = _given(argv, "--output-dir", "--data-dir")
+    if known.output_dir is None:
+        raise ValueError("--output-dir is missing")
+    tasks, missing = list(GLUE), []
+    if known.data_dir is not None:
+        missing = [name for name in tasks if not _has_data(known.data_dir, GLUE[name])]
+        tasks = [name for name in tasks if name not in missing]
+        if not tasks:
+            raise ValueError(f"no GLUE task was found in {known.data_dir}")
+    results = {}
+    for name in tasks:
+        folder = str(Path(known.output_dir) / name)
+        results[name] = run([*argv, "--task", name, "--output-dir", folder])
+    return report.write_glue(argv, known.output_dir, results, missing, average_over_tasks)
+
+
+def _has_data(data_dir: str, task: Task) -> bool:
+    folder = Path(data_dir) / task.folder
+    return folder.is_dir() and any(folder.glob("train*"))

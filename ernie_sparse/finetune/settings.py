@@ -23,6 +23,7 @@ class Settings:
         num_global_tokens (`int`): Tokens of the leading global blocks, where a question should stand.
         columns (`dict[str, str]`): The column of each role, such as `{"text": "review", "label": "stars"}`.
         label_names (`tuple[str, …]`): The classes, in the order of their numbers; empty where there are none.
+        metrics (`tuple[str, …]`): Names in `metrics.METRICS`, where texts are classified; the other kinds have their own.
         long_documents (`str`):
             What becomes of a document of more than `max_length` tokens, where it is classified: its `head` is kept, its
             `tail`, half of each (`head_tail`), or it is read in `windows` whose logits are averaged.
@@ -40,6 +41,7 @@ class Settings:
     num_global_tokens: int
     columns: dict[str, str]
     label_names: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     long_documents: str = "head"
     stride: int = 128
     max_answer_length: int = 30
@@ -61,6 +63,6 @@ class Settings:
             raise ValueError(f"{folder} has no {FILE_NAME}: it was not written by `ernie-sparse finetune`")
         try:
             fields = json.loads(path.read_text())
-            return cls(**{**fields, "label_names": tuple(fields["label_names"])})
+            return cls(**{**fields, **{name: tuple(fields[name]) for name in ("label_names", "metrics")}})
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a file of `ernie-sparse finetune`: {error}") from None

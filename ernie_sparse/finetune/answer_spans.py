@@ -1,0 +1,112 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Logits of starts and ends to answers: the best spans of every window, and of every question over its windows."""
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .settings import Settings
+
+NO_SPAN = torch.finfo(torch.float32).min
+
+
+def best_spans(
+    start_logits: Tensor, end_logits: Tensor, is_context: Tensor, max_answer_length: int, num_best: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    The spans of the context of at most `max_answer_length` tokens whose start and end logits have the largest sums.
+
+    Args:
+        start_logits, end_logits (`torch.Tensor` of shape `(batch_size, sequence_length)`): One per token.
+        is_context (`torch.BoolTensor` of shape `(batch_size, sequence_length)`): Where spans may start and end.
+
+    Returns:
+        `tuple[Tensor, Tensor, Tensor]`: Scores in fp32, starts and ends (inclusive) of shape `(batch_size, num_best)`,
+        best first; where there are fewer spans the score is the smallest fp32 number and the span is 0 to 0.
+    """
+    batch_size, size = start_logits.shape
+    length = min(max_answer_length, size)
+    # band[b, i, j] is the span from i to i + j.
+    ends = pad(end_logits.float(), (0, length - 1)).unfold(1, length, 1)
+    is_span = is_context.unsqueeze(-1) & pad(is_context, (0, length - 1)).unfold(1, length, 1)
+    band = (start_logits.float().unsqueeze(-1) + ends).masked_fill(~is_span, NO_SPAN)
+    scores, places = band.view(batch_size, -1).topk(min(num_best, size * length), dim=1)
+    starts = (places // length).masked_fill(scores == NO_SPAN, 0)
+    ends = (places // length + places % length).masked_fill(scores == NO_SPAN, 0)
+    missing = (0, num_best - scores.shape[1])
+    return pad(scores, missing, value=NO_SPAN), pad(starts, missing), pad(ends, missing)
+
+
+def reduce(outputs: tuple[Tensor, Tensor], inputs: dict[str, Tensor], settings: Settings) -> tuple[Tensor, ...]:
+    """
+    The best spans of every window. Their scores are above that of "no answer", the first token's: this makes the
+    windows of a question comparable.
+    """
+    start_logits, end_logits = outputs
+    is_context = inputs["is_context"].bool()
+    scores, starts, ends = best_spans(
+        start_logits, end_logits, is_context, settings.max_answer_length, settings.num_best
+    )
+    null = start_logits[:, :1].float() + end_logits[:, :1].float()
+    return torch.where(scores == NO_SPAN, scores, scores - null), starts, ends
+
+
+def decode(outputs: tuple, features: Dataset, rows: Dataset, settings: Settings) -> list[dict]:
+    """
+    One `{"id", "answer", "score", "n_best"}` per row: the best of the spans of all its windows. The score stays that of
+    the best span where the answer is "" because of `null_threshold`, and is 0 where there is no span.
+
+    Args:
+        outputs (`tuple` of three `np.ndarray` of shape `(num_features, num_best)`): As `reduce` returns them.
+    """
+    scores, starts, ends = (np.asarray(part) for part in outputs)
+    first_characters, last_characters = np.zeros_like(starts), np.zeros_like(ends)
+    for i, offsets in enumerate(features.select_columns(["offset_starts", "offset_ends"]).with_format("numpy")):
+        first_characters[i] = offsets["offset_starts"][starts[i]]
+        last_characters[i] = offsets["offset_ends"][ends[i]]
+    documents = np.array(features["document"][:])
+    order = np.argsort(documents, kind="stable")
+    edges = np.searchsorted(documents[order], np.arange(len(rows) + 1))
+    predictions = []
+    for number, row in enumerate(rows.select_columns(["id", "context"])):
+        windows = order[edges[number] : edges[number + 1]]
+        parts = (part[windows].ravel() for part in (scores, first_characters, last_characters))
+        best = _best_of_windows(*parts, row["context"] or "", settings.num_best)
+        predictions.append({"id": row["id"], **_prediction(best, settings.null_threshold)})
+    return predictions
+
+
+def predictions_as_json(predictions: list[dict]) -> dict[str, str]:
+    """The answers by id, as the evaluation scripts of SQuAD and TriviaQA read them."""
+    return {prediction["id"]: prediction["answer"] for prediction in predictions}
+
+
+def _best_of_windows(scores, firsts, lasts, context: str, num_best: int) -> list[tuple[float, str]]:
+    """Score and text of the best spans, each characters' span once; what is blank would read as no answer."""
+    best, seen = [], set()
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if scores[i] <= NO_SPAN or len(best) == num_best:
+            break
+        whole = context[firsts[i] : lasts[i]]
+        text = whole.strip()  # some tokens begin with the space before the word
+        span = (firsts[i] + len(whole) - len(whole.lstrip()), text)
+        if text and span not in seen:
+            seen.add(span)
+            best.append((float(scores[i]), text))
+    return best
+
+
+def _prediction(best: list[tuple[float, str]], null_threshold: float | None) -> dict:
+    if not best:
+        return {"answer": "", "score": 0.0, "n_best": []}
+    scores = np.array([score for score, _ in best] + ([] if null_threshold is None else [0.0]))
+    weights = np.exp(scores - scores.max())
+    probabilities = (weights / weights.sum()).tolist()
+    n_best = [
+        {"text": text, "score": score, "probability": probability}
+        for (score, text), probability in zip(best, probabilities, strict=False)
+    ]
+    is_null = null_threshold is not None and best[0][0] < null_threshold
+    return {"answer": "" if is_null else best[0][1], "score": best[0][0], "n_best": n_best}

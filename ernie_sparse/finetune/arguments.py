@@ -1,0 +1,166 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The command line of `ernie-sparse finetune`, beside SAOR's and the training's."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from .settings import LONG_DOCUMENTS
+from .tasks import Task
+
+USAGE = """--model DIR (--task NAME [--data-dir D] | --train-file F [F ...] [--validation-file F] [--test-file F] | --dataset NAME) --output-dir OUT [options]
+       ernie-sparse finetune --list
+
+examples:
+  ernie-sparse finetune --list
+  ernie-sparse finetune --model DIR --task imdb --max-length 2048 --output-dir out
+  ernie-sparse finetune --model DIR --task glue --data-dir local/copies --output-dir out
+  ernie-sparse finetune --model DIR --train-file train.csv --validation-file dev.csv --output-dir out
+  ernie-sparse finetune --model DIR --kind question_answering --train-file qa.jsonl --max-length 4096 --output-dir out
+  ernie-sparse finetune --model DIR --task rte --seeds 0 1 2 --early-stopping-patience 2 --output-dir out
+"""
+
+
+def _column(role: str, default: str):
+    return field(default=None, metadata={"help": f"Column of {role} ({default} if None)."})
+
+
+@dataclass
+class FinetuneArguments:
+    _argument_group_name: ClassVar[str] = "model and data"
+
+    model: str = field(metadata={"help": "ERNIE-Sparse checkpoint, a folder or a hub id."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Tokenizer (folder or hub id); the model's if None."})
+    pattern: str | None = field(
+        default=None,
+        metadata={"help": "Sparse pattern to train and save the model with; the checkpoint's own if None."},
+    )
+    task: str | None = field(default=None, metadata={"help": "A task by name; --list shows them."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Local files of the task (train.parquet and so on) instead of the hub's."}
+    )
+    train_file: list[str] | None = field(
+        default=None, metadata={"help": "csv, json, jsonl or parquet files to train on."}
+    )
+    validation_file: list[str] | None = field(default=None, metadata={"help": "Files to evaluate on."})
+    test_file: list[str] | None = field(default=None, metadata={"help": "Files for one last evaluation at the end."})
+    dataset: str | None = field(default=None, metadata={"help": "Hub data set instead of files."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
+    kind: str | None = field(
+        default=None,
+        metadata={
+            "help": "What your own rows hold: single_label (if None), multi_label, regression, token_classification, "
+            "question_answering or candidate_choice."
+        },
+    )
+    text_column: str | None = _column("the documents", "text")
+    text_pair_column: str | None = _column("a second text", "none")
+    label_column: str | None = _column("the labels", "label, for token classification labels")
+    label_separator: str = field(default="|", metadata={"help": "Between the labels of a multi-label row in one cell."})
+    id_column: str | None = _column("the rows' names", "id, else their numbers")
+    tokens_column: str | None = _column("lists of words", "tokens")
+    question_column: str | None = _column("questions", "question")
+    context_column: str | None = _column("the documents that questions are about", "context")
+    answers_column: str | None = _column("answers in SQuAD's form", "answers")
+    aliases_column: str | None = _column("lists of accepted answers", "aliases")
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens per row; the recipe's if None, or the model's limit if that is less."}
+    )
+    long_documents: str = field(
+        default="head",
+        metadata={
+            "help": "Texts of more tokens: keep their head, tail or head_tail (half of each), or read them in windows whose "
+            "logits are averaged."
+        },
+    )
+    stride: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that two windows of a document share (128, or a quarter of the row if that is less)."
+        },
+    )
+    max_answer_length: int = field(default=30, metadata={"help": "Tokens of the longest answer."})
+    num_best: int = field(default=20, metadata={"help": "Answers kept per window and question."})
+    null_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "Answer nothing where the best span scores less than this above 'no answer'; None: always answer."
+        },
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the training set held out where there is no validation set."}
+    )
+    max_train_documents: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn by --seed."})
+    max_eval_documents: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many rows of each split, drawn by --seed."}
+    )
+    drop_repeated: bool = field(
+        default=False, metadata={"help": "Leave out training rows whose text stands in another split as well."}
+    )
+    longer_than: int | None = field(
+        default=None, metadata={"help": "Report texts of more than so many tokens on their own as well."}
+    )
+    class_weights: str = field(default="none", metadata={"help": "balanced: weigh classes by how rare they are."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better one."}
+    )
+    seeds: list[int] | None = field(
+        default=None,
+        metadata={"help": "One run per seed, in seed-N of the output folder; mean and deviation at the end."},
+    )
+    search_trials: int | None = field(
+        default=None,
+        metadata={
+            "help": "First look for rate, epochs and batch size in so many trials, on the validation set (optuna)."
+        },
+    )
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "Train adapters of this rank (peft), merged into the weights at the end."}
+    )
+    hub_metrics: list[str] = field(
+        default_factory=list, metadata={"help": "Metrics of the hub's evaluate library to compute as well."}
+    )
+
+    def __post_init__(self):
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"--validation-fraction {self.validation_fraction}: it must lie between 0 and 1")
+        if self.long_documents not in LONG_DOCUMENTS:
+            raise ValueError(f"--long-documents {self.long_documents!r} is not one of {', '.join(LONG_DOCUMENTS)}")
+        if self.class_weights not in ("none", "balanced"):
+            raise ValueError(f"--class-weights {self.class_weights!r} is not one of none, balanced")
+        least = {
+            "max_length": 8,
+            **dict.fromkeys(("max_train_documents", "max_eval_documents", "max_answer_length", "num_best"), 1),
+            **dict.fromkeys(("lora_rank", "search_trials", "early_stopping_patience"), 1),
+            "stride": 0,
+        }
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: it must be at least {low}")
+        sources = {
+            "--train-file": self.train_file or self.validation_file or self.test_file,
+            "--dataset": self.dataset,
+            "--data-dir": self.data_dir,
+        }
+        given = [flag for flag, value in sources.items() if value]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} were given: rows come from one place")
+        if self.data_dir and self.task is None:
+            raise ValueError("--data-dir needs --task: it says which files to look for")
+        if self.task is None and not given:
+            raise ValueError("give --task, --train-file (and --validation-file) or --dataset")
+        if self.task is not None and self.kind is not None:
+            raise ValueError("--kind is for rows of your own: a task has its kind")
+
+    def files(self) -> dict[str, list[str] | None]:
+        return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+
+    def with_columns(self, task: Task) -> Task:
+        """`task` with the columns that the command line names, each for the role in the flag's name."""
+        named = {role: getattr(self, f"{role}_column") for role in _ROLES}
+        columns = {"id": "id", **task.columns, **{role: column for role, column in named.items() if column}}
+        return dataclasses.replace(task, columns=columns)
+
+
+_ROLES = ("text", "text_pair", "label", "id", "tokens", "question", "context", "answers", "aliases")

@@ -1,0 +1,189 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Candidate choice, as in WikiHop: which of the candidates answers a query about several documents, all in one input."""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset, Features, List, Value
+
+from .settings import Settings
+
+IGNORE_INDEX = -100
+
+
+class _Specials(NamedTuple):
+    """Token ids: what opens an input (nothing, for some tokenizers), what closes a part, what stands before a candidate."""
+
+    opening: list[int]
+    separator: int
+    marker: int
+
+    @classmethod
+    def of(cls, tokenizer) -> "_Specials":
+        opening, separator = (
+            first if first is not None else second
+            for first, second in (
+                (tokenizer.cls_token_id, tokenizer.bos_token_id),
+                (tokenizer.sep_token_id, tokenizer.eos_token_id),
+            )
+        )
+        for token_id, name in ((tokenizer.mask_token_id, "mask"), (separator, "sep or eos")):
+            if token_id is None:
+                raise ValueError(
+                    f"{type(tokenizer).__name__} has no {name} token, which marks a part of the input: choosing among "
+                    "candidates needs a tokenizer with a mask token and a sep or eos token"
+                )
+        return cls([] if opening is None else [opening], separator, tokenizer.mask_token_id)
+
+
+def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> tuple[Dataset, dict[str, list[str]]]:
+    """
+    One input per row, `[CLS] query [SEP] [MASK] candidate [MASK] candidate … [SEP] support [SEP] support … [SEP]`: the
+    query and the candidates stand in the leading global blocks, and every candidate behind a marker that all masked
+    language models know. Supports that do not fit are cut at the end.
+
+    Args:
+        rows (`Dataset`):
+            Columns `id`, `query`, `candidates`, `supports` and, optionally, `answer`, one of the candidates. Underscores
+            of a query, such as WikiHop's `participant_of juan rossell`, are read as spaces.
+
+    Returns:
+        Features, with `candidate_positions` (the markers' places), and notes.
+
+    Raises:
+        `ValueError`: A tokenizer without the tokens needed or, in evaluation, a row without candidates or with more of
+            them than there are places.
+    """
+    specials = _Specials.of(tokenizer)
+    schema = _schema("token_type_ids" in tokenizer.model_input_names, "answer" in rows.column_names)
+    notes = defaultdict(list)
+
+    def encode_batch(batch: dict, indices: list[int]) -> dict:
+        columns = {name: [] for name in schema}
+        for i, index in enumerate(indices):
+            row = {name: values[i] for name, values in batch.items()}
+            label = _label(row, is_training, notes)
+            feature = None if label is None else _encode_row(row, settings, tokenizer, specials, is_training, notes)
+            if feature is not None:
+                feature |= {"document": index, "labels": label}
+                for name, column in columns.items():
+                    column.append(feature[name])
+        return columns
+
+    features = rows.map(
+        encode_batch,
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=schema,
+        # The notes come from running it.
+        load_from_cache_file=False,
+        desc="Tokenizing",
+    )
+    return features, dict(notes)
+
+
+def _schema(has_types: bool, has_labels: bool) -> Features:
+    schema = {
+        "input_ids": List(Value("int32")),
+        "attention_mask": List(Value("int8")),
+        "candidate_positions": List(Value("int64")),
+        "document": Value("int64"),
+        "length": Value("int64"),
+    }
+    schema |= {"token_type_ids": List(Value("int8"))} if has_types else {}
+    return Features(schema | ({"labels": Value("int64")} if has_labels else {}))
+
+
+def _label(row: dict, is_training: bool, notes: dict[str, list[str]]) -> int | None:
+    """The first candidate that is the answer, -100 for none; `None` where the row cannot be used."""
+    if not row["candidates"]:
+        if not is_training:
+            raise ValueError(f"row {row['id']} has no candidates: there is nothing to choose from")
+        notes["no candidates"].append(row["id"])
+        return None
+    if row.get("answer") in row["candidates"]:
+        return row["candidates"].index(row["answer"])
+    if is_training or "answer" in row:
+        notes["answer not among the candidates"].append(row["id"])
+    return None if is_training else IGNORE_INDEX
+
+
+def _encode_row(row: dict, settings: Settings, tokenizer, specials: _Specials, is_training, notes) -> dict | None:
+    row_id, num_candidates = row["id"], len(row["candidates"])
+    texts = [row["query"].replace("_", " "), *row["candidates"], *row["supports"]]
+    query, *pieces = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    candidates, supports = pieces[:num_candidates], pieces[num_candidates:]
+    # Beside the opening token, the two separators and one place for what follows them.
+    room = settings.max_length - len(specials.opening) - 3
+    if len(query) + num_candidates + sum(map(len, candidates)) > room:
+        if is_training:
+            notes["query and candidates longer than the limit"].append(row_id)
+            return None
+        query, candidates = _cut(row_id, query, candidates, room, settings.max_length // 4)
+        notes["candidates cut"].append(row_id)
+    ids = [*specials.opening, *query, specials.separator]
+    positions = []
+    for candidate in candidates:
+        positions.append(len(ids))
+        ids += [specials.marker, *candidate]
+    ids.append(specials.separator)
+    if len(ids) > settings.num_global_tokens:
+        notes["candidates longer than the global blocks"].append(row_id)
+    documents = [token for support in supports for token in (*support, specials.separator)]
+    left = settings.max_length - len(ids)
+    if len(documents) > left:
+        notes["supports cut"].append(row_id)
+        documents = [*documents[: left - 1], specials.separator]
+    num_tokens = len(ids) + len(documents)
+    return {
+        "input_ids": ids + documents,
+        "attention_mask": [1] * num_tokens,
+        "token_type_ids": [0] * len(ids) + [1] * len(documents),
+        "candidate_positions": positions,
+        "length": num_tokens,
+    }
+
+
+def _cut(
+    row_id: str, query: list[int], candidates: list[list[int]], room: int, query_limit: int
+) -> tuple[list[int], list[list[int]]]:
+    """At most `query_limit` tokens of the query and equally many of each candidate, as many as fit beside the markers."""
+    query = query[:query_limit]
+    room -= len(query) + len(candidates)
+    if room < 0:
+        raise ValueError(
+            f"row {row_id} has {len(candidates)} candidates: beside {len(query)} tokens of the query only "
+            f"{room + len(candidates)} have a place"
+        )
+    limit = max(map(len, candidates))
+    while sum(min(len(candidate), limit) for candidate in candidates) > room:
+        limit -= 1
+    return query, [candidate[:limit] for candidate in candidates]
+
+
+def decode(outputs: np.ndarray, features: Dataset, rows: Dataset, settings: Settings) -> list[dict]:
+    """
+    The best candidate of every row and the probabilities of all; that of a candidate given twice is the sum of both.
+
+    Args:
+        outputs (`np.ndarray` of shape `(num_features, num_candidates)`): Logits, padded behind each row's candidates.
+    """
+    logits = dict(zip(features["document"], np.asarray(outputs, dtype=np.float64), strict=True))
+    predictions = []
+    for document, (row_id, candidates) in enumerate(zip(rows["id"], rows["candidates"], strict=True)):
+        own = logits[document][: len(candidates)]
+        weights = np.exp(own - own.max())
+        scores = dict.fromkeys(candidates, 0.0)
+        for candidate, probability in zip(candidates, weights / weights.sum(), strict=True):
+            scores[candidate] += float(probability)
+        answer = max(scores, key=scores.get)
+        predictions.append({"id": row_id, "answer": answer, "score": scores[answer], "scores": scores})
+    return predictions
+
+
+def score(predictions: list[dict], rows: Dataset, settings: Settings) -> dict[str, float]:
+    """The share of right answers."""
+    is_right = [prediction["answer"] == answer for prediction, answer in zip(predictions, rows["answer"], strict=True)]
+    return {"accuracy": float(np.mean(is_right))}

@@ -1,0 +1,249 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""From a hub data set, a local copy of it or files of one's own to splits of rows with one column per role."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, List, Value
+
+from ..running import load_raw_dataset
+from .tasks import Task
+
+SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
+
+# The roles that rows cannot do without, and those that they must have to be trained on or evaluated.
+ROLES = {
+    "single_label": (("text",), ("label",)),
+    "multi_label": (("text",), ("label",)),
+    "regression": (("text",), ("label",)),
+    "token_classification": (("tokens",), ("label",)),
+    "question_answering": (("question", "context"), ()),
+    "candidate_choice": (("query", "candidates", "supports"), ("answer",)),
+}
+
+
+def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
+    """
+    The files of a task's splits, in `data_dir` itself or in the task's folder there: `train.parquet`, or
+    `train-00000-of-00002.parquet` and so on as the hub stores them; parquet, jsonl, json or csv.
+
+    Raises:
+        `ValueError`: There is no training file.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise ValueError(f"--data-dir {data_dir}: there is no such folder")
+    folders = [folder for folder in (root / task.folder, root, root / "data") if folder.is_dir()]
+    for folder in folders:
+        found = {}
+        for split, name in task.splits.items():
+            paths = sorted(
+                path
+                for path in folder.iterdir()
+                if path.suffix in SUFFIXES and (path.stem == name or path.stem.startswith(f"{name}-"))
+            )
+            if paths:
+                found[split] = [str(path) for path in paths if path.suffix == paths[0].suffix]
+        if "train" in found:
+            return found
+    places = ", ".join(str(folder) for folder in folders)
+    raise ValueError(f"no {task.splits['train']}{{{','.join(SUFFIXES)}}} was found in {places}")
+
+
+def load_splits(
+    task: Task,
+    *,
+    files: Mapping[str, list[str] | None],
+    data_dir: str | None = None,
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+) -> dict[str, Dataset]:
+    """
+    The splits of a task, their columns named by role.
+
+    Raises:
+        `ValueError`: No source or two, no training rows, a column that is missing, or empty texts.
+    """
+    if data_dir is not None:
+        raw = load_raw_dataset(find_split_files(data_dir, task), None, None)
+    elif any(files.values()):
+        raw = load_raw_dataset(files, None, None)
+    else:
+        hub_name, hub_config = (dataset, dataset_config) if dataset else task.hub
+        hub = load_raw_dataset({}, hub_name, hub_config)
+        names = task.splits if not dataset else {name: name for name in hub}
+        raw = DatasetDict({split: hub[name] for split, name in names.items() if name in hub})
+    if "train" not in raw:
+        raise ValueError(f"there is no train split, only {', '.join(raw) or 'none at all'}")
+    return {split: by_role(rows, task, split) for split, rows in raw.items()}
+
+
+def by_role(rows: Dataset, task: Task, split: str, with_references: bool = True) -> Dataset:
+    """
+    `rows` with one column per role and an `id` of strings, the row's number where there is none.
+
+    Raises:
+        `ValueError`: A column is missing, or a text or a label is.
+    """
+    if task.prepare is not None:
+        rows = task.prepare(rows)
+    needed, references = ROLES[task.kind]
+    if len(rows) == 0:
+        raise ValueError(f"the {split} split has no rows")
+    wanted = (*needed, *references) if with_references else needed
+    for role in wanted:
+        if task.columns[role] not in rows.column_names:
+            raise ValueError(
+                f"the {split} split has no column {task.columns[role]!r} for the {role}, only "
+                f"{', '.join(rows.column_names)}"
+            )
+    if "text_pair" in task.columns and task.columns["text_pair"] not in rows.column_names:
+        raise ValueError(
+            f"the {split} split has no column {task.columns['text_pair']!r}, only {', '.join(rows.column_names)}"
+        )
+    present = {role: column for role, column in task.columns.items() if column in rows.column_names}
+    if not with_references:
+        present = {role: column for role, column in present.items() if role not in references}
+    columns = list(dict.fromkeys(present.values()))
+    if len(columns) < len(present):
+        raise ValueError(f"two roles cannot share a column: {present}")
+    # Two steps, for a column may bear the name of another role.
+    rows = rows.select_columns(columns)
+    rows = rows.rename_columns({column: f"role {role}" for role, column in present.items()})
+    rows = rows.rename_columns({f"role {role}": role for role in present})
+    ids = [str(i) for i in rows["id"]] if "id" in present else [str(i) for i in range(len(rows))]
+    rows = rows.remove_columns("id") if "id" in present else rows
+    rows = rows.add_column("id", ids, feature=Value("string"))
+    for role in wanted:
+        _check_filled(rows, role, task, split)
+    return rows
+
+
+def _check_filled(rows: Dataset, role: str, task: Task, split: str):
+    if role == "context":
+        # A question without a document is one that cannot be answered, and counted as such.
+        return
+    empty = [i for i, value in enumerate(rows[role]) if value is None or (isinstance(value, str) and not value.strip())]
+    if empty:
+        raise ValueError(
+            f"column {task.columns[role]!r} of the {split} split is empty in {len(empty)} of {len(rows)} rows, the "
+            f"first of them row {empty[0]}"
+        )
+
+
+def hold_out(splits: dict[str, Dataset], fraction: float, seed: int) -> dict[str, Dataset]:
+    """The splits with a validation set, drawn from the training set where there is none."""
+    if "validation" in splits:
+        return splits
+    train = splits["train"]
+    if len(train) < 2:
+        raise ValueError("one training document is too few to hold any out: give --validation-file")
+    parts = train.train_test_split(test_size=max(1, round(len(train) * fraction)), seed=seed)
+    return {"train": parts["train"], "validation": parts["test"], **{k: v for k, v in splits.items() if k != "train"}}
+
+
+def subset(rows: Dataset, count: int | None, seed: int) -> Dataset:
+    """At most `count` rows, drawn by `seed`, in their order; all of them when `count` is `None`."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]))
+
+
+def repeated_rows(splits: dict[str, Dataset], roles: list[str]) -> dict[str, set[int]]:
+    """Per split other than train: the training rows that stand in it as well, word for word in all of these roles."""
+
+    def contents(rows: Dataset) -> list[int]:
+        columns = (rows[role] for role in roles if role in rows.column_names)
+        return [hash(repr(row)) for row in zip(*columns, strict=True)]
+
+    train: dict[int, list[int]] = {}
+    for number, content in enumerate(contents(splits["train"])):
+        train.setdefault(content, []).append(number)
+    return {
+        split: {number for content in contents(rows) for number in train.get(content, ())}
+        for split, rows in splits.items()
+        if split != "train"
+    }
+
+
+def class_names(train: Dataset, task: Task) -> tuple[str, ...]:
+    """
+    The classes in the order of their numbers: the data's own names or the task's, otherwise every label of the training
+    set, sorted.
+
+    Raises:
+        `ValueError`: Labels that are not classes, or a single class.
+    """
+    feature = train.features["label"]
+    inner = getattr(feature, "feature", feature)
+    column = task.columns["label"]
+    if isinstance(inner, ClassLabel):
+        return tuple(inner.names)
+    is_list = isinstance(feature, List)
+    if task.kind == "token_classification" and not is_list:
+        raise ValueError(f"column {column!r} holds {inner.dtype}: token classification needs a list of labels per row")
+    if task.kind == "single_label" and is_list:
+        raise ValueError(f"column {column!r} holds lists: use --kind multi_label or token_classification")
+    if not (inner.dtype in ("string", "large_string", "bool") or "int" in str(inner.dtype)):
+        raise ValueError(
+            f"column {column!r} holds {inner.dtype}: classes are strings or whole numbers (--kind regression takes others)"
+        )
+    values = {value for row in train["label"] for value in row} if is_list else set(train["label"])
+    if "int" in str(inner.dtype) and task.label_names:
+        return task.label_names
+    names = tuple(str(value) for value in sorted(values))
+    if len(names) < 2 and task.kind != "multi_label":
+        raise ValueError(
+            f"the training set has a single class, {', '.join(map(repr, names))}: there is nothing to learn"
+        )
+    return names
+
+
+def split_label_sets(rows: Dataset, separator: str) -> Dataset:
+    """Multi-label rows whose labels are one string each, such as `sport|politics`, with a list of strings instead."""
+    if isinstance(rows.features["label"], List):
+        return rows
+    labels = [[part.strip() for part in str(text).split(separator) if part.strip()] for text in rows["label"]]
+    return rows.remove_columns("label").add_column("label", labels, feature=List(Value("string")))
+
+
+def with_named_labels(rows: Dataset, names: tuple[str, ...], split: str) -> Dataset:
+    """
+    The rows with every label as one of `names`.
+
+    Raises:
+        `ValueError`: A label that is none of them.
+    """
+    feature = rows.features["label"]
+    inner, is_list = getattr(feature, "feature", feature), isinstance(feature, List)
+    known = set(names)
+
+    def name(value) -> str:
+        text = str(value)
+        if isinstance(inner, ClassLabel):
+            text = inner.int2str(value) if 0 <= value < len(inner.names) else text
+        elif text not in known and isinstance(value, int) and 0 <= value < len(names):
+            text = names[value]
+        if text not in known:
+            raise ValueError(f"label {text!r} in the {split} split is none of the training set's: {', '.join(names)}")
+        return text
+
+    labels = [[name(v) for v in row] if is_list else name(row) for row in rows["label"]]
+    kind = List(Value("string")) if is_list else Value("string")
+    return rows.remove_columns("label").add_column("label", labels, feature=kind)
+
+
+def with_numeric_labels(rows: Dataset, task: Task, split: str) -> Dataset:
+    """Regression rows with labels as floats."""
+    try:
+        labels = np.asarray(rows["label"], dtype=np.float64)
+    except (TypeError, ValueError):
+        labels = np.full(len(rows), np.nan)
+    bad = np.flatnonzero(~np.isfinite(labels))
+    if len(bad):
+        value = rows["label"][int(bad[0])]
+        raise ValueError(
+            f"column {task.columns['label']!r} of the {split} split holds {value!r} in row {bad[0]}: regression needs numbers"
+        )
+    return rows.remove_columns("label").add_column("label", labels.tolist(), feature=Value("float64"))

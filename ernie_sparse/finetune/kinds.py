@@ -1,0 +1,64 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The kinds of task: for each the head, and the functions between its rows and the head's tensors."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from ..modeling_ernie_sparse import (
+    ErnieSparseForCandidateChoice,
+    ErnieSparseForQuestionAnswering,
+    ErnieSparseForSequenceClassification,
+    ErnieSparseForTokenClassification,
+)
+from . import candidate_choice, classification, question_answering, token_classification
+
+
+class Kind(NamedTuple):
+    """
+    Args:
+        model_class (`type`): The head.
+        encode (`Callable`): `(rows, settings, tokenizer, is_training)` to features and notes about documents.
+        decode (`Callable`): `(outputs, features, rows, settings)` to one prediction per row.
+        score (`Callable`): `(predictions, rows, settings)` to metrics.
+        reduce (`Callable`, *optional*): `(outputs, inputs, settings)` on the device, where outputs are wide.
+        problem_type (`str`, *optional*): The config's, for sequence classification.
+    """
+
+    model_class: type[PreTrainedModel]
+    encode: Callable[..., tuple[Dataset, dict[str, list[str]]]]
+    decode: Callable[..., list[dict]]
+    score: Callable[..., dict[str, float]]
+    reduce: Callable | None = None
+    problem_type: str | None = None
+
+
+def _classification(problem_type: str) -> Kind:
+    functions = (classification.encode, classification.decode, classification.score)
+    return Kind(ErnieSparseForSequenceClassification, *functions, problem_type=problem_type)
+
+
+KINDS = {
+    "single_label": _classification("single_label_classification"),
+    "multi_label": _classification("multi_label_classification"),
+    "regression": _classification("regression"),
+    "token_classification": Kind(
+        ErnieSparseForTokenClassification,
+        token_classification.encode,
+        token_classification.decode,
+        token_classification.score,
+        token_classification.reduce,
+    ),
+    "question_answering": Kind(
+        ErnieSparseForQuestionAnswering,
+        question_answering.encode,
+        question_answering.decode,
+        question_answering.score,
+        question_answering.reduce,
+    ),
+    "candidate_choice": Kind(
+        ErnieSparseForCandidateChoice, candidate_choice.encode, candidate_choice.decode, candidate_choice.score
+    ),
+}

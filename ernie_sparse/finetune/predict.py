@@ -1,0 +1,191 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""`ernie-sparse predict`: a fine-tuned model on a file of any size, some rows at a time."""
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import datasets
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, TrainingArguments
+
+from ..running import check_checkpoint, load_config, print_table
+from ..trainer import SaorArguments
+from .data import ROLES, by_role
+from .kinds import KINDS
+from .settings import LONG_DOCUMENTS, Settings
+from .tasks import OWN_FILES
+from .trainer import FeatureCollator, FinetuneTrainer
+
+READERS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+WRITERS = (".csv", ".jsonl", ".json")
+
+EXAMPLES = """examples:
+  ernie-sparse predict --model classifier --input-file mails.csv --output-file labels.csv
+  ernie-sparse predict --model classifier --input-file mails.jsonl --output-file labels.jsonl --text-column body
+  ernie-sparse predict --model reader --input-file questions.jsonl --output-file answers.json
+
+The output has a row per input row, in its order: its id (the row's number where it has none), then label and score,
+labels (sets of classes, or one per word), value (regression) or answer and score. In csv lists are joined by "|". A .json
+file holds {id: answer} for questions, and {id: prediction} otherwise; .jsonl also has the scores of all classes and the
+other answers.
+"""
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="ernie-sparse predict",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help="folder that `ernie-sparse finetune` wrote, or a hub id")
+    parser.add_argument("--input-file", required=True, help="csv, jsonl, json or parquet rows; read as a stream")
+    parser.add_argument("--output-file", required=True, help="csv, jsonl or json; must not exist yet")
+    for role in sorted({role for needed, _ in ROLES.values() for role in needed} | {"id", "text_pair"}):
+        flag = f"--{role.replace('_', '-')}-column"
+        parser.add_argument(flag, metavar="NAME", help=f"column of the {role} (as in training)")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows per forward (8)")
+    parser.add_argument("--chunk-size", type=int, default=1024, help="rows in memory at a time (1024)")
+    parser.add_argument("--pattern", help="sparse pattern to read with (the model's)")
+    parser.add_argument("--long-documents", choices=LONG_DOCUMENTS, help="as in training, unless given")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    args = parser.parse_args(argv)
+    for name in ("batch_size", "chunk_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: it must be at least 1")
+    return args
+
+
+def main(argv: list[str]):
+    """Run `ernie-sparse predict` with the arguments `argv`."""
+    args = arguments(argv)
+    source, target = Path(args.input_file), Path(args.output_file)
+    if not source.is_file():
+        raise ValueError(f"--input-file {source}: there is no such file")
+    if source.suffix not in READERS:
+        raise ValueError(f"--input-file {source}: {', '.join(READERS)} can be read")
+    if target.suffix not in WRITERS:
+        raise ValueError(f"--output-file {target}: {', '.join(WRITERS)} can be written")
+    if target.exists():
+        raise ValueError(f"--output-file {target} exists already: name another one")
+    config = load_config(args.model, args.pattern)
+    settings = load_settings(args.model)
+    given = {role: getattr(args, f"{role}_column", None) for role in (*settings.columns, "id")}
+    columns = {**settings.columns, **{role: column for role, column in given.items() if column}}
+    settings = dataclasses.replace(settings, columns=columns)
+    if args.long_documents:
+        settings = dataclasses.replace(settings, long_documents=args.long_documents)
+    predict = predictor(args, config, settings)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        count = write(partial, target.suffix, predictions(source, settings, predict, args.chunk_size))
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(target)
+    print_table([("rows", count), ("predictions", target)])
+
+
+def load_settings(model: str) -> Settings:
+    """The settings beside a model in a folder or on the hub."""
+    check_checkpoint(model, "--model")
+    if Path(model).is_dir():
+        return Settings.load(model)
+    from huggingface_hub import hf_hub_download
+
+    from .settings import FILE_NAME
+
+    return Settings.load(Path(hf_hub_download(model, FILE_NAME)).parent)
+
+
+def predictor(args: argparse.Namespace, config, settings: Settings):
+    """A function from canonical rows to predictions."""
+    kind = KINDS[settings.kind]
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    # Nothing is written into it: Trainer wants a folder all the same.
+    folder = Path(tempfile.gettempdir()) / "ernie-sparse-predict"
+    training = TrainingArguments(
+        output_dir=str(folder),
+        per_device_eval_batch_size=args.batch_size,
+        bf16_full_eval=args.bf16,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+        label_names=["labels"],
+    )
+    trainer = FinetuneTrainer(
+        model=kind.model_class.from_pretrained(args.model, config=config),
+        args=training,
+        saor=SaorArguments(saor_alpha=0.0),
+        settings=settings,
+        data_collator=FeatureCollator(tokenizer.pad_token_id, settings, config.max_position_embeddings),
+    )
+
+    def predict(rows: Dataset) -> list[dict]:
+        features, _ = kind.encode(rows, settings, tokenizer, is_training=False)
+        features = features.sort("length", reverse=True)
+        return kind.decode(trainer.predict(features).predictions, features, rows, settings)
+
+    return predict
+
+
+def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> Iterator[dict]:
+    """The predictions of a file's rows, which are read and computed `chunk_size` at a time."""
+    task = dataclasses.replace(OWN_FILES[settings.kind], columns=settings.columns)
+    try:
+        stream = iter(
+            datasets.load_dataset(READERS[source.suffix], data_files=str(source), split="train", streaming=True)
+        )
+        first, progress = 0, tqdm(desc="Predicting", unit=" rows")
+        while rows := list(islice(stream, chunk_size)):
+            canonical = by_role(Dataset.from_list(rows), task, f"rows from {first} on", with_references=False)
+            if "id" not in rows[0] or settings.columns.get("id") not in rows[0]:
+                canonical = canonical.remove_columns("id").add_column("id", [str(first + i) for i in range(len(rows))])
+            yield from predict(canonical)
+            first += len(rows)
+            progress.update(len(rows))
+        progress.close()
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(f"could not read {source}: {error.__cause__ or error}") from error
+    if first == 0:
+        raise ValueError(f"{source} has no rows")
+
+
+def write(path: Path, suffix: str, rows: Iterator[dict]) -> int:
+    """Write predictions as they come; how many there were."""
+    count, text = 0, {".csv": _csv_row, ".jsonl": _jsonl_row, ".json": _json_entry}[suffix]
+    with open(path, "w", newline="") as file:
+        for row in rows:
+            file.write(text(row, is_first=count == 0))
+            count += 1
+        if suffix == ".json":
+            file.write("\n}\n")
+    return count
+
+
+def _csv_row(row: dict, is_first: bool) -> str:
+    flat = {name: value for name, value in row.items() if name not in ("scores", "n_best")}
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    if is_first:
+        writer.writerow(flat)
+    writer.writerow("|".join(map(str, value)) if isinstance(value, list) else value for value in flat.values())
+    return buffer.getvalue()
+
+
+def _jsonl_row(row: dict, is_first: bool) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _json_entry(row: dict, is_first: bool) -> str:
+    value = row["answer"] if "answer" in row else {name: part for name, part in row.items() if name != "id"}
+    return ("{\n" if is_first else ",\n") + f"{json.dumps(row['id'])}: {json.dumps(value, ensure_ascii=False)}"

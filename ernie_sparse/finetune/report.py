@@ -1,0 +1,237 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""What a fine-tuning leaves beside the model: results, predictions, a picture, a model card, tables."""
+
+import json
+import statistics
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..running import as_dict, finish, print_table, run_facts, write_json
+from .question_answering import predictions_as_json
+
+MOST_CLASSES = 30
+NAMED_ROWS = 20
+
+HUB_TASKS = {
+    "single_label": "text-classification",
+    "multi_label": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+    "candidate_choice": "multiple-choice",
+}
+
+
+def collect(job, args, saor, training, results: dict, state) -> dict:
+    """Everything about a run for results.json; the metrics of the last split also by their own names."""
+    last = results[job.last]
+    return {
+        **last,
+        "evaluated_on": job.last,
+        "largest_class": largest_class(job),
+        "rows": {split: len(rows) for split, rows in job.rows.items()},
+        "features": {split: len(rows) for split, rows in job.features.items()},
+        "also_in_train": job.repeated,
+        "notes": {
+            split: {note: {"count": len(ids), "first": ids[:NAMED_ROWS]} for note, ids in notes.items() if ids}
+            for split, notes in job.notes.items()
+        },
+        "splits": results,
+        "task": job.name,
+        "seed": training.seed,
+        "steps": state.global_step,
+        "pattern": str(job.config.pattern),
+        "max_length": job.settings.max_length,
+        "arguments": as_dict(args, saor),
+    }
+
+
+def largest_class(job) -> float | None:
+    """The share of the largest class in the last split: what a constant answer gets."""
+    if job.task.kind != "single_label":
+        return None
+    labels = Counter(job.rows[job.last]["label"])
+    return max(labels.values()) / labels.total()
+
+
+def with_hub_metric(metric, predictions: list[dict], rows, settings) -> dict[str, float]:
+    """A metric of the hub, for the kinds whose predictions are classes or numbers."""
+    if settings.kind == "regression":
+        pairs = ([p["value"] for p in predictions], list(rows["label"]))
+    elif settings.kind == "single_label":
+        numbers = {name: number for number, name in enumerate(settings.label_names)}
+        pairs = ([numbers[p["label"]] for p in predictions], [numbers[label] for label in rows["label"]])
+    else:
+        raise ValueError("--hub-metrics are for single_label and regression tasks")
+    return {f"hub_{name}": value for name, value in metric.compute(predictions=pairs[0], references=pairs[1]).items()}
+
+
+def write(job, argv: list[str], folder: str, results: dict, predictions: dict[str, list[dict]], state):
+    """Predictions of every split, picture, card, results.json and the final table."""
+    out = Path(folder)
+    for split, rows in predictions.items():
+        with open(out / f"predictions-{split}.jsonl", "w") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if job.task.kind == "question_answering":
+            write_json(out / f"answers-{split}.json", predictions_as_json(rows))
+    pictured = draw(job, predictions[job.last], out / "predictions.png")
+    write_card(job, out, results)
+    rows = [
+        ("task", job.name),
+        ("rows", _counts(results["rows"])),
+        ("steps", results["steps"]),
+        *(
+            (f"{split}: {note}", entry["count"])
+            for split, notes in results["notes"].items()
+            for note, entry in notes.items()
+        ),
+        *((f"{split} rows also in train", count) for split, count in results["also_in_train"].items() if count),
+        *((f"{job.last} {name}", value) for name, value in numbers(results["splits"][job.last]).items()),
+    ]
+    if results["largest_class"] is not None:
+        rows.append(("always the largest class", results["largest_class"]))
+    if pictured:
+        rows.append(("predictions, as a picture", out / "predictions.png"))
+    finish("finetune", argv, folder, results, [*rows, ("model", folder)], state.log_history)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items())
+
+
+def numbers(results: dict, prefix: str = "") -> dict[str, float]:
+    """The numbers of nested results, `longer_than_512 accuracy` for what lies deeper."""
+    flat = {}
+    for name, value in results.items():
+        if isinstance(value, dict):
+            flat.update(numbers(value, f"{prefix}{name} "))
+        elif isinstance(value, int | float):
+            flat[f"{prefix}{name}"] = float(value)
+    return flat
+
+
+def write_seeds(job, argv: list[str], folder: str, results: dict[int, dict]) -> dict:
+    """Mean and standard deviation over the seeds, as results.json and a table."""
+    metrics = {seed: numbers(result["splits"][job.last]) for seed, result in results.items()}
+    first = next(iter(metrics.values()))
+    mean = {name: statistics.fmean(m[name] for m in metrics.values()) for name in first}
+    std = {name: statistics.stdev(m[name] for m in metrics.values()) if len(metrics) > 1 else 0.0 for name in first}
+    nested = {name: value for name, value in mean.items() if " " not in name}
+    everything = {
+        **nested,
+        "evaluated_on": job.last,
+        "mean": mean,
+        "std": std,
+        "seeds": {str(seed): result["splits"] for seed, result in results.items()},
+        "largest_class": largest_class(job),
+        **run_facts("finetune", argv),
+    }
+    write_json(Path(folder) / "results.json", everything)
+    rows = [(f"{job.last} {name}", f"{mean[name]:.4f} ± {std[name]:.4f}") for name in mean]
+    print_table([("seeds", ", ".join(map(str, results))), *rows, ("results", Path(folder) / "results.json")])
+    return everything
+
+
+def write_glue(argv: list[str], folder: str, results: dict[str, dict], missing: list[str], average) -> dict:
+    """Each task's metrics and their average, as results.json and a table."""
+    scores = {}
+    for name, result in results.items():
+        splits = result["splits"] if "splits" in result else {result["evaluated_on"]: result["mean"]}
+        for split, metrics in splits.items():
+            task = "mnli_mismatched" if split == "validation_mismatched" else name
+            scores[task] = {m: v for m, v in numbers(metrics).items() if m != "loss"}
+    everything = {"average": average(scores), "tasks": scores, "missing": missing, **run_facts("finetune", argv)}
+    write_json(Path(folder) / "results.json", everything)
+    rows = [(name, ", ".join(f"{m} {value:.4f}" for m, value in metrics.items())) for name, metrics in scores.items()]
+    rows.append((f"average over {len(results)} of 9 tasks", everything["average"]))
+    if missing:
+        rows.append(("without data", ", ".join(missing)))
+    print_table(rows)
+    return everything
+
+
+def write_card(job, folder: Path, results: dict):
+    """The model card, README.md, with its metrics in the form the hub reads."""
+    metrics = {name: value for name, value in numbers(results["splits"][job.last]).items() if name != "loss"}
+    data = job.task.hub[0] if job.task.hub and job.name != "own files" else "own files"
+    card_data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=HUB_TASKS[job.task.kind],
+        tags=["ernie_sparse", "long-document"],
+        model_name=folder.name,
+        eval_results=[
+            EvalResult(
+                task_type=HUB_TASKS[job.task.kind],
+                dataset_type=data,
+                dataset_name=job.name,
+                dataset_split=job.last,
+                metric_type=name.replace(" ", "_"),
+                metric_value=round(value, 6),
+            )
+            for name, value in metrics.items()
+        ],
+    )
+    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+    text = (
+        f"---\n{card_data.to_yaml()}\n---\n\n# {folder.name}\n\n"
+        f"An ERNIE-Sparse encoder fine-tuned on {job.name} ({job.task.kind.replace('_', ' ')}), seed {results['seed']}, "
+        f"{results['steps']} steps, rows of up to {job.settings.max_length} tokens, pattern `{results['pattern']}`.\n\n"
+        f"On {len(job.rows[job.last]):,} rows ({job.last}):\n\n| metric | value |\n| --- | ---: |\n{table}\n\n"
+        "`ernie-sparse predict --model DIR --input-file rows.csv --output-file predictions.csv` runs it; `results.json` has the "
+        "command it was made with and everything that was measured.\n"
+    )
+    ModelCard(text).save(folder / "README.md")
+
+
+def draw(job, predictions: list[dict], path: Path) -> bool:
+    """
+    A confusion matrix and the reliability of the probabilities (single labels), or predicted over true values (regression);
+    `False` where there is nothing to draw or no matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    rows, kind = job.rows[job.last], job.task.kind
+    figure = Figure(figsize=(9, 4) if kind == "single_label" else (5, 4), layout="constrained")
+    if kind == "single_label" and len(job.settings.label_names) <= MOST_CLASSES:
+        matrix, reliability = figure.subplots(1, 2)
+        _draw_confusion(matrix, predictions, rows["label"], job.settings.label_names)
+        _draw_reliability(reliability, predictions, rows["label"])
+    elif kind == "regression":
+        axes = figure.subplots()
+        axes.scatter(rows["label"], [p["value"] for p in predictions], s=8, alpha=0.5)
+        axes.axline((np.mean(rows["label"]),) * 2, slope=1, color="grey", linewidth=1)
+        axes.set(xlabel="true value", ylabel="predicted value")
+    else:
+        return False
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def _draw_confusion(axes, predictions: list[dict], labels, names: tuple[str, ...]):
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    display = ConfusionMatrixDisplay.from_predictions(
+        list(labels), [p["label"] for p in predictions], labels=list(names), ax=axes, cmap="Blues", colorbar=False
+    )
+    display.ax_.tick_params(axis="x", rotation=45 if len(names) > 3 else 0)
+
+
+def _draw_reliability(axes, predictions: list[dict], labels):
+    """How often the chosen class is right, over its probability: on the diagonal, probabilities mean what they say."""
+    probabilities = np.array([p["score"] for p in predictions])
+    is_right = np.array([p["label"] == label for p, label in zip(predictions, labels, strict=True)])
+    bins = np.minimum((probabilities * 10).astype(int), 9)
+    filled = [b for b in range(10) if (bins == b).any()]
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    axes.scatter(
+        [probabilities[bins == b].mean() for b in filled],
+        [is_right[bins == b].mean() for b in filled],
+        s=[20 + 200 * (bins == b).mean() for b in filled],
+    )
+    axes.set(xlabel="probability of the chosen class", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)

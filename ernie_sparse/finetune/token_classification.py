@@ -1,0 +1,172 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Token classification: a label for every word of a document, which is read in overlapping windows where it is long."""
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, List, Value
+
+from .metrics import compute
+from .settings import Settings
+
+IGNORE_INDEX = -100
+
+
+def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> tuple[Dataset, dict[str, list[str]]]:
+    """
+    Windows of at most `settings.max_length` tokens, consecutive ones sharing `settings.stride` pieces. A word's label
+    stands at its first piece, in every window that holds it.
+
+    Args:
+        rows (`Dataset`): Columns `id`, `tokens` (words) and, optionally, `labels` (a label name per word).
+
+    Returns:
+        Features, with `word_ids` (the word whose first piece a token is, -1 for none), and notes.
+
+    Raises:
+        `ValueError`: A tokenizer that cannot say which word a piece is of, a stride that leaves no progress, a label that
+            is none of `settings.label_names` or, in evaluation, not one label per word.
+    """
+    size = _window_size(settings, tokenizer)
+    has_labels = "labels" in rows.column_names
+    schema = _schema("token_type_ids" in tokenizer.model_input_names, has_labels)
+    numbers = {name: number for number, name in enumerate(settings.label_names)}
+    notes = defaultdict(list)
+
+    def encode_batch(batch: dict, indices: list[int]) -> dict:
+        labels = batch["labels"] if has_labels else [None] * len(indices)
+        documents = zip(indices, batch["id"], batch["tokens"], labels, strict=True)
+        documents = [d for d in documents if not has_labels or _has_a_label_per_word(*d[1:], is_training, notes)]
+        columns = {name: [] for name in schema}
+        words = [tokens for _, _, tokens, _ in documents]
+        encoded = tokenizer(words, is_split_into_words=True, verbose=False)
+        for i, (index, row_id, _, names) in enumerate(documents):
+            classes, word_ids = _class_numbers(row_id, names or (), numbers), encoded.word_ids(i)
+            if is_training and all(word is None for word in word_ids):
+                notes["no tokens"].append(row_id)
+                continue
+            whole = {name: encoded[name][i] for name in ("input_ids", "token_type_ids") if name in schema}
+            for window in _windows(whole, word_ids, size, settings.stride):
+                length = len(window["input_ids"])
+                window |= {"attention_mask": [1] * length, "document": index, "length": length}
+                window["labels"] = [
+                    IGNORE_INDEX if word < 0 or not names else classes[word] for word in window["word_ids"]
+                ]
+                for name, column in columns.items():
+                    column.append(window[name])
+        return columns
+
+    features = rows.map(
+        encode_batch,
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=schema,
+        # The notes come from running it.
+        load_from_cache_file=False,
+        desc="Tokenizing",
+    )
+    return features, dict(notes)
+
+
+def _window_size(settings: Settings, tokenizer) -> int:
+    """How many of a document's pieces stand in one window."""
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not say which word a piece is of: token classification needs a fast "
+            "tokenizer (tokenizer.json)"
+        )
+    size = settings.max_length - tokenizer.num_special_tokens_to_add()
+    if settings.stride >= size:
+        raise ValueError(
+            f"stride={settings.stride} leaves no progress: windows of max_length={settings.max_length} hold {size} "
+            "pieces beside the special tokens, and must share fewer"
+        )
+    return size
+
+
+def _schema(has_types: bool, has_labels: bool) -> Features:
+    schema = {
+        "input_ids": List(Value("int32")),
+        "attention_mask": List(Value("int8")),
+        "word_ids": List(Value("int32")),
+        "document": Value("int64"),
+        "length": Value("int64"),
+    }
+    schema |= {"token_type_ids": List(Value("int8"))} if has_types else {}
+    return Features(schema | ({"labels": List(Value("int64"))} if has_labels else {}))
+
+
+def _has_a_label_per_word(row_id: str, tokens: list[str], labels: list[str] | None, is_training: bool, notes) -> bool:
+    num_labels = len(labels or ())
+    if num_labels == len(tokens):
+        return True
+    if not is_training:
+        raise ValueError(f"row {row_id} has {len(tokens)} tokens and {num_labels} labels: as many are needed")
+    notes["as many labels as tokens are needed"].append(row_id)
+    return False
+
+
+def _class_numbers(row_id: str, labels: list[str], numbers: dict[str, int]) -> list[int]:
+    for label in labels:
+        if label not in numbers:
+            raise ValueError(f"label {label!r} of row {row_id} is not one of {', '.join(numbers)}")
+    return [numbers[label] for label in labels]
+
+
+def _windows(
+    whole: dict[str, list[int]], words: list[int | None], size: int, stride: int
+) -> list[dict[str, list[int]]]:
+    """One document in windows of `size` pieces, each between the special tokens that stand around the whole."""
+    # Seen in the whole document: a window may begin in the middle of a word.
+    is_first = [word is not None and (i == 0 or words[i - 1] != word) for i, word in enumerate(words)]
+    whole["word_ids"] = [word if begins else -1 for word, begins in zip(words, is_first, strict=True)]
+    if not words:
+        # The model takes no input without a token.
+        return [{name: [-1 if name == "word_ids" else 0] for name in whole}]
+    places = [i for i, word in enumerate(words) if word is not None]
+    first, end = (places[0], places[-1] + 1) if places else (len(words), len(words))
+    return [
+        {name: values[:first] + values[start : min(start + size, end)] + values[end:] for name, values in whole.items()}
+        for start in range(first, max(end - stride, first + 1), size - stride)
+    ]
+
+
+def reduce(outputs: torch.Tensor, inputs: dict[str, torch.Tensor], settings: Settings) -> torch.Tensor:
+    """Logits `(batch_size, sequence_length, num_labels)` to the best classes `(batch_size, sequence_length)`."""
+    return outputs.argmax(-1)
+
+
+def decode(outputs: np.ndarray, features: Dataset, rows: Dataset, settings: Settings) -> list[dict]:
+    """
+    The label of every word, from the window where it stands farthest from both ends. A word of which the tokenizer leaves
+    nothing gets `O` or, where that is no label, the first one.
+
+    Args:
+        outputs (`np.ndarray` of shape `(num_features, sequence_length)`): Classes, padded behind each window.
+    """
+    names = settings.label_names
+    default = names.index("O") if "O" in names else 0
+    classes = [np.full(len(tokens), default) for tokens in rows["tokens"]]
+    margins = [np.full(len(words), -1) for words in classes]
+    for output, document, word_ids in zip(outputs, features["document"], features["word_ids"], strict=True):
+        words = np.array(word_ids)
+        places = np.flatnonzero(words >= 0)
+        words, margin = words[places], np.minimum(places, len(words) - 1 - places)
+        is_better = margin > margins[document][words]
+        margins[document][words[is_better]] = margin[is_better]
+        classes[document][words[is_better]] = output[places[is_better]]
+    return [
+        {"id": row_id, "labels": [names[number] for number in numbers]}
+        for row_id, numbers in zip(rows["id"], classes, strict=True)
+    ]
+
+
+def score(predictions: list[dict], rows: Dataset, settings: Settings) -> dict[str, float]:
+    """Accuracy and, of entities where the labels are of that form, F1, precision and recall."""
+    return compute(
+        ["token_classification"],
+        predictions=[prediction["labels"] for prediction in predictions],
+        references=list(rows["labels"]),
+    )
