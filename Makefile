@@ -15,10 +15,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --output-dir demo_output
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

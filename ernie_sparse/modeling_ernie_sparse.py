@@ -562,8 +562,8 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         r"""
         start_positions, end_positions (`torch.LongTensor` of shape `(batch_size,)` or `(batch_size, num_mentions)`, *optional*):
             First and last token of the answer, or of each of its mentions: then the loss is minus the log of the
-            probability of any of them. One outside the input counts as no label. The losses are over real tokens only:
-            padding has no probability.
+            probability of any of them. One outside the input or on padding counts as no label. The losses are over real
+            tokens only: padding has no probability.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         labels = None if start_positions is None or end_positions is None else (start_positions, end_positions)
@@ -593,11 +593,14 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         if attention_mask is not None:
             scores = [score.masked_fill(attention_mask == 0, torch.finfo(score.dtype).min) for score in scores]
         size = scores[0].shape[1]
-        positions = positions.to(scores[0].device).view(len(scores[0]), -1)
+        positions = positions.to(scores[0].device)
+        positions = positions.unsqueeze(1) if positions.dim() == 1 else positions
         # One place more, for positions outside the input.
         positions = positions.masked_fill((positions < 0) | (positions >= size), size)
         is_target = torch.zeros(len(positions), size + 1, dtype=torch.bool, device=positions.device)
         is_target = is_target.scatter(1, positions, True)[:, :size]
+        if attention_mask is not None:
+            is_target = is_target & (attention_mask != 0)
         return _losses("any_of", scores, is_target, alpha, num_items)
 
 

@@ -150,11 +150,9 @@ class SaorTrainer(Trainer):
             self._loss_parts[name] = self._loss_parts.get(name, 0.0) + outputs[name].detach().mean() * scale
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
-        """Question answering has no `labels` to count: there an item is an answer whose start lies in the input."""
+        """Question answering has no `labels` to count: there an item is a row of which an answer starts in it."""
         if batch_samples and "labels" not in batch_samples[0] and "start_positions" in batch_samples[0]:
-            batch_samples = [
-                {"labels": _positions_as_labels(batch["start_positions"], _length(batch))} for batch in batch_samples
-            ]
+            batch_samples = [{"labels": _positions_as_labels(batch)} for batch in batch_samples]
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -166,10 +164,14 @@ class SaorTrainer(Trainer):
         super().log(logs, start_time)
 
 
-def _positions_as_labels(positions: torch.Tensor, length: int) -> torch.Tensor:
-    """One label per row: 0 where at least one of its positions lies inside, otherwise -100."""
-    is_inside = ((positions >= 0) & (positions < length)).view(len(positions), -1).any(dim=1)
-    return torch.where(is_inside, 0, -100)
+def _positions_as_labels(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """One label per row: 0 where at least one of its positions is a real token's, otherwise -100."""
+    positions, length = batch["start_positions"], _length(batch)
+    positions = positions.unsqueeze(1) if positions.dim() == 1 else positions
+    is_real = (positions >= 0) & (positions < length)
+    if "attention_mask" in batch:
+        is_real &= batch["attention_mask"].gather(1, positions.clamp(0, length - 1)) != 0
+    return torch.where(is_real.any(dim=1), 0, -100)
 
 
 def _length(batch: dict[str, torch.Tensor]) -> int:

@@ -282,6 +282,20 @@ def test_probabilities_of_a_candidate_given_twice_add_up():
     assert prediction["answer"] == "a" and prediction["scores"] == pytest.approx({"a": 0.6, "b": 0.4})
 
 
+def test_large_logits_have_probabilities():
+    rows = make_rows(make_row(candidates=["a", "b"]))
+    features, _ = encode(rows, make_settings(), BERT, is_training=False)
+    for logit in (-5000.0, 5000.0):
+        prediction = decode(np.array([[logit, logit + np.log(3.0)]]), features, rows, make_settings())[0]
+        assert prediction["scores"] == pytest.approx({"a": 0.25, "b": 0.75})
+
+
+def test_documents_are_counted_over_all_batches():
+    rows = make_rows(*[make_row("", ["a"], [])] * 1001, make_row("", ["b"], []))
+    features, _ = encode(rows, make_settings(), BERT, is_training=False)
+    assert features["document"] == list(range(1002))
+
+
 def test_score_is_the_share_of_right_answers():
     rows = make_rows(*(make_row(answer=answer) for answer in ("a", "bc", "a", "a")))
     predictions = [{"answer": answer} for answer in ("a", "a", "bc", "a")]

@@ -111,7 +111,7 @@ def target_spans(context: str, **row) -> set[tuple[int, int]]:
 @ALL_TOKENIZERS
 @settings(max_examples=30, deadline=None)
 @given(
-    question=st.text("abc é", max_size=14),
+    question=st.text("abc é", max_size=8),  # of at most 16 bytes, so that none is cut
     context=st.text("abcd é,€", max_size=150),
     max_length=st.integers(36, 60),
     stride=st.integers(0, 13),
@@ -224,7 +224,7 @@ def test_an_answer_that_is_not_at_its_start_is_looked_for():
     [
         ("Paris, paris and PARIS.", ["pAris"], {"Paris", "paris", "PARIS"}),
         ("Parisian comparisons", ["Paris"], set()),
-        ("paris1 1paris paris_b", ["paris"], {"paris"}),
+        ("PARIS1 1Paris paris_b", ["paris"], {"paris"}),
         ("New York City", ["york", " new york ", "New York City", ""], {"New York", "York", "New York City"}),
         ("He paid $100 (US$100), not $1000", ["$100"], {"$100"}),
         ("İİİ in İSTANBUL, at İstanbul", ["İstanbul", "in"], {"İSTANBUL", "İstanbul", "in"}),
@@ -292,6 +292,13 @@ def test_rows_that_cannot_be_trained_on_are_left_out_named_and_without_a_label_i
         *((document, [0], [0]) for document in (6, 7) for _ in range(2)),
         *((8, [16], [16]), (8, [0], [0])),
     ]
+
+
+def test_notes_are_not_lost_where_rows_come_from_a_file(tmp_path):
+    make_rows({"context": "abc", "answers": [("x", 0)]}).save_to_disk(tmp_path)
+    rows = datasets.load_from_disk(tmp_path)
+    for _ in range(2):
+        assert encode(rows, choices(), BERT, is_training=False)[1] == {"answer not in the context": ["0"]}
 
 
 def test_a_training_set_of_which_nothing_is_left_has_the_columns_of_any_other():

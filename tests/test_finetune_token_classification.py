@@ -241,6 +241,11 @@ def test_a_tokenizer_without_word_ids_is_refused():
         encode(make_rows([["a"]]), make_settings(), ByT5Tokenizer(), is_training=False)
 
 
+def test_documents_are_counted_over_all_batches():
+    features, notes = encode(make_rows([["a"]] * 1001 + [[], ["b"]]), make_settings(), BERT, is_training=True)
+    assert features["document"] == [*range(1001), 1002] and notes == {"no tokens": ["d1001"]}
+
+
 def test_notes_do_not_depend_on_what_is_cached(tmp_path):
     make_rows([["a"], []], [["O"], []]).save_to_disk(tmp_path / "rows")
     rows = load_from_disk(tmp_path / "rows")

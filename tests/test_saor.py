@@ -276,7 +276,7 @@ def test_targets_and_numbers_may_be_integers(distribution, labels, dtype):
 
 
 def test_unknown_distribution_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"distribution='poisson' .*categorical, bernoulli, gaussian"):
+    with pytest.raises(ValueError, match=r"distribution='poisson' .*categorical, any_of, bernoulli, gaussian"):
         saor_loss("poisson", torch.zeros(2, 3), torch.zeros(2, 3))
 
 

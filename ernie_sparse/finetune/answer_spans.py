@@ -50,7 +50,8 @@ def reduce(outputs: tuple[Tensor, Tensor], inputs: dict[str, Tensor], settings: 
         start_logits, end_logits, is_context, settings.max_answer_length, settings.num_best
     )
     null = start_logits[:, :1].float() + end_logits[:, :1].float()
-    return torch.where(scores == NO_SPAN, scores, scores - null), starts, ends
+    # Where there is no span the score stays what it is: what is subtracted is far below its last digit.
+    return scores - null, starts, ends
 
 
 def decode(outputs: tuple, features: Dataset, rows: Dataset, settings: Settings) -> list[dict]:

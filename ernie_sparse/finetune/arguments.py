@@ -45,7 +45,7 @@ class FinetuneArguments:
     validation_file: list[str] | None = field(default=None, metadata={"help": "Files to evaluate on."})
     test_file: list[str] | None = field(default=None, metadata={"help": "Files for one last evaluation at the end."})
     dataset: str | None = field(default=None, metadata={"help": "Hub data set instead of files."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, or the task's."})
     kind: str | None = field(
         default=None,
         metadata={

@@ -70,8 +70,8 @@ def load_splits(
     elif any(files.values()):
         raw = load_raw_dataset(files, None, None)
     else:
-        hub_name, hub_config = (dataset, dataset_config) if dataset else task.hub
-        hub = load_raw_dataset({}, hub_name, hub_config)
+        hub_name, hub_config = (dataset, None) if dataset else task.hub
+        hub = load_raw_dataset({}, hub_name, dataset_config or hub_config)
         names = task.splits if not dataset else {name: name for name in hub}
         raw = DatasetDict({split: hub[name] for split, name in names.items() if name in hub})
     if "train" not in raw:

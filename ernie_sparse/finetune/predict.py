@@ -120,7 +120,8 @@ def predictor(args: argparse.Namespace, config, settings: Settings):
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",
-        label_names=["labels"],
+        # A file of questions may have answers: then there is a loss, which is no output.
+        label_names=["start_positions", "end_positions"] if settings.kind == "question_answering" else ["labels"],
     )
     trainer = FinetuneTrainer(
         model=kind.model_class.from_pretrained(args.model, config=config),
@@ -148,7 +149,7 @@ def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> I
         first, progress = 0, tqdm(desc="Predicting", unit=" rows")
         while rows := list(islice(stream, chunk_size)):
             canonical = by_role(Dataset.from_list(rows), task, f"rows from {first} on", with_references=False)
-            if "id" not in rows[0] or settings.columns.get("id") not in rows[0]:
+            if settings.columns.get("id") not in rows[0]:
                 canonical = canonical.remove_columns("id").add_column("id", [str(first + i) for i in range(len(rows))])
             yield from predict(canonical)
             first += len(rows)

@@ -130,6 +130,8 @@ def select_rows(task: Task, args: FinetuneArguments, rows: dict[str, Dataset], s
     if task.kind in ("single_label", "multi_label", "token_classification"):
         names = data.class_names(rows["train"], task)
         rows = {split: data.with_named_labels(r, names, split) for split, r in rows.items()}
+    if task.kind == "token_classification":
+        rows = {split: r.rename_column("label", "labels") for split, r in rows.items()}
     if task.kind == "regression":
         rows = {split: data.with_numeric_labels(r, task, split) for split, r in rows.items()}
     roles = {"question_answering": ["question", "context"], "candidate_choice": ["query", "supports"]}
