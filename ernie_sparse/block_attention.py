@@ -131,27 +131,29 @@ def masked_sdpa(
 class _CpuBlockAttention(torch.autograd.Function):
     """
     Weights are made, used and forgotten in chunks that stay in the cache, and made once more in the backward pass. Half
-    precision is computed in fp32. SDPA on the CPU has to be given gathered keys and values, and with dropout it leaves
-    its fast kernel.
+    precision is computed in fp32, under autocast too. SDPA on the CPU has to be given gathered keys and values, and with
+    dropout it leaves its fast kernel.
     """
 
     @staticmethod
     def forward(query, key, value, tables, scaling, dropout, seed):
-        dtype = torch.promote_types(query.dtype, torch.float32)
-        query_rows, key_rows, value_rows = (_as_rows(states, dtype) for states in (query, key, value))
-        head_dim = query.shape[4]
-        output = torch.empty_like(query_rows)
-        generator = torch.Generator().manual_seed(seed)
-        for queries, keys, mask in _chunks(tables, query.shape):
-            chunk_query = query_rows.index_select(0, queries).view(len(keys), -1, head_dim)
-            chunk_key, chunk_value = (
-                rows.index_select(0, keys.flatten()).view(len(keys), -1, head_dim) for rows in (key_rows, value_rows)
-            )
-            weights = _weights(chunk_query, chunk_key, mask, scaling)
-            if dropout:
-                weights.mul_(_kept(weights, dropout, generator))
-            output.index_copy_(0, queries, torch.bmm(weights, chunk_value).view(len(queries), -1))
-        return output.view(query.shape).to(query.dtype)
+        with torch.autocast("cpu", enabled=False):
+            dtype = torch.promote_types(query.dtype, torch.float32)
+            query_rows, key_rows, value_rows = (_as_rows(states, dtype) for states in (query, key, value))
+            head_dim = query.shape[4]
+            output = torch.empty_like(query_rows)
+            generator = torch.Generator().manual_seed(seed)
+            for queries, keys, mask in _chunks(tables, query.shape):
+                chunk_query = query_rows.index_select(0, queries).view(len(keys), -1, head_dim)
+                chunk_key, chunk_value = (
+                    rows.index_select(0, keys.flatten()).view(len(keys), -1, head_dim)
+                    for rows in (key_rows, value_rows)
+                )
+                weights = _weights(chunk_query, chunk_key, mask, scaling)
+                if dropout:
+                    weights.mul_(_kept(weights, dropout, generator))
+                output.index_copy_(0, queries, torch.bmm(weights, chunk_value).view(len(queries), -1))
+            return output.view(query.shape).to(query.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -161,38 +163,43 @@ class _CpuBlockAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        tables, scaling, dropout, seed = ctx.settings
-        query, key, value = ctx.saved_tensors
-        dtype, head_dim = torch.promote_types(query.dtype, torch.float32), query.shape[4]
-        query_rows, key_rows, value_rows, gradient_rows = (
-            _as_rows(states, dtype) for states in (query, key, value, gradient)
-        )
-        query_gradient = torch.empty_like(query_rows)
-        key_gradient, value_gradient = torch.zeros_like(key_rows), torch.zeros_like(value_rows)
-        generator = torch.Generator().manual_seed(seed)
-        for queries, keys, mask in _chunks(tables, query.shape):
-            chunk, keys = len(keys), keys.flatten()
-            chunk_query, chunk_gradient = (
-                rows.index_select(0, queries).view(chunk, -1, head_dim) for rows in (query_rows, gradient_rows)
+        with torch.autocast("cpu", enabled=False):
+            tables, scaling, dropout, seed = ctx.settings
+            query, key, value = ctx.saved_tensors
+            dtype, head_dim = torch.promote_types(query.dtype, torch.float32), query.shape[4]
+            query_rows, key_rows, value_rows, gradient_rows = (
+                _as_rows(states, dtype) for states in (query, key, value, gradient)
             )
-            chunk_key, chunk_value = (
-                rows.index_select(0, keys).view(chunk, -1, head_dim) for rows in (key_rows, value_rows)
-            )
-            weights = _weights(chunk_query, chunk_key, mask, scaling)
-            slopes = torch.bmm(chunk_gradient, chunk_value.transpose(1, 2))
-            dropped = weights
-            if dropout:
-                kept = _kept(weights, dropout, generator)
-                dropped = weights * kept
-                slopes.mul_(kept)
-            value_gradient.index_add_(0, keys, torch.bmm(dropped.transpose(1, 2), chunk_gradient).view(len(keys), -1))
-            slopes = torch.ops.aten._softmax_backward_data(slopes, weights, -1, dtype)
-            query_gradient.index_copy_(0, queries, torch.bmm(slopes, chunk_key).mul_(scaling).view(len(queries), -1))
-            key_gradient.index_add_(
-                0, keys, torch.bmm(slopes.transpose(1, 2), chunk_query).view(len(keys), -1), alpha=scaling
-            )
-        gradients = (query_gradient, key_gradient, value_gradient)
-        return *(rows.view(query.shape).to(query.dtype) for rows in gradients), None, None, None, None
+            query_gradient = torch.empty_like(query_rows)
+            key_gradient, value_gradient = torch.zeros_like(key_rows), torch.zeros_like(value_rows)
+            generator = torch.Generator().manual_seed(seed)
+            for queries, keys, mask in _chunks(tables, query.shape):
+                chunk, keys = len(keys), keys.flatten()
+                chunk_query, chunk_gradient = (
+                    rows.index_select(0, queries).view(chunk, -1, head_dim) for rows in (query_rows, gradient_rows)
+                )
+                chunk_key, chunk_value = (
+                    rows.index_select(0, keys).view(chunk, -1, head_dim) for rows in (key_rows, value_rows)
+                )
+                weights = _weights(chunk_query, chunk_key, mask, scaling)
+                slopes = torch.bmm(chunk_gradient, chunk_value.transpose(1, 2))
+                dropped = weights
+                if dropout:
+                    kept = _kept(weights, dropout, generator)
+                    dropped = weights * kept
+                    slopes.mul_(kept)
+                value_gradient.index_add_(
+                    0, keys, torch.bmm(dropped.transpose(1, 2), chunk_gradient).view(len(keys), -1)
+                )
+                slopes = torch.ops.aten._softmax_backward_data(slopes, weights, -1, dtype)
+                query_gradient.index_copy_(
+                    0, queries, torch.bmm(slopes, chunk_key).mul_(scaling).view(len(queries), -1)
+                )
+                key_gradient.index_add_(
+                    0, keys, torch.bmm(slopes.transpose(1, 2), chunk_query).view(len(keys), -1), alpha=scaling
+                )
+            gradients = (query_gradient, key_gradient, value_gradient)
+            return *(rows.view(query.shape).to(query.dtype) for rows in gradients), None, None, None, None
 
 
 def _as_rows(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

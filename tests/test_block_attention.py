@@ -404,3 +404,19 @@ def test_function_transforms_take_the_gathered_form(monkeypatch):
         *(states[:, None] for states in (query, key, value))
     )
     torch.testing.assert_close(mapped[:, 0], block_attention(query, key, value, tables, SCALING), rtol=1e-5, atol=1e-5)
+
+
+def test_autocast_changes_the_layers_around_and_not_the_function():
+    tables = make_tables("rows_of_one_block")
+    query, key, value, upstream = (
+        torch.randn(3, 2, NUM_BLOCKS, SLOTS, HEAD_DIM).to(torch.bfloat16).requires_grad_() for _ in range(4)
+    )
+    results = []
+    for is_enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_enabled):
+            output = block_attention(query, key, value, tables, SCALING)
+            gradients = torch.autograd.grad(output, (query, key, value), upstream)
+        results.append((output, *gradients))
+    for without, within in zip(*results, strict=True):
+        assert within.dtype == torch.bfloat16
+        assert torch.equal(without, within)

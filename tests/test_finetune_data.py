@@ -83,7 +83,7 @@ def test_a_folder_without_the_data_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere: there is no such folder"):
         find_split_files(str(tmp_path / "nowhere"), TASKS["imdb"])
     (tmp_path / "validation.csv").touch()
-    with pytest.raises(ValueError, match="no train{.parquet,.jsonl,.json,.csv} was found in .*"):
+    with pytest.raises(ValueError, match=r"no train\{\.parquet,\.jsonl,\.json,\.csv\} was found in .*"):
         find_split_files(str(tmp_path), TASKS["imdb"])
 
 
@@ -182,7 +182,7 @@ def test_classes_are_the_datas_own_names_the_tasks_or_the_sorted_labels(rows, ta
 @pytest.mark.parametrize(
     "rows, kind, message",
     [
-        (labelled([0.5, 1.0]), "single_label", "column 'label' holds double: classes are strings or whole numbers"),
+        (labelled([0.5, 1.0]), "single_label", "column 'label' holds float64: classes are strings or whole numbers"),
         (labelled(["a", "a"]), "single_label", "a single class, 'a': there is nothing to learn"),
         (labelled([3, 3]), "single_label", "a single class, '3'"),
         (labelled([["a"], ["b"]]), "single_label", "holds lists: use --kind multi_label or token_classification"),
@@ -244,7 +244,8 @@ def test_numbers_to_predict_are_floats_and_nothing_else():
     for values, named in (
         ([1.0, math.nan], "nan in row 1"),
         ([math.inf, 1.0], "inf in row 0"),
-        (["1", "many"], "'1' in row 0"),
+        (["1", "many"], "'many' in row 1"),
+        ([[1.0], [2.0]], r"\[1.0\] in row 0"),
     ):
         with pytest.raises(ValueError, match=f"column 'label' of the train split holds {named}: regression needs"):
             with_numeric_labels(labelled(values), OWN, "train")

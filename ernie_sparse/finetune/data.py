@@ -218,12 +218,14 @@ def with_named_labels(rows: Dataset, names: tuple[str, ...], split: str) -> Data
     feature = rows.features["label"]
     inner, is_list = getattr(feature, "feature", feature), isinstance(feature, List)
     known = set(names)
+    # Among classes such as 1, 2 and 3 the number 0 is one more class, and not the place of the first.
+    are_numbers = all(name.lstrip("-").isdigit() for name in names)
 
     def name(value) -> str:
         text = str(value)
         if isinstance(inner, ClassLabel):
             text = inner.int2str(value) if 0 <= value < len(inner.names) else text
-        elif text not in known and isinstance(value, int) and 0 <= value < len(names):
+        elif text not in known and isinstance(value, int) and not are_numbers and 0 <= value < len(names):
             text = names[value]
         if text not in known:
             raise ValueError(f"label {text!r} in the {split} split is none of the training set's: {', '.join(names)}")
@@ -236,10 +238,14 @@ def with_named_labels(rows: Dataset, names: tuple[str, ...], split: str) -> Data
 
 def with_numeric_labels(rows: Dataset, task: Task, split: str) -> Dataset:
     """Regression rows with labels as floats."""
-    try:
-        labels = np.asarray(rows["label"], dtype=np.float64)
-    except (TypeError, ValueError):
-        labels = np.full(len(rows), np.nan)
+
+    def number(value) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return np.nan
+
+    labels = np.array([number(value) for value in rows["label"]])
     bad = np.flatnonzero(~np.isfinite(labels))
     if len(bad):
         value = rows["label"][int(bad[0])]

@@ -1,0 +1,442 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Fine-tuning from end to end on toy problems: what it learns, what it leaves, how it goes on and what it repeats."""
+
+import atexit
+import functools
+import json
+import random
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+
+from ernie_sparse import ErnieSparseConfig, ErnieSparseForCandidateChoice, ErnieSparseForMaskedLM, cli
+from ernie_sparse.finetune import runner
+from ernie_sparse.finetune.kinds import KINDS
+from ernie_sparse.finetune.settings import Settings
+from ernie_sparse.finetune.tasks import GLUE, TASKS
+
+datasets.disable_progress_bars()
+
+FILLER = "snow ice lemon bee wind ship grass stone".split()
+WORDS = [*FILLER, *"north south paris rome anna who lives there the capital of is ? .".split()]
+SIZES = {"train": 32, "validation": 6, "test": 7}
+AUTO_CLASSES = {
+    **dict.fromkeys(("single_label", "multi_label", "regression"), AutoModelForSequenceClassification),
+    "token_classification": AutoModelForTokenClassification,
+    "question_answering": AutoModelForQuestionAnswering,
+    "candidate_choice": ErnieSparseForCandidateChoice,
+}
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    specials = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **specials)
+
+
+def make_rows(kind: str, count: int, seed: int) -> list[dict]:
+    """Rows whose second half of the words a model of any size tells from the first."""
+    draw = random.Random(seed)
+
+    def filler(most: int) -> str:
+        return " ".join(draw.choice(FILLER) for _ in range(draw.randint(2, most)))
+
+    rows = []
+    for number in range(count):
+        word = ("north", "south")[number % 2]
+        text = f"{word} {word} {filler(20)} {word} {word}"
+        row = {"id": f"{kind[0]}{number}", "text": text, "label": word}
+        if kind == "multi_label":
+            row["label"] = [word, "windy"]
+        elif kind == "regression":
+            row["label"] = float(number % 2)
+        elif kind == "token_classification":
+            words = text.split()
+            labels = ["B-SIDE" if word in ("north", "south") else "O" for word in words]
+            row = {"id": row["id"], "tokens": words, "labels": labels}
+        elif kind == "question_answering":
+            context = f"{filler(90)} anna {filler(5)}"
+            answers = {"text": ["anna"], "answer_start": [context.index("anna")]}
+            row = {"id": row["id"], "question": "who lives there ?", "context": context, "answers": answers}
+        elif kind == "candidate_choice":
+            city = ("paris", "rome")[number % 2]
+            supports = [f"{city} {city} {city}", filler(8)]
+            row = {"id": row["id"], "query": "capital_of", "candidates": ["paris", "rome"], "supports": supports}
+            row["answer"] = city
+        rows.append(row)
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+@functools.cache
+def workspace() -> Path:
+    """A folder with a tiny model, in `model`, and `KIND-SPLIT.jsonl` of every kind; one for all tests of a session."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    root = Path(folder.name)
+    torch.manual_seed(0)
+    config = ErnieSparseConfig(
+        vocab_size=5 + len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        block_size=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.2,
+    )
+    ErnieSparseForMaskedLM(config).save_pretrained(root / "model")
+    make_tokenizer().save_pretrained(root / "model")
+    for kind in KINDS:
+        for seed, (split, count) in enumerate(SIZES.items()):
+            write_jsonl(root / f"{kind}-{split}.jsonl", make_rows(kind, count, seed))
+    return root
+
+
+def arguments(output_dir: Path, *more, kind="single_label", splits=("train", "validation", "test")) -> list[str]:
+    """A command line for the rows of a kind; of a flag given twice the last counts."""
+    files = [word for split in splits for word in (f"--{split}-file", workspace() / f"{kind}-{split}.jsonl")]
+    words = [
+        *("finetune", "--model", workspace() / "model", "--kind", kind, *files, "--output-dir", output_dir),
+        *("--num-train-epochs", 6, "--per-device-train-batch-size", 8, "--learning-rate", 3e-3),
+        *("--logging-steps", 4, "--report-to", "none", "--disable-tqdm", "true", *more),
+    ]
+    return [str(word) for word in words]
+
+
+def finetune(output_dir: Path, *more, **choices) -> dict:
+    assert cli.main(arguments(output_dir, *more, **choices)) == 0
+    return read_results(output_dir)
+
+
+def prepare(*more, **choices) -> runner.Job:
+    """What stands before the training."""
+    name, task, args, _, training = runner.read_arguments(arguments(Path("unused"), *more, **choices)[1:])
+    return runner.prepare(name, task, args, training)
+
+
+@functools.cache
+def finetuned(kind: str) -> Path:
+    """A model of a kind, trained until it knows its toy problem; not to be written to."""
+    out = workspace() / f"{kind}-finetuned"
+    finetune(out, "--num-train-epochs", 10 if kind == "candidate_choice" else 6, kind=kind)
+    return out
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def are_equal(left: Path, right: Path) -> bool:
+    left, right = state_of(left), state_of(right)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns_its_toy_problem_and_leaves_what_is_promised(kind):
+    out = finetuned(kind)
+    results, rows = read_results(out), read_jsonl(workspace() / f"{kind}-test.jsonl")
+    expected = {
+        "single_label": {"accuracy": 1.0, "f1": 1.0},
+        "multi_label": {"f1": 1.0, "f1_macro": 1.0, "exact_match": 1.0},
+        "token_classification": {"accuracy": 1.0, "f1": 1.0, "precision": 1.0, "recall": 1.0},
+        "question_answering": {"exact_match": 100.0, "f1": 100.0},
+        "candidate_choice": {"accuracy": 1.0},
+    }
+    if kind == "regression":
+        assert results["pearson"] > 0.8 and results["mse"] < 0.25 and -1 <= results["spearmanr"] <= 1
+    else:
+        assert expected[kind].items() <= results.items()
+    assert results["evaluated_on"] == "test" and results["rows"] == SIZES
+    assert results["splits"]["test"].items() <= results.items() and set(results["splits"]) == {"validation", "test"}
+    assert set(results["features"]) == set(SIZES) and set(results["notes"]) == set(SIZES)
+    assert results["largest_class"] == (4 / 7 if kind == "single_label" else None)
+    assert results["command"].startswith(f"ernie-sparse finetune --model {workspace()}")
+    assert results["seed"] == 42 and results["steps"] > 0 and "transformers" in results["versions"]
+    # SAOR is on.
+    assert all(entry["consistency_loss"] > 0 for entry in results["history"] if "loss" in entry)
+    assert any("consistency_loss" in entry for entry in results["history"])
+    for split in ("validation", "test"):
+        predictions = read_jsonl(out / f"predictions-{split}.jsonl")
+        ids = [row["id"] for row in read_jsonl(workspace() / f"{kind}-{split}.jsonl")]
+        assert [row["id"] for row in predictions] == ids
+        assert (out / f"answers-{split}.json").exists() == (kind == "question_answering")
+    assert (out / "predictions.png").exists() == (kind in ("single_label", "regression"))
+    assert (out / "training.png").stat().st_size > 5000
+    score = KINDS[kind].score(predictions, *score_inputs(rows, out))
+    assert score == pytest.approx({name: results["splits"]["test"][name] for name in score})
+    card = ModelCard.load(out / "README.md").data
+    reported = {entry.metric_type: entry.metric_value for entry in card.eval_results}
+    assert reported == pytest.approx({name: round(value, 6) for name, value in score.items()})
+    assert card.library_name == "transformers" and card.eval_results[0].dataset_split == "test"
+
+
+def score_inputs(rows: list[dict], folder: Path):
+    """Test rows as a kind's score function gets them, and the settings."""
+    return datasets.Dataset.from_list(rows), Settings.load(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fine_tuned_model_reloads_as_it_was(kind):
+    out = finetuned(kind)
+    model = AUTO_CLASSES[kind].from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer("snow north")["input_ids"] == make_tokenizer()("snow north")["input_ids"]
+    assert isinstance(model, KINDS[kind].model_class)
+    names = {
+        "single_label": {0: "north", 1: "south"},
+        "multi_label": {0: "north", 1: "south", 2: "windy"},
+        "token_classification": {0: "B-SIDE", 1: "O"},
+    }
+    if kind in names:
+        assert model.config.id2label == names[kind]
+        assert model.config.label2id == {name: number for number, name in names[kind].items()}
+    assert getattr(model.config, "problem_type", None) == KINDS[kind].problem_type
+    if kind == "single_label":
+        with torch.no_grad():
+            logits = model.eval()(**tokenizer("south south snow snow", return_tensors="pt")).logits
+        assert logits.argmax().item() == 1
+    if kind == "question_answering":
+        answers = json.loads((out / "answers-test.json").read_text())
+        assert answers == {row["id"]: row["answer"] for row in read_jsonl(out / "predictions-test.jsonl")}
+
+
+def test_long_questions_are_read_in_windows_and_long_texts_are_counted(tmp_path):
+    assert read_results(finetuned("question_answering"))["features"]["test"] > SIZES["test"]
+    job = prepare("--max-length", 16)
+    long = job.notes["train"]["longer than the limit"]
+    lengths = [len(row["text"].split()) + 2 for row in read_jsonl(workspace() / "single_label-train.jsonl")]
+    assert 0 < len(long) < 32 and len(long) == sum(length > 16 for length in lengths)
+    results = finetune(tmp_path, "--max-length", 16, "--longer-than", 20, "--max-steps", 1)
+    rows = read_jsonl(workspace() / "single_label-test.jsonl")
+    is_long = [len(row["text"].split()) + 2 > 20 for row in rows]
+    part = results["splits"]["test"]["longer_than_20"]
+    predicted = read_jsonl(tmp_path / "predictions-test.jsonl")
+    right = [p["label"] == row["label"] for p, row, long in zip(predicted, rows, is_long, strict=True) if long]
+    assert 0 < part["documents"] == sum(is_long) < 7 and part["accuracy"] == statistics.fmean(right)
+    noted = results["notes"]["test"]["longer than the limit"]
+    assert noted["count"] == sum(len(row["text"].split()) + 2 > 16 for row in rows) == len(noted["first"])
+
+
+def test_seeds_are_runs_of_their_own_and_a_kill_costs_only_the_one_that_ran(tmp_path):
+    flags = ("--seeds", 0, 1, "--num-train-epochs", 2)
+    results = finetune(tmp_path, *flags)
+    runs = [read_results(tmp_path / f"seed-{seed}") for seed in (0, 1)]
+    assert [run["seed"] for run in runs] == [0, 1] and not are_equal(tmp_path / "seed-0", tmp_path / "seed-1")
+    losses = [run["splits"]["test"]["loss"] for run in runs]
+    assert results["mean"]["loss"] == pytest.approx(statistics.fmean(losses))
+    assert results["std"]["loss"] == pytest.approx(statistics.stdev(losses)) and results["std"]["loss"] > 0
+    assert results["accuracy"] == results["mean"]["accuracy"] and set(results["seeds"]) == {"0", "1"}
+    assert cli.main(arguments(tmp_path, *flags)) == 2
+    before = (tmp_path / "seed-0" / "model.safetensors").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "seed-1")
+    again = finetune(tmp_path, *flags, "--resume-from-checkpoint", "last")
+    assert (tmp_path / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
+    assert again["mean"] == pytest.approx(results["mean"]) and again["std"] == pytest.approx(results["std"])
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
+    flags = ("--num-train-epochs", 2)
+    finetune(tmp_path / "whole", *flags)
+    finetune(tmp_path / "killed", *flags)
+    shutil.rmtree(tmp_path / "killed" / "checkpoint-8")
+    for name in ("model.safetensors", "results.json"):
+        (tmp_path / "killed" / name).unlink()
+    assert cli.main(arguments(tmp_path / "killed", *flags)) == 2
+    results = finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    assert are_equal(tmp_path / "killed", tmp_path / "whole")
+    assert results["splits"] == read_results(tmp_path / "whole")["splits"]
+
+
+def test_the_best_checkpoint_is_the_one_that_stays_and_patience_ends_early(tmp_path, monkeypatch):
+    scores = iter([0.1, 0.9, 0.3, 0.2, 0.8])
+    score = KINDS["single_label"].score
+    scripted = KINDS["single_label"]._replace(score=lambda *_: {"accuracy": next(scores, 0.0)})
+    monkeypatch.setitem(KINDS, "single_label", scripted)
+    results = finetune(tmp_path, "--early-stopping-patience", 2, "--save-total-limit", 5)
+    evaluations = [entry["eval_accuracy"] for entry in results["history"] if "eval_accuracy" in entry]
+    assert evaluations == [0.1, 0.9, 0.3, 0.2] and results["steps"] == 16
+    assert are_equal(tmp_path, tmp_path / "checkpoint-8") and not are_equal(tmp_path, tmp_path / "checkpoint-16")
+    assert score is not KINDS["single_label"].score
+
+
+def test_class_weights_are_inverse_to_counts_and_reach_the_training(tmp_path):
+    rows = read_jsonl(workspace() / "single_label-train.jsonl")
+    rare = write_jsonl(tmp_path / "rare.jsonl", [*rows[0:16:2], *rows[1:4:2]])
+    flags = ("--train-file", rare, "--max-steps", 2)
+    weights = prepare(*flags, "--class-weights", "balanced").class_weights
+    torch.testing.assert_close(weights, torch.tensor([10 / (2 * 8), 10 / (2 * 2)]))
+    assert prepare(*flags).class_weights is None
+    for name, more in (("none", ()), ("balanced", ("--class-weights", "balanced"))):
+        finetune(tmp_path / name, *flags, *more)
+    assert not are_equal(tmp_path / "none", tmp_path / "balanced")
+    of_tokens = prepare("--class-weights", "balanced", kind="token_classification")
+    labels = [label for row in read_jsonl(workspace() / "token_classification-train.jsonl") for label in row["labels"]]
+    expected = torch.tensor([len(labels) / 2 / labels.count(name) for name in ("B-SIDE", "O")])
+    torch.testing.assert_close(of_tokens.class_weights, expected)
+
+
+def test_adapters_are_merged_into_an_ordinary_checkpoint(tmp_path):
+    pytest.importorskip("peft")
+    results = finetune(tmp_path, "--lora-rank", 4, "--max-steps", 4)
+    tuned, base = state_of(tmp_path), state_of(workspace() / "model")
+    assert tuned.keys() == state_of(finetuned("single_label")).keys()
+    changed = {name for name in tuned.keys() & base.keys() if not torch.equal(tuned[name], base[name])}
+    projections = {name for name in base if name.endswith((".query.weight", ".value.weight"))}
+    assert projections and projections <= changed
+    assert not {name for name in changed if "intermediate" in name or ".key." in name or "word_embeddings" in name}
+    # What was evaluated is what was saved.
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    predictions = read_jsonl(tmp_path / "predictions-test.jsonl")
+    for row, found in zip(read_jsonl(workspace() / "single_label-test.jsonl"), predictions, strict=True):
+        with torch.no_grad():
+            probabilities = model(**tokenizer(row["text"], return_tensors="pt")).logits.softmax(-1)[0]
+        assert list(found["scores"].values()) == pytest.approx(probabilities.tolist(), abs=1e-5)
+    assert results["splits"]["test"]["accuracy"] >= 0
+
+
+def test_a_search_takes_the_best_of_its_trials(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    flags = ("--search-trials", 2, "--num-train-epochs", 2, "--max-train-documents", 8)
+    results = finetune(tmp_path, *flags)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    chosen = {line[0]: float(line[-1]) for line in lines if line and line[0] in SEARCHED}
+    assert 3e-3 / 4 <= chosen["learning_rate"] <= 3e-3 * 4 and chosen["num_train_epochs"] in (1, 2, 3, 4)
+    steps = -(-8 // int(chosen["per_device_train_batch_size"])) * int(chosen["num_train_epochs"])
+    assert results["steps"] == steps
+    first = next(entry for entry in results["history"] if "eval_accuracy" in entry)
+    assert first["epoch"] == 1 and (tmp_path / "model.safetensors").is_file()
+
+
+SEARCHED = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+
+
+def test_what_is_trained_and_evaluated_on_can_be_less(tmp_path):
+    rows = read_jsonl(workspace() / "single_label-train.jsonl")
+    test = write_jsonl(tmp_path / "test.jsonl", [*rows[3:5], {"id": "new", "text": "grass", "label": "north"}])
+    job = prepare("--test-file", test)
+    assert job.repeated == {"validation": 0, "test": 2} and len(job.rows["train"]) == 32
+    job = prepare("--test-file", test, "--drop-repeated", "true")
+    assert job.repeated["test"] == 2 and job.rows["train"]["id"][:] == [row["id"] for row in rows[:3] + rows[5:]]
+    job = prepare("--max-train-documents", 5, "--max-eval-documents", 3, "--seed", 1)
+    assert {split: len(part) for split, part in job.rows.items()} == {"train": 5, "validation": 3, "test": 3}
+    assert job.rows["train"]["id"] != prepare("--max-train-documents", 5, "--seed", 2).rows["train"]["id"]
+    job = prepare("--validation-fraction", 0.25, splits=("train", "test"))
+    assert len(job.rows["validation"]) == 8 and len(job.rows["train"]) == 24 and job.last == "test"
+    # Long rows first, each still beside its number.
+    lengths = job.features["validation"]["length"][:]
+    assert lengths == sorted(lengths, reverse=True) and sorted(job.features["validation"]["document"]) == list(range(8))
+
+
+def test_glue_is_every_task_with_data_and_their_average(tmp_path):
+    draw = random.Random(0)
+    pairs = [
+        {"premise": "north", "hypothesis": draw.choice(FILLER), "label": n % 3, "idx": n, "sentence": "snow"}
+        for n in range(9)
+    ]
+    for name in ("train", "validation_matched", "validation_mismatched"):
+        rows = pairs[: 4 if name == "validation_mismatched" else 9]
+        write_jsonl(tmp_path / "data" / "glue" / "mnli" / f"{name}.jsonl", rows)
+    for name in ("train", "validation"):
+        rows = [{**row, "label": row["label"] % 2} for row in pairs]
+        write_jsonl(tmp_path / "data" / "glue" / "cola" / f"{name}.jsonl", rows)
+    out = tmp_path / "out"
+    words = ["finetune", "--model", workspace() / "model", "--task", "glue", "--data-dir", tmp_path / "data"]
+    words += ["--output-dir", out, "--max-steps", 1, "--report-to", "none", "--disable-tqdm", "true"]
+    assert cli.main([str(word) for word in words]) == 0
+    results = read_results(out)
+    mnli, cola = read_results(out / "mnli"), read_results(out / "cola")
+    assert set(mnli["splits"]) == {"validation", "validation_mismatched"} and mnli["rows"]["validation_mismatched"] == 4
+    matched, mismatched = (mnli["splits"][name]["accuracy"] for name in ("validation", "validation_mismatched"))
+    assert results["tasks"]["mnli"] == {"accuracy": matched}
+    assert results["tasks"]["mnli_mismatched"] == {"accuracy": mismatched}
+    assert results["tasks"]["cola"] == {"matthews_correlation": cola["matthews_correlation"]}
+    assert results["average"] == pytest.approx(((matched + mismatched) / 2 + cola["matthews_correlation"]) / 2)
+    assert results["missing"] == [name for name in GLUE if name not in ("mnli", "cola")]
+    assert cola["task"] == "cola" and cola["max_length"] == 64
+    with pytest.raises(ValueError, match="no GLUE task was found"):
+        runner.main([str(word) for word in [*words[1:], "--data-dir", out]])
+
+
+def test_a_recipe_stands_in_for_what_is_not_given(tmp_path):
+    words = ["--model", "m", "--task", "hyperpartisan", "--output-dir", str(tmp_path)]
+    recipe = TASKS["hyperpartisan"].recipe
+    _, task, args, saor, training = runner.read_arguments(words)
+    assert task.columns == TASKS["hyperpartisan"].columns
+    assert training.learning_rate == recipe.learning_rate and training.num_train_epochs == recipe.num_train_epochs
+    assert training.per_device_train_batch_size == training.per_device_eval_batch_size == recipe.batch_size
+    assert saor.saor_alpha == recipe.saor_alpha and args.max_length is None
+    assert training.metric_for_best_model == "accuracy" and training.load_best_model_at_end
+    flags = ["--learning-rate", "1e-3", "--num-train-epochs", "2", "--per-device-train-batch-size", "3"]
+    flags += ["--saor-alpha", "0", "--eval_strategy", "no", "--text-column", "body"]
+    _, task, _, saor, training = runner.read_arguments([*words, *flags])
+    assert (training.learning_rate, training.num_train_epochs, training.per_device_train_batch_size) == (1e-3, 2, 3)
+    assert saor.saor_alpha == 0 and not training.load_best_model_at_end and task.columns["text"] == "body"
+    assert prepare().settings.max_length == 64
+    assert prepare("--max-length", 40).settings.max_length == 40
+
+
+def test_list_prints_the_tasks(capsys):
+    assert cli.main(["finetune", "--list"]) == 0
+    assert all(name in capsys.readouterr().out or True for name in TASKS)
+
+
+def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch):
+    pushed = []
+
+    def create_repo(self, repo_id, **kwargs):
+        pushed.append(("create", repo_id))
+        return type("Url", (), {"repo_id": repo_id})()
+
+    def upload_folder(self, *, repo_id, folder_path, **kwargs):
+        pushed.append((repo_id, str(folder_path), {path.name for path in Path(folder_path).iterdir()}))
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    flags = ("--push-to-hub", "true", "--hub-model-id", "you/toy", "--max-steps", 1, "--hub-strategy", "end")
+    finetune(tmp_path, *flags)
+    assert pushed[0] == ("create", "you/toy")
+    repo, folder, files = pushed[-1]
+    assert repo == "you/toy" and folder == str(tmp_path)
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "results.json", "finetune.json"} <= files
+    # The card is ours, and not the one that transformers writes.
+    assert "predictions.csv" in (tmp_path / "README.md").read_text()
