@@ -4,8 +4,10 @@
 import dataclasses
 import json
 import math
+import os
 import platform
 import shlex
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,8 +171,13 @@ def finish(
 
 
 def run_facts(verb: str, argv: list[str]) -> dict:
-    """What a result cannot be run again without: the command, the versions and the hardware."""
-    return {"command": shlex.join(["ernie-sparse", verb, *argv]), "versions": versions()}
+    """What a result cannot be run again without: the command, the commit, the versions and the hardware."""
+    return {
+        "command": shlex.join(["ernie-sparse", verb, *argv]),
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
 
 
 def write_json(path: Path, content: dict):
@@ -216,7 +223,7 @@ def _curve(history: list[dict], name: str) -> list[tuple[int, float]]:
 
 
 def versions() -> dict[str, str]:
-    """The versions and the hardware of a run."""
+    """The versions of what a run stands on."""
     from . import __version__
 
     return {
@@ -224,10 +231,48 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "hardware": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
     }
+
+
+def hardware() -> dict:
+    """What the run stands on."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        memory = None
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": None if memory is None else round(memory, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The commit of this package's sources, `-dirty` where they have been changed; `None` outside a repository."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def as_dict(*arguments) -> dict:

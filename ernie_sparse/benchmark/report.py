@@ -3,15 +3,11 @@
 
 import json
 import os
-import platform
 import statistics
-import subprocess
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from .measure import LeftOut
 from .models import FLOOR, is_ours
@@ -140,47 +136,6 @@ def remarks(cells: list[dict]) -> list[str]:
     ]
 
 
-def hardware() -> dict:
-    """What the run stands on."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):
-        memory = None
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gib": None if memory is None else round(memory, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """The commit of this package's sources, `-dirty` where they have been changed; `None` outside a repository."""
-    folder = Path(__file__).parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's repository.
-        git("ls-files", "--error-unmatch", "__init__.py")
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def facts(results: dict) -> list[tuple[str, str]]:
     """The lines on top of the tables."""
     machine, settings = results["hardware"], results["settings"]
@@ -192,7 +147,7 @@ def facts(results: dict) -> list[tuple[str, str]]:
         ("date", results["date"]),
         ("processor", f"{machine['cpu']}, cores {machine['cores']}, threads {machine['threads']}{memory}"),
         *([("gpu", machine["gpu"])] if machine["gpu"] else []),
-        ("versions", ", ".join(f"{k} {v}" for k, v in results["versions"].items() if k != "hardware")),
+        ("versions", ", ".join(f"{k} {v}" for k, v in results["versions"].items())),
         ("models", f"{model}, vocabulary {settings['vocab_size']}, weights from seed 0"),
         ("pattern", settings["pattern"]),
         ("steps", f"{settings['dtype']} on {settings['device']}, batch {settings['batch_size']} (padding: at least 4)"),

