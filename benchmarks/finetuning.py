@@ -23,8 +23,9 @@ R_DROP = ["--saor-alpha", "1", "--saor-patterns", "none"]
 SAOR = ["--saor-alpha", "1"]
 
 IMDB = (
-    *("--task", "imdb", "--max-train-documents", "2000", "--max-eval-documents", "3000", "--longer-than", "512"),
-    *("--num-train-epochs", "2", "--learning-rate", "1e-4", "--per-device-train-batch-size", "8"),
+    *("--task", "imdb", "--longer-than", "512", "--num-train-epochs", "2"),
+    *("--max-train-documents", "1000", "--max-validation-documents", "200", "--max-test-documents", "2500"),
+    *("--learning-rate", "1e-4", "--per-device-train-batch-size", "8"),
 )
 GLUE = ("--num-train-epochs", "3", "--learning-rate", "1e-4", "--per-device-train-batch-size", "16")
 

@@ -198,7 +198,8 @@ def print_table(rows: list[tuple[str, object]]):
 
 
 def plot_history(history: list[dict], path: Path) -> bool:
-    """Loss, task loss, consistency loss and evaluation loss over the steps; `False` when matplotlib is not installed."""
+    """Loss, task loss, consistency loss and evaluation loss over the steps; `False` when nothing was logged or
+    matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -206,6 +207,8 @@ def plot_history(history: list[dict], path: Path) -> bool:
     groups = [("loss", "task_loss", "eval_loss"), ("consistency_loss",)]
     curves = {name: _curve(history, name) for group in groups for name in group}
     groups = [group for group in groups if any(curves[name] for name in group)]
+    if not groups:
+        return False
     figure = Figure(figsize=(7, 1 + 2.5 * len(groups)), layout="constrained")
     for axes, group in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
         for name in group:

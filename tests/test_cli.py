@@ -8,6 +8,9 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
+from test_finetune_predict import arguments as arguments_of_kind
+from test_finetune_predict import read_jsonl
+from test_finetune_predict import workspace as workspace_of_kinds
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ernie_sparse import cli
@@ -91,7 +94,7 @@ def test_finetune_learns_evaluates_the_test_file_and_reloads(workspace, tmp_path
     assert run(finetune_arguments(workspace, out, "--test-file", workspace / "dev.jsonl")) == 0
     results = json.loads((out / "results.json").read_text())
     assert results["accuracy"] == 1.0 and results["f1"] == 1.0 and results["evaluated_on"] == "test"
-    assert results["majority_class"] == 0.5
+    assert results["largest_class"] == 0.5
     model = AutoModelForSequenceClassification.from_pretrained(out).eval()
     assert model.config.id2label == {0: "north", 1: "south"}
     batch = AutoTokenizer.from_pretrained(out)(SENTENCES["south"], return_tensors="pt", truncation=True)
@@ -194,7 +197,7 @@ def bad_inputs(folder):
     yield replaced(finetune, "--model", folder / "no" / "such" / "model"), "there is no such folder"
     yield replaced(finetune, "--model", folder / "bert"), "is a bert checkpoint"
     yield replaced(finetune, "--output-dir", folder / "dev.jsonl"), "is a file"
-    yield [*finetune, "--label-column", "class"], "no column 'class', only text, label"
+    yield [*finetune, "--label-column", "class"], "the train split has no column 'class' for the label, only text"
     yield [*finetune, "--max-length", 65], "more than max_position_embeddings=64"
     yield [*finetune, "--pattern", "num_window_blocks=2"], "num_window_blocks=2 is not allowed: it must be odd"
     yield [*finetune, "--saor-alpha", -1], "saor_alpha=-1.0 is not allowed"
@@ -220,14 +223,97 @@ def bad_inputs(folder):
     yield ["knit"], "'knit' is not one of convert, pretrain, finetune"
 
 
+def bad_rows_of_kinds(folder):
+    """Command lines with rows that are not what their kind needs, each with a part of what must be said of it."""
+
+    def finetune(kind, change=None, split="train", more=()):
+        flags = list(more)
+        if change is not None:
+            rows = [{**row, **change(row)} for row in read_jsonl(workspace_of_kinds() / f"{kind}-{split}.jsonl")]
+            path = write_jsonl(folder / f"rows-{len(list(folder.iterdir()))}.jsonl", rows)
+            flags = [f"--{split}-file", path, *flags]
+        return arguments_of_kind(folder / "never", *flags, kind=kind)
+
+    unheard = {"text": ["oslo"], "answer_start": [0]}
+    for kind, change, message in (
+        ("single_label", lambda row: {"label": ["north"]}, "holds lists: use --kind multi_label or token_class"),
+        ("single_label", lambda row: {"label": 1 if row["label"] == "north" else "a"}, "column 'label' holds"),
+        ("single_label", lambda row: {"label": None}, "column 'label' of the train split is empty in 32 of 32 rows"),
+        ("single_label", lambda row: {"text": 7}, "column 'text' of the train split holds int64"),
+        ("regression", lambda row: {"label": "much"}, "holds 'much' in row 0: regression needs numbers"),
+        ("multi_label", lambda row: {"label": [*row["label"], None]}, "lists with empty labels"),
+        ("token_classification", lambda row: {"tokens": "a b"}, "tokens has to be lists of strings"),
+        ("token_classification", lambda row: {"labels": "O"}, "needs a list of labels per row"),
+        ("question_answering", lambda row: {"answers": "anna"}, "answers has to be in SQuAD's form"),
+        (
+            "question_answering",
+            lambda row: {"answers": unheard},
+            "no training row can be used (answer not in the context",
+        ),
+        ("candidate_choice", lambda row: {"answer": "oslo"}, "no training row can be used (answer not among the cand"),
+        ("candidate_choice", lambda row: {"candidates": "paris"}, "candidates has to be lists of strings"),
+    ):
+        yield finetune(kind, change), message
+    unseen = finetune("token_classification", lambda row: {"labels": ["B-Q"] * len(row["tokens"])}, "validation")
+    yield unseen, "label 'B-Q' in the validation split is none of the training set's: B-SIDE, O"
+    yield finetune("candidate_choice", lambda row: {"candidates": []}, "validation"), "row c"
+    train = workspace_of_kinds() / "single_label-train.jsonl"
+    for more, message in (
+        (("--long-documents", "middle"), "'middle' is not one of head, tail, head_tail, windows"),
+        (("--long-documents", "windows", "--stride", 62), "--stride 62 must be less than the 62 tokens of a window"),
+        (("--stride", -1), "--stride -1: it must be at least 0"),
+        (("--max-length", 7), "--max-length 7: it must be at least 8"),
+        (("--validation-fraction", 1.5), "--validation-fraction 1.5: it must lie between 0 and 1"),
+        (("--class-weights", "heavy"), "'heavy' is not one of none, balanced"),
+        (("--seeds", 1, 1), "--seeds 1 1: one of them is given twice"),
+        (("--lora-rank", 0), "--lora-rank 0: it must be at least 1"),
+        (("--search-trials", 0), "--search-trials 0: it must be at least 1"),
+        (("--early-stopping-patience", 1, "--save-strategy", "no"), "needs --load-best-model-at-end true"),
+        (("--text-pair-column", "other"), "no column 'other', only"),
+        (("--test-file", train, "--drop-repeated", "true"), "--drop-repeated leaves none"),
+        (("--dataset", "imdb"), "--train-file and --dataset were given: rows come from one place"),
+        (("--data-dir", folder), "--train-file and --data-dir were given: rows come from one place"),
+        (("--task", "imdb"), "--kind is for rows of your own: a task has its kind"),
+        (("--task", "knitting"), "--task 'knitting' is not one of cola, sst2"),
+        (("--kind", "knitting"), "--kind 'knitting' is not one of single_label, multi_label"),
+        (("--hub-metrics", str(folder / "none")), "cannot be loaded"),
+    ):
+        yield finetune("single_label", more=more), message
+    for kind, more, message in (
+        ("question_answering", ("--stride", 40), "a stride of 40 tokens makes no progress in windows of 64"),
+        ("question_answering", ("--longer-than", 9), "--longer-than is for whole texts"),
+        ("question_answering", ("--hub-metrics", "accuracy"), "--hub-metrics are for single_label and regression"),
+        ("multi_label", ("--class-weights", "balanced"), "needs classes that exclude each other"),
+    ):
+        yield finetune(kind, more=more), message
+    model = ("finetune", "--model", workspace_of_kinds() / "model", "--output-dir", folder / "never")
+    yield [*model, "--data-dir", folder], "--data-dir needs --task"
+    yield model, "give --task, --train-file (and --validation-file) or --dataset"
+    yield [*model, "--task", "imdb", "--data-dir", folder / "none"], "none: there is no such folder"
+    yield [*model, "--task", "imdb", "--data-dir", folder], "no train{.parquet,.jsonl,.json,.csv} was found in"
+    yield [*model, "--task", "glue", "--data-dir", folder], "no GLUE task was found in"
+    yield [*model, "--validation-file", train], "there is no train split, only validation"
+
+
+def assert_refused(argv, message: str, folder, capsys):
+    capsys.readouterr()
+    assert run(argv) == 2, argv
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if "error:" in line]
+    assert len(errors) == 1 and message in errors[0] and errors[0].startswith("ernie-sparse"), (argv, errors)
+    assert not any("Traceback" in line for line in lines)
+    for name in ("results.json", "model.safetensors", "checkpoint*", "*/results.json", "*/checkpoint*"):
+        assert not list((folder / "never").glob(name)), (argv, name)
+
+
 def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(workspace, capsys):
     for argv, message in bad_inputs(workspace):
-        capsys.readouterr()
-        assert run(argv) == 2, argv
-        errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-        assert len(errors) == 1 and message in errors[0] and errors[0].startswith("ernie-sparse"), (argv, errors)
-        assert not (workspace / "never" / "results.json").exists()
-        assert not list(workspace.glob("never/checkpoint*"))
+        assert_refused(argv, message, workspace, capsys)
+
+
+def test_rows_that_are_not_of_their_kind_end_so_too(tmp_path, capsys):
+    for argv, message in bad_rows_of_kinds(tmp_path):
+        assert_refused(argv, message, tmp_path, capsys)
 
 
 def test_the_module_exits_with_the_commands_code():

@@ -185,7 +185,7 @@ def test_the_logits_of_a_texts_windows_are_averaged_before_anything_is_made_of_t
 
 
 def test_every_label_of_a_set_has_its_own_probability():
-    outputs = np.array([[logit(0.9), logit(0.2)], [logit(0.4), logit(0.45)]])
+    outputs = np.array([[logit(0.9), logit(0.2)], [logit(0.4), logit(0.49)]])
     found = decode(outputs, features_of([1, 0]), texts("a", "b"), make_settings(kind="multi_label"))
     assert [row["labels"] for row in found] == [[], ["x"]]
     assert found[1]["scores"] == pytest.approx({"x": 0.9, "y": 0.2})

@@ -146,6 +146,54 @@ def test_rows_that_lack_something_are_refused_by_name(rows, columns, message):
         by_role(Dataset.from_dict(rows), with_columns(**columns), "dev")
 
 
+@pytest.mark.parametrize(
+    "kind, row, message",
+    [
+        ("single_label", {"text": 5, "label": 1}, "column 'text' of the dev split holds int64: text has to be strings"),
+        (
+            "single_label",
+            {"text": ["a"], "label": 1},
+            "column 'text' of the dev split holds List: text has to be strings",
+        ),
+        ("token_classification", {"tokens": "a b", "labels": ["O"]}, "holds string: tokens has to be lists of strings"),
+        ("token_classification", {"tokens": [1], "labels": ["O"]}, "holds List: tokens has to be lists of strings"),
+        ("question_answering", {"question": "a", "context": 3}, "holds int64: context has to be strings"),
+        (
+            "question_answering",
+            {"question": "a", "context": "b", "answers": "c"},
+            "string: answers has to be in SQuAD's form",
+        ),
+        (
+            "question_answering",
+            {"question": "a", "context": "b", "answers": ["c"]},
+            "List: answers has to be in SQuAD's form",
+        ),
+        ("question_answering", {"question": "a", "context": "b", "aliases": "c"}, "aliases has to be lists of strings"),
+        (
+            "candidate_choice",
+            {"query": "q", "candidates": "ab", "supports": ["s"], "answer": "a"},
+            "candidates has to be lists of strings",
+        ),
+        (
+            "candidate_choice",
+            {"query": "q", "candidates": ["a"], "supports": "s", "answer": "a"},
+            "supports has to be lists of strings",
+        ),
+    ],
+)
+def test_columns_of_another_type_are_refused_by_name(kind, row, message):
+    with pytest.raises(ValueError, match=message):
+        by_role(Dataset.from_list([row]), OWN_FILES[kind], "dev")
+
+
+def test_columns_in_which_nothing_stands_are_fine_where_that_is_allowed():
+    row = {"question": "a", "context": None, "answers": None, "aliases": []}
+    found = by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "dev")
+    assert found[0] == {**row, "id": "0"}
+    row = {"query": "q", "candidates": ["a"], "supports": [], "answer": "a"}
+    assert by_role(Dataset.from_list([row]), OWN_FILES["candidate_choice"], "dev")["supports"][:] == [[]]
+
+
 def test_to_predict_no_labels_are_needed_and_none_are_kept():
     for columns in ({"text": ["a"]}, {"text": ["a"], "label": [None]}):
         found = by_role(Dataset.from_dict(columns), OWN, "rows", with_references=False)
@@ -186,6 +234,12 @@ def test_classes_are_the_datas_own_names_the_tasks_or_the_sorted_labels(rows, ta
         (labelled(["a", "a"]), "single_label", "a single class, 'a': there is nothing to learn"),
         (labelled([3, 3]), "single_label", "a single class, '3'"),
         (labelled([["a"], ["b"]]), "single_label", "holds lists: use --kind multi_label or token_classification"),
+        (labelled([{"x": 1}, {"x": 2}]), "single_label", "holds dict: classes are strings or whole numbers"),
+        (
+            labelled([["a", None], ["b"]]),
+            "multi_label",
+            "column 'label' of the training set has lists with empty labels",
+        ),
         (labelled(["a", "b"]), "token_classification", "needs a list of labels per row"),
     ],
 )
@@ -276,6 +330,10 @@ def test_another_seed_holds_out_other_rows_and_a_validation_set_is_left_alone():
     assert hold_out(splits, 0.2, 0) is splits
     with pytest.raises(ValueError, match="one training document is too few"):
         hold_out({"train": rows.select([0])}, 0.2, 0)
+    with pytest.raises(
+        ValueError, match=r"--validation-fraction 0.991 of 50 training documents leaves none to train on"
+    ):
+        hold_out({"train": rows}, 0.991, 0)
 
 
 def test_a_subset_is_drawn_by_the_seed_and_keeps_the_order():

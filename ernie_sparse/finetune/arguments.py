@@ -5,6 +5,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from .metrics import hub_metric
 from .settings import LONG_DOCUMENTS
 from .tasks import Task
 
@@ -91,9 +92,10 @@ class FinetuneArguments:
         default=0.1, metadata={"help": "Share of the training set held out where there is no validation set."}
     )
     max_train_documents: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn by --seed."})
-    max_eval_documents: int | None = field(
-        default=None, metadata={"help": "Evaluate on so many rows of each split, drawn by --seed."}
+    max_validation_documents: int | None = field(
+        default=None, metadata={"help": "Validate on so many rows, drawn by --seed."}
     )
+    max_test_documents: int | None = field(default=None, metadata={"help": "Test on so many rows, drawn by --seed."})
     drop_repeated: bool = field(
         default=False, metadata={"help": "Leave out training rows whose text stands in another split as well."}
     )
@@ -130,14 +132,18 @@ class FinetuneArguments:
             raise ValueError(f"--class-weights {self.class_weights!r} is not one of none, balanced")
         least = {
             "max_length": 8,
-            **dict.fromkeys(("max_train_documents", "max_eval_documents", "max_answer_length", "num_best"), 1),
-            **dict.fromkeys(("lora_rank", "search_trials", "early_stopping_patience"), 1),
+            **dict.fromkeys(("max_train_documents", "max_validation_documents", "max_test_documents"), 1),
+            **dict.fromkeys(
+                ("max_answer_length", "num_best", "lora_rank", "search_trials", "early_stopping_patience"), 1
+            ),
             "stride": 0,
         }
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: it must be at least {low}")
+        if self.seeds and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"--seeds {' '.join(map(str, self.seeds))}: one of them is given twice")
         sources = {
             "--train-file": self.train_file or self.validation_file or self.test_file,
             "--dataset": self.dataset,
@@ -155,6 +161,15 @@ class FinetuneArguments:
 
     def files(self) -> dict[str, list[str] | None]:
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+
+    def check_reports(self, task: Task):
+        """Raise a `ValueError`, before the training, where something is asked for that cannot be measured after it."""
+        if self.longer_than is not None and task.kind not in ("single_label", "multi_label", "regression"):
+            raise ValueError("--longer-than is for whole texts")
+        if self.hub_metrics and task.kind not in ("single_label", "regression"):
+            raise ValueError("--hub-metrics are for single_label and regression tasks")
+        for name in self.hub_metrics:
+            hub_metric(name)
 
     def with_columns(self, task: Task) -> Task:
         """`task` with the columns that the command line names, each for the role in the flag's name."""

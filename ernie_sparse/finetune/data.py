@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 
 from ..running import load_raw_dataset
 from .tasks import Task
@@ -49,6 +49,11 @@ def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
             return found
     places = ", ".join(str(folder) for folder in folders)
     raise ValueError(f"no {task.splits['train']}{{{','.join(SUFFIXES)}}} was found in {places}")
+
+
+# What the columns of these roles hold: other things would fail later, or be read as something else.
+STRINGS = ("text", "text_pair", "question", "context", "query")
+LISTS = ("tokens", "candidates", "supports", "aliases")
 
 
 def load_splits(
@@ -117,6 +122,7 @@ def by_role(rows: Dataset, task: Task, split: str, with_references: bool = True)
     rows = rows.add_column("id", ids, feature=Value("string"))
     for role in wanted:
         _check_filled(rows, role, task, split)
+    _check_types(rows, task, split)
     return rows
 
 
@@ -132,6 +138,32 @@ def _check_filled(rows: Dataset, role: str, task: Task, split: str):
         )
 
 
+def _check_types(rows: Dataset, task: Task, split: str):
+    def is_string(feature) -> bool:
+        return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+    for role, feature in rows.features.items():
+        is_list = isinstance(feature, List | LargeList)
+        if feature == Value("null"):
+            continue  # nothing at all, where that is allowed
+        if role in STRINGS and not is_string(feature):
+            needed = "strings"
+        elif role in LISTS and not (is_list and (is_string(feature.feature) or feature.feature == Value("null"))):
+            needed = "lists of strings"
+        elif role == "answers" and not (isinstance(feature, dict) and "text" in feature):
+            needed = "in SQuAD's form, {'text': [...], 'answer_start': [...]}"
+        else:
+            continue
+        raise ValueError(
+            f"column {task.columns[role]!r} of the {split} split holds {_type_name(feature)}: {role} has to be {needed}"
+        )
+
+
+def _type_name(feature) -> str:
+    """`string`, `float64`, `List`, `dict` and so on."""
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+
+
 def hold_out(splits: dict[str, Dataset], fraction: float, seed: int) -> dict[str, Dataset]:
     """The splits with a validation set, drawn from the training set where there is none."""
     if "validation" in splits:
@@ -139,7 +171,10 @@ def hold_out(splits: dict[str, Dataset], fraction: float, seed: int) -> dict[str
     train = splits["train"]
     if len(train) < 2:
         raise ValueError("one training document is too few to hold any out: give --validation-file")
-    parts = train.train_test_split(test_size=max(1, round(len(train) * fraction)), seed=seed)
+    count = max(1, round(len(train) * fraction))
+    if count == len(train):
+        raise ValueError(f"--validation-fraction {fraction} of {len(train)} training documents leaves none to train on")
+    parts = train.train_test_split(test_size=count, seed=seed)
     return {"train": parts["train"], "validation": parts["test"], **{k: v for k, v in splits.items() if k != "train"}}
 
 
@@ -181,16 +216,19 @@ def class_names(train: Dataset, task: Task) -> tuple[str, ...]:
     if isinstance(inner, ClassLabel):
         return tuple(inner.names)
     is_list = isinstance(feature, List)
+    dtype = _type_name(inner)
     if task.kind == "token_classification" and not is_list:
-        raise ValueError(f"column {column!r} holds {inner.dtype}: token classification needs a list of labels per row")
+        raise ValueError(f"column {column!r} holds {dtype}: token classification needs a list of labels per row")
     if task.kind == "single_label" and is_list:
         raise ValueError(f"column {column!r} holds lists: use --kind multi_label or token_classification")
-    if not (inner.dtype in ("string", "large_string", "bool") or "int" in str(inner.dtype)):
+    if not (dtype in ("string", "large_string", "bool") or "int" in dtype):
         raise ValueError(
-            f"column {column!r} holds {inner.dtype}: classes are strings or whole numbers (--kind regression takes others)"
+            f"column {column!r} holds {dtype}: classes are strings or whole numbers (--kind regression takes others)"
         )
     values = {value for row in train["label"] for value in row} if is_list else set(train["label"])
-    if "int" in str(inner.dtype) and task.label_names:
+    if None in values:
+        raise ValueError(f"column {column!r} of the training set has lists with empty labels")
+    if "int" in dtype and task.label_names:
         return task.label_names
     names = tuple(str(value) for value in sorted(values))
     if len(names) < 2 and task.kind != "multi_label":

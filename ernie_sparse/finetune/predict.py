@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import datasets
+import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, TrainingArguments
@@ -119,6 +120,7 @@ def predictor(args: argparse.Namespace, config, settings: Settings):
         bf16_full_eval=args.bf16,
         remove_unused_columns=False,
         disable_tqdm=True,
+        dataloader_pin_memory=torch.accelerator.is_available(),
         report_to="none",
         # A file of questions may have answers: then there is a loss, which is no output.
         label_names=["start_positions", "end_positions"] if settings.kind == "question_answering" else ["labels"],
@@ -142,23 +144,32 @@ def predictor(args: argparse.Namespace, config, settings: Settings):
 def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> Iterator[dict]:
     """The predictions of a file's rows, which are read and computed `chunk_size` at a time."""
     task = dataclasses.replace(OWN_FILES[settings.kind], columns=settings.columns)
-    try:
-        stream = iter(
-            datasets.load_dataset(READERS[source.suffix], data_files=str(source), split="train", streaming=True)
-        )
-        first, progress = 0, tqdm(desc="Predicting", unit=" rows")
-        while rows := list(islice(stream, chunk_size)):
+    first = 0
+    # Closed whatever happens: a message would otherwise stand behind the bar.
+    with tqdm(desc="Predicting", unit=" rows") as progress:
+        for rows in read(source, chunk_size):
             canonical = by_role(Dataset.from_list(rows), task, f"rows from {first} on", with_references=False)
             if settings.columns.get("id") not in rows[0]:
                 canonical = canonical.remove_columns("id").add_column("id", [str(first + i) for i in range(len(rows))])
             yield from predict(canonical)
             first += len(rows)
             progress.update(len(rows))
-        progress.close()
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise ValueError(f"could not read {source}: {error.__cause__ or error}") from error
     if first == 0:
         raise ValueError(f"{source} has no rows")
+
+
+def read(source: Path, chunk_size: int) -> Iterator[list[dict]]:
+    """The rows of a file, `chunk_size` at a time."""
+    if source.stat().st_size == 0:
+        raise ValueError(f"{source} is empty")
+    try:
+        stream = iter(
+            datasets.load_dataset(READERS[source.suffix], data_files=str(source), split="train", streaming=True)
+        )
+        while rows := list(islice(stream, chunk_size)):
+            yield rows
+    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise ValueError(f"could not read {source}: {error.__cause__ or error}") from error
 
 
 def write(path: Path, suffix: str, rows: Iterator[dict]) -> int:

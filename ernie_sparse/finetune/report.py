@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..running import as_dict, finish, print_table, run_facts, write_json
@@ -61,11 +62,9 @@ def with_hub_metric(metric, predictions: list[dict], rows, settings) -> dict[str
     """A metric of the hub, for the kinds whose predictions are classes or numbers."""
     if settings.kind == "regression":
         pairs = ([p["value"] for p in predictions], list(rows["label"]))
-    elif settings.kind == "single_label":
+    else:
         numbers = {name: number for number, name in enumerate(settings.label_names)}
         pairs = ([numbers[p["label"]] for p in predictions], [numbers[label] for label in rows["label"]])
-    else:
-        raise ValueError("--hub-metrics are for single_label and regression tasks")
     return {f"hub_{name}": value for name, value in metric.compute(predictions=pairs[0], references=pairs[1]).items()}
 
 
@@ -113,8 +112,8 @@ def numbers(results: dict, prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def write_seeds(job, argv: list[str], folder: str, results: dict[int, dict]) -> dict:
-    """Mean and standard deviation over the seeds, as results.json and a table."""
+def write_seeds(job, argv: list[str], training, results: dict[int, dict]) -> dict:
+    """Mean and standard deviation over the seeds; the first process writes them as results.json and prints a table."""
     metrics = {seed: numbers(result["splits"][job.last]) for seed, result in results.items()}
     first = next(iter(metrics.values()))
     mean = {name: statistics.fmean(m[name] for m in metrics.values()) for name in first}
@@ -129,9 +128,11 @@ def write_seeds(job, argv: list[str], folder: str, results: dict[int, dict]) -> 
         "largest_class": largest_class(job),
         **run_facts("finetune", argv),
     }
-    write_json(Path(folder) / "results.json", everything)
-    rows = [(f"{job.last} {name}", f"{mean[name]:.4f} ± {std[name]:.4f}") for name in mean]
-    print_table([("seeds", ", ".join(map(str, results))), *rows, ("results", Path(folder) / "results.json")])
+    if training.process_index == 0:
+        path = Path(training.output_dir) / "results.json"
+        write_json(path, everything)
+        rows = [(f"{job.last} {name}", f"{mean[name]:.4f} ± {std[name]:.4f}") for name in mean]
+        print_table([("seeds", ", ".join(map(str, results))), *rows, ("results", path)])
     return everything
 
 
@@ -144,6 +145,8 @@ def write_glue(argv: list[str], folder: str, results: dict[str, dict], missing: 
             task = "mnli_mismatched" if split == "validation_mismatched" else name
             scores[task] = {m: v for m, v in numbers(metrics).items() if m != "loss"}
     everything = {"average": average(scores), "tasks": scores, "missing": missing, **run_facts("finetune", argv)}
+    if not PartialState().is_main_process:
+        return everything
     write_json(Path(folder) / "results.json", everything)
     rows = [(name, ", ".join(f"{m} {value:.4f}" for m, value in metrics.items())) for name, metrics in scores.items()]
     rows.append((f"average over {len(results)} of 9 tasks", everything["average"]))

@@ -99,6 +99,7 @@ class Job:
 
 def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingArguments) -> Job:
     """Read, check and tokenize everything, so that what is wrong with the data is said before anything is trained."""
+    args.check_reports(task)
     config = load_config(args.model, args.pattern)
     if task.recipe.num_global_blocks and args.pattern is None:
         config.num_global_blocks = max(config.num_global_blocks, task.recipe.num_global_blocks)
@@ -140,9 +141,11 @@ def select_rows(task: Task, args: FinetuneArguments, rows: dict[str, Dataset], s
     if args.drop_repeated:
         drop = set().union(*found.values())
         rows["train"] = rows["train"].select([i for i in range(len(rows["train"])) if i not in drop])
+        if len(rows["train"]) == 0:
+            raise ValueError("every training row stands in another split as well: --drop-repeated leaves none")
     rows = data.hold_out(rows, args.validation_fraction, seed)
-    limits = {"train": args.max_train_documents}
-    rows = {s: data.subset(r, limits.get(s, args.max_eval_documents), seed) for s, r in rows.items()}
+    limits = {"train": args.max_train_documents, "test": args.max_test_documents}
+    rows = {s: data.subset(r, limits.get(s, args.max_validation_documents), seed) for s, r in rows.items()}
     return rows, names, repeated
 
 
@@ -291,8 +294,6 @@ def train_once(job: Job, args, saor, training: TrainingArguments, argv: list[str
 def longer_documents(job: Job, split: str, predictions: list[dict], limit: int) -> dict:
     """The metrics of the documents of more than `limit` tokens alone."""
     features = job.features[split]
-    if "document_length" not in features.column_names:
-        raise ValueError("--longer-than is for whole texts")
     lengths = np.zeros(len(job.rows[split]), dtype=int)
     lengths[np.asarray(features["document"])] = features["document_length"]
     index = np.flatnonzero(lengths > limit)
@@ -304,34 +305,37 @@ def longer_documents(job: Job, split: str, predictions: list[dict], limit: int) 
     return {name: {"documents": len(index), **metrics}}
 
 
-def run(argv: list[str]) -> dict:
+def checkpoint_of(training: TrainingArguments, is_one_of_many: bool) -> str | None:
+    """The checkpoint a run goes on from. One of many that was killed before its first, or never began, starts anew."""
+    if is_one_of_many and not any(Path(training.output_dir).glob("checkpoint-*")):
+        training.resume_from_checkpoint = None
+    return resume_point(training)
+
+
+def finished(folder: str, resume: str | None) -> dict | None:
+    """The results of a run that an earlier command has brought to its end, if this one is to go on from there."""
+    path = Path(folder) / "results.json"
+    return json.loads(path.read_text()) if resume == "last" and path.is_file() else None
+
+
+def run(argv: list[str], is_one_of_many: bool = False) -> dict:
     """A task or own files: one run, or one per seed."""
     name, task, args, saor, training = read_arguments(argv)
-    seeds = args.seeds or [training.seed]
-    checkpoints = {}
-    if args.seeds is None:
-        checkpoints[training.seed] = resume_point(training)
+    checkpoint = checkpoint_of(training, is_one_of_many) if args.seeds is None else None
     with training.main_process_first(desc="reading and tokenizing the documents"):
         job = prepare(name, task, args, training)
     if args.search_trials:
         training = search(job, args, saor, training)
     if args.seeds is None:
-        return train_once(job, args, saor, training, argv, checkpoints[training.seed])
+        return train_once(job, args, saor, training, argv, checkpoint)
     results = {}
-    for seed in seeds:
+    for seed in args.seeds:
         own = copy.copy(training)
         own.seed, own.output_dir = seed, str(Path(training.output_dir) / f"seed-{seed}")
-        done = Path(own.output_dir) / "results.json"
-        if training.resume_from_checkpoint == "last" and done.is_file():
-            results[seed] = json.loads(done.read_text())
-            continue
-        # A run that was killed before its first checkpoint, or never began, has none to go on from.
-        has_checkpoint = any(Path(own.output_dir).glob("checkpoint-*"))
-        own.resume_from_checkpoint = training.resume_from_checkpoint if has_checkpoint else None
-        results[seed] = train_once(job, args, saor, own, argv, resume_point(own))
-    if training.process_index == 0:
-        return report.write_seeds(job, argv, training.output_dir, results)
-    return results[seeds[0]]
+        results[seed] = finished(own.output_dir, training.resume_from_checkpoint) or train_once(
+            job, args, saor, own, argv, checkpoint_of(own, is_one_of_many=True)
+        )
+    return report.write_seeds(job, argv, training, results)
 
 
 def search(job: Job, args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments) -> TrainingArguments:
@@ -365,13 +369,14 @@ def search(job: Job, args: FinetuneArguments, saor: SaorArguments, training: Tra
     chosen = copy.copy(training)
     for field, value in best.hyperparameters.items():
         setattr(chosen, field, value)
-    print_table([("best of the search", f"{best.objective:.4f}"), *best.hyperparameters.items()])
+    values = [(name, f"{value:.6g}") for name, value in best.hyperparameters.items()]
+    print_table([("best of the search", f"{best.objective:.4f}"), *values])
     return chosen
 
 
 def run_glue(argv: list[str]) -> dict:
     """All GLUE tasks that there is data for, each in a folder of its own, and their average."""
-    known = _given(argv, "--output-dir", "--data-dir")
+    known = _given(argv, "--output-dir", "--data-dir", "--resume-from-checkpoint")
     if known.output_dir is None:
         raise ValueError("--output-dir is missing")
     tasks, missing = list(GLUE), []
@@ -383,7 +388,9 @@ def run_glue(argv: list[str]) -> dict:
     results = {}
     for name in tasks:
         folder = str(Path(known.output_dir) / name)
-        results[name] = run([*argv, "--task", name, "--output-dir", folder])
+        results[name] = finished(folder, known.resume_from_checkpoint) or run(
+            [*argv, "--task", name, "--output-dir", folder], is_one_of_many=True
+        )
     return report.write_glue(argv, known.output_dir, results, missing, average_over_tasks)
 
 
