@@ -301,6 +301,11 @@ def test_glue_is_every_task_with_data_and_their_average(tmp_path):
     assert results["average"] == pytest.approx(((matched + mismatched) / 2 + cola["matthews_correlation"]) / 2)
     assert results["missing"] == [name for name in GLUE if name not in ("mnli", "cola")]
     assert cola["task"] == "cola" and cola["max_length"] == 64
+    # As a kill in the middle would leave it: one task done, the other without a checkpoint.
+    (out / "mnli" / "results.json").write_text(json.dumps({**mnli, "kept": True}))
+    shutil.rmtree(out / "cola")
+    assert cli.main([*map(str, words), "--resume-from-checkpoint", "last"]) == 0
+    assert read_results(out / "mnli")["kept"] and read_results(out)["average"] == pytest.approx(results["average"])
     with pytest.raises(ValueError, match="no GLUE task was found"):
         runner.main([str(word) for word in [*words[1:], "--data-dir", out]])
 
