@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
+from .features import build_features
 from .settings import Settings
 
 IGNORE_INDEX = -100
@@ -71,16 +72,7 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> t
                     column.append(feature[name])
         return columns
 
-    features = rows.map(
-        encode_batch,
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        features=schema,
-        # The notes come from running it.
-        load_from_cache_file=False,
-        desc="Tokenizing",
-    )
+    features = build_features(rows, encode_batch, schema)
     return features, dict(notes)
 
 

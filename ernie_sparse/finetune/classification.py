@@ -5,6 +5,7 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import expit, softmax
 
+from .features import build_features
 from .metrics import compute
 from .settings import Settings
 
@@ -56,9 +57,7 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> t
             features["labels"] = [labels[index] for index in features["document"]]
         return features
 
-    features = rows.map(
-        encode_batch, batched=True, with_indices=True, remove_columns=rows.column_names, desc="Tokenizing"
-    )
+    features = build_features(rows, encode_batch)
     ids, lengths = rows["id"], np.asarray(features["document_length"])
     documents = np.asarray(features["document"])
     is_long = np.unique(documents[lengths > settings.max_length])

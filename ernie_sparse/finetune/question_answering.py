@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from .answer_spans import best_spans, decode, predictions_as_json, reduce
+from .features import build_features
 from .metrics import compute
 from .settings import Settings
 
@@ -78,16 +79,7 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> t
                 _append(features, tokens, windows[number], mentions, index)
         return features
 
-    features = rows.map(
-        encode_batch,
-        batched=True,
-        batch_size=BATCH_SIZE,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        features=types,
-        load_from_cache_file=False,  # features from a cache would come without notes
-        desc="Tokenizing questions",
-    )
+    features = build_features(rows, encode_batch, types, BATCH_SIZE)
     return features, notes
 
 

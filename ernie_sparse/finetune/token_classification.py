@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value
 
+from .features import build_features
 from .metrics import compute
 from .settings import Settings
 
@@ -57,16 +58,7 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> t
                     column.append(window[name])
         return columns
 
-    features = rows.map(
-        encode_batch,
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        features=schema,
-        # The notes come from running it.
-        load_from_cache_file=False,
-        desc="Tokenizing",
-    )
+    features = build_features(rows, encode_batch, schema)
     return features, dict(notes)
 
 
