@@ -58,6 +58,7 @@ def parse_arguments(
         prog=f"ernie-sparse {verb}",
         usage=f"ernie-sparse {verb} {usage}",
         description=description,
+        allow_abbrev=False,
     )
     parser.set_defaults(**(defaults or {}))
     return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)

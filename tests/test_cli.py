@@ -199,6 +199,8 @@ def bad_inputs(folder):
     yield replaced(finetune, "--output-dir", folder / "dev.jsonl"), "is a file"
     yield [*finetune, "--label-column", "class"], "the train split has no column 'class' for the label, only text"
     yield [*finetune, "--max-length", 65], "more than max_position_embeddings=64"
+    yield [*finetune, "--seeds", 0, 1, "--push-to-hub", "true"], "--push-to-hub pushes one model"
+    yield [*finetune, "--label-col", "label"], "--label-col"
     yield [*finetune, "--pattern", "num_window_blocks=2"], "num_window_blocks=2 is not allowed: it must be odd"
     yield [*finetune, "--saor-alpha", -1], "saor_alpha=-1.0 is not allowed"
     yield [*finetune, "--saor-patterns", "sideways"], "'sideways' is not one of shift"

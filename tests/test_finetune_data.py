@@ -6,10 +6,11 @@ import math
 
 import datasets
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_sparse.finetune import data
 from ernie_sparse.finetune.data import (
     by_role,
     class_names,
@@ -360,3 +361,15 @@ def test_training_rows_that_stand_in_another_split_are_found_by_all_of_their_tex
     assert repeated_rows(splits, roles) == {"validation": set()}
     lists = {split: Dataset.from_dict({"tokens": [["a", "b"], ["c"]]}) for split in ("train", "test")}
     assert repeated_rows(lists, roles) == {"test": {0, 1}}
+
+
+def test_a_hub_data_set_gives_its_labelled_splits_and_a_task_those_it_names(monkeypatch):
+    splits = ("train", "test", "unsupervised")
+    hub = DatasetDict({split: Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}) for split in splits})
+    asked = []
+    monkeypatch.setattr(data, "load_raw_dataset", lambda files, name, config: asked.append((name, config)) or hub)
+    own = load_splits(OWN_FILES["single_label"], files={}, dataset="some/set", dataset_config="small")
+    imdb = load_splits(TASKS["imdb"], files={})
+    arxiv = load_splits(TASKS["arxiv"], files={}, dataset_config="no_ref")
+    assert set(own) == set(imdb) == set(arxiv) == {"train", "test"}
+    assert asked == [("some/set", "small"), ("stanfordnlp/imdb", None), ("ccdv/arxiv-classification", "no_ref")]

@@ -77,7 +77,7 @@ def load_splits(
     else:
         hub_name, hub_config = (dataset, None) if dataset else task.hub
         hub = load_raw_dataset({}, hub_name, dataset_config or hub_config)
-        names = task.splits if not dataset else {name: name for name in hub}
+        names = task.splits if not dataset else {name: name for name in ("train", "validation", "test")}
         raw = DatasetDict({split: hub[name] for split, name in names.items() if name in hub})
     if "train" not in raw:
         raise ValueError(f"there is no train split, only {', '.join(raw) or 'none at all'}")

@@ -321,6 +321,8 @@ def finished(folder: str, resume: str | None) -> dict | None:
 def run(argv: list[str], is_one_of_many: bool = False) -> dict:
     """A task or own files: one run, or one per seed."""
     name, task, args, saor, training = read_arguments(argv)
+    if args.seeds is not None and training.push_to_hub:
+        raise ValueError("--push-to-hub pushes one model and --seeds makes several: push the one you choose")
     checkpoint = checkpoint_of(training, is_one_of_many) if args.seeds is None else None
     with training.main_process_first(desc="reading and tokenizing the documents"):
         job = prepare(name, task, args, training)
