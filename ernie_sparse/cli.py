@@ -18,6 +18,7 @@ VERBS = {
         "GLUE, IMDb, Hyperpartisan, arXiv, TriviaQA, WikiHop, SQuAD, or files of your own",
     ),
     "predict": ("ernie_sparse.finetune.predict", "a fine-tuned model on a file of any size"),
+    "lra": ("ernie_sparse.lra.runner", "data of Long Range Arena"),
     "benchmark": (
         "ernie_sparse.benchmark.runner",
         "time and memory over length, against the floor and against transformers' encoders",
