@@ -24,6 +24,9 @@ from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern
 from .trainer import SaorArguments
 
+# An empty cell is missing; `NA`, `None` or `null` in one is what somebody wrote.
+CSV_OPTIONS = {"keep_default_na": False, "na_values": [""]}
+
 
 @dataclass
 class RunArguments(TrainingArguments):
@@ -141,7 +144,8 @@ def load_raw_dataset(
 def _load_files(split: str, paths: list[str], sample_by: str | None) -> Dataset:
     tables = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
     kinds = {tables.get(Path(path).suffix, "text") for path in paths}
-    kind, options = kinds.pop(), {}
+    kind = kinds.pop()
+    options = CSV_OPTIONS if kind == "csv" else {}
     if kinds or (kind == "text" and sample_by is None):
         also = "" if sample_by is None else "text, "
         raise ValueError(f"{', '.join(paths)}: give {also}csv, json, jsonl or parquet files, in each split of one kind")

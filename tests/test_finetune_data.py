@@ -373,3 +373,13 @@ def test_a_hub_data_set_gives_its_labelled_splits_and_a_task_those_it_names(monk
     arxiv = load_splits(TASKS["arxiv"], files={}, dataset_config="no_ref")
     assert set(own) == set(imdb) == set(arxiv) == {"train", "test"}
     assert asked == [("some/set", "small"), ("stanfordnlp/imdb", None), ("ccdv/arxiv-classification", "no_ref")]
+
+
+def test_a_csv_cell_that_reads_none_is_a_label_and_an_empty_one_is_missing(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\nsnow,None\nNA,NA\n")
+    rows = load_splits(OWN, files={"train": [str(path)]})["train"]
+    assert rows["label"][:] == ["None", "NA"] and rows["text"][:] == ["snow", "NA"]
+    path.write_text("text,label\nsnow,None\nwind,\n")
+    with pytest.raises(ValueError, match="column 'label' of the train split is empty in 1 of 2 rows"):
+        load_splits(OWN, files={"train": [str(path)]})

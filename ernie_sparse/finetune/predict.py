@@ -17,7 +17,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, TrainingArguments
 
-from ..running import check_checkpoint, load_config, print_table
+from ..running import CSV_OPTIONS, check_checkpoint, load_config, print_table
 from ..trainer import SaorArguments
 from .data import ROLES, by_role
 from .kinds import KINDS
@@ -163,9 +163,9 @@ def read(source: Path, chunk_size: int) -> Iterator[list[dict]]:
     if source.stat().st_size == 0:
         raise ValueError(f"{source} is empty")
     try:
-        stream = iter(
-            datasets.load_dataset(READERS[source.suffix], data_files=str(source), split="train", streaming=True)
-        )
+        kind = READERS[source.suffix]
+        options = CSV_OPTIONS if kind == "csv" else {}
+        stream = iter(datasets.load_dataset(kind, data_files=str(source), split="train", streaming=True, **options))
         while rows := list(islice(stream, chunk_size)):
             yield rows
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
