@@ -225,6 +225,13 @@ def test_ids_are_the_files_own_or_the_numbers_of_its_rows(tmp_path):
     assert names == [f"n{number}" for number in range(7)] and numbers == [str(number) for number in range(7)]
 
 
+def test_half_precision_gives_nearly_the_same_scores(tmp_path):
+    assert predict("single_label", workspace() / "single_label-test.jsonl", tmp_path / "half.jsonl", "--bf16") == 0
+    expected = read_jsonl(finetuned("single_label") / "predictions-test.jsonl")
+    scores = [[row["score"] for row in rows] for rows in (read_jsonl(tmp_path / "half.jsonl"), expected)]
+    assert scores[0] != scores[1] and scores[0] == pytest.approx(scores[1], abs=0.02)
+
+
 def test_a_longer_text_can_be_read_in_windows_later(tmp_path):
     words = "north " * 4 + "snow " * 70 + "south " * 100
     source = write_jsonl(tmp_path / "long.jsonl", [{"text": words}])

@@ -120,6 +120,7 @@ def predictor(args: argparse.Namespace, config, settings: Settings):
         bf16_full_eval=args.bf16,
         remove_unused_columns=False,
         disable_tqdm=True,
+        use_cpu=not torch.accelerator.is_available(),
         dataloader_pin_memory=torch.accelerator.is_available(),
         report_to="none",
         # A file of questions may have answers: then there is a loss, which is no output.
