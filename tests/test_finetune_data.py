@@ -383,3 +383,11 @@ def test_a_csv_cell_that_reads_none_is_a_label_and_an_empty_one_is_missing(tmp_p
     path.write_text("text,label\nsnow,None\nwind,\n")
     with pytest.raises(ValueError, match="column 'label' of the train split is empty in 1 of 2 rows"):
         load_splits(OWN, files={"train": [str(path)]})
+
+
+def test_answers_that_are_no_lists_are_refused(tmp_path):
+    row = {"question": "who?", "context": "Bob is here", "answers": {"text": "Bob", "answer_start": 0}}
+    with pytest.raises(ValueError, match="answers has to be in SQuAD's form"):
+        by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "train")
+    row["answers"] = {"text": ["Bob"], "answer_start": [0]}
+    assert by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "train")["answers"][0] == row["answers"]

@@ -269,6 +269,8 @@ def bad_inputs(folder: Path):
     yield good, ("--text-column", "body"), "no column 'body'"
     # The first rows are fine, and written by then.
     yield (good[0], blank, good[2]), ("--chunk-size", 2), "column 'text' of the rows from 4 on split is empty in 1 of 2"
+    mixed = write_jsonl(folder / "mixed.jsonl", [*rows[:5], {**rows[5], "text": 3}])
+    yield (good[0], mixed, good[2]), (), "do not fit in one table"
     yield good, ("--chunk-size", 0), "--chunk-size 0: it must be at least 1"
     yield good, ("--batch-size", 0), "--batch-size 0: it must be at least 1"
     yield good, ("--model", workspace() / "model"), "has no finetune.json"

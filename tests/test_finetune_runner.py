@@ -365,3 +365,11 @@ def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "results.json", "finetune.json"} <= files
     # The card is ours, and not the one that transformers writes.
     assert "predictions.csv" in (tmp_path / "README.md").read_text()
+
+
+def test_the_best_checkpoint_is_that_of_the_metric_asked_for(tmp_path):
+    words = ["--model", "m", "--train-file", "f.csv", "--output-dir", str(tmp_path)]
+    assert runner.read_arguments(words)[-1].greater_is_better
+    assert not runner.read_arguments([*words, "--metric-for-best-model", "loss"])[-1].greater_is_better
+    with pytest.raises(ValueError, match=r"'eval_f2', which is not found .*'eval_accuracy'"):
+        runner.main(arguments(tmp_path / "out", "--metric-for-best-model", "f2", "--max-steps", "1")[1:])

@@ -150,13 +150,19 @@ def _check_types(rows: Dataset, task: Task, split: str):
             needed = "strings"
         elif role in LISTS and not (is_list and (is_string(feature.feature) or feature.feature == Value("null"))):
             needed = "lists of strings"
-        elif role == "answers" and not (isinstance(feature, dict) and "text" in feature):
+        elif role == "answers" and not _is_squad_form(feature):
             needed = "in SQuAD's form, {'text': [...], 'answer_start': [...]}"
         else:
             continue
         raise ValueError(
             f"column {task.columns[role]!r} of the {split} split holds {_type_name(feature)}: {role} has to be {needed}"
         )
+
+
+def _is_squad_form(feature) -> bool:
+    if not isinstance(feature, dict) or "text" not in feature:
+        return False
+    return all(isinstance(feature[name], List | LargeList) for name in ("text", "answer_start") if name in feature)
 
 
 def _type_name(feature) -> str:

@@ -149,7 +149,7 @@ def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> I
     # Closed whatever happens: a message would otherwise stand behind the bar.
     with tqdm(desc="Predicting", unit=" rows") as progress:
         for rows in read(source, chunk_size):
-            canonical = by_role(Dataset.from_list(rows), task, f"rows from {first} on", with_references=False)
+            canonical = by_role(as_dataset(rows, first), task, f"rows from {first} on", with_references=False)
             if settings.columns.get("id") not in rows[0]:
                 canonical = canonical.remove_columns("id").add_column("id", [str(first + i) for i in range(len(rows))])
             yield from predict(canonical)
@@ -157,6 +157,14 @@ def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> I
             progress.update(len(rows))
     if first == 0:
         raise ValueError(f"{source} has no rows")
+
+
+def as_dataset(rows: list[dict], first: int) -> Dataset:
+    try:
+        return Dataset.from_list(rows)
+    except (TypeError, ValueError) as error:
+        # A table has one type per column; the stream has not looked yet.
+        raise ValueError(f"the {len(rows)} rows from {first} on do not fit in one table: {error}") from error
 
 
 def read(source: Path, chunk_size: int) -> Iterator[list[dict]]:

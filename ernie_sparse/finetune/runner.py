@@ -68,7 +68,6 @@ def read_arguments(argv: list[str]) -> tuple[str, Task, FinetuneArguments, SaorA
         "train_sampling_strategy": "group_by_length",
         "load_best_model_at_end": by_epoch,
         "metric_for_best_model": task.best,
-        "greater_is_better": True,
         # Rows carry more than the head reads: where they belong, how long they are.
         "remove_unused_columns": False,
     }
@@ -265,7 +264,12 @@ def evaluate(job: Job, split: str, outputs) -> tuple[list[dict], dict[str, float
 def train_once(job: Job, args, saor, training: TrainingArguments, argv: list[str], checkpoint: str | None) -> dict:
     """One run: train, evaluate every split, leave model, predictions, results, pictures and card in its folder."""
     trainer = build_trainer(job, args, saor, training)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyError as error:
+        if training.metric_for_best_model in str(error):
+            raise ValueError(error.args[0]) from None
+        raise
     if args.lora_rank is not None:
         # What is left is an ordinary checkpoint.
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
