@@ -385,6 +385,13 @@ def test_a_csv_cell_that_reads_none_is_a_label_and_an_empty_one_is_missing(tmp_p
         load_splits(OWN, files={"train": [str(path)]})
 
 
+def test_an_empty_second_text_is_said():
+    task = dataclasses.replace(OWN, columns={**OWN.columns, "text_pair": "other"})
+    rows = Dataset.from_dict({"text": ["a", "b"], "other": ["c", None], "label": ["x", "y"]})
+    with pytest.raises(ValueError, match="column 'other' of the train split is empty in 1 of 2 rows"):
+        by_role(rows, task, "train")
+
+
 def test_answers_that_are_no_lists_are_refused(tmp_path):
     row = {"question": "who?", "context": "Bob is here", "answers": {"text": "Bob", "answer_start": 0}}
     with pytest.raises(ValueError, match="answers has to be in SQuAD's form"):

@@ -120,7 +120,7 @@ def by_role(rows: Dataset, task: Task, split: str, with_references: bool = True)
     ids = [str(i) for i in rows["id"]] if "id" in present else [str(i) for i in range(len(rows))]
     rows = rows.remove_columns("id") if "id" in present else rows
     rows = rows.add_column("id", ids, feature=Value("string"))
-    for role in wanted:
+    for role in (*wanted, *(["text_pair"] if "text_pair" in present else [])):
         _check_filled(rows, role, task, split)
     _check_types(rows, task, split)
     return rows
