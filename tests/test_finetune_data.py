@@ -385,6 +385,12 @@ def test_a_csv_cell_that_reads_none_is_a_label_and_an_empty_one_is_missing(tmp_p
         load_splits(OWN, files={"train": [str(path)]})
 
 
+def test_a_list_with_nothing_in_one_place_is_said():
+    rows = Dataset.from_dict({"tokens": [["a", None], ["b", "c"]], "labels": [["x", "y"], ["x", "y"]]})
+    with pytest.raises(ValueError, match="column 'tokens' of the train split is empty in 1 of 2 rows"):
+        by_role(rows, OWN_FILES["token_classification"], "train")
+
+
 def test_an_empty_second_text_is_said():
     task = dataclasses.replace(OWN, columns={**OWN.columns, "text_pair": "other"})
     rows = Dataset.from_dict({"text": ["a", "b"], "other": ["c", None], "label": ["x", "y"]})
@@ -396,5 +402,8 @@ def test_answers_that_are_no_lists_are_refused(tmp_path):
     row = {"question": "who?", "context": "Bob is here", "answers": {"text": "Bob", "answer_start": 0}}
     with pytest.raises(ValueError, match="answers has to be in SQuAD's form"):
         by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "train")
+    for wrong in ({"text": ["Bob"], "answer_start": ["0"]}, {"text": ["Bob"], "answer_start": [0.0]}, {"text": [5]}):
+        with pytest.raises(ValueError, match="answers has to be in SQuAD's form"):
+            by_role(Dataset.from_list([{**row, "answers": wrong}]), OWN_FILES["question_answering"], "train")
     row["answers"] = {"text": ["Bob"], "answer_start": [0]}
     assert by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "train")["answers"][0] == row["answers"]

@@ -130,12 +130,19 @@ def _check_filled(rows: Dataset, role: str, task: Task, split: str):
     if role == "context":
         # A question without a document is one that cannot be answered, and counted as such.
         return
-    empty = [i for i, value in enumerate(rows[role]) if value is None or (isinstance(value, str) and not value.strip())]
+    empty = [i for i, value in enumerate(rows[role]) if _is_empty(value, role)]
     if empty:
         raise ValueError(
             f"column {task.columns[role]!r} of the {split} split is empty in {len(empty)} of {len(rows)} rows, the "
             f"first of them row {empty[0]}"
         )
+
+
+def _is_empty(value, role: str) -> bool:
+    """Nothing, blank, or a list of texts with nothing in one of its places."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (role in LISTS and isinstance(value, list) and None in value)
 
 
 def _check_types(rows: Dataset, task: Task, split: str):
@@ -162,7 +169,10 @@ def _check_types(rows: Dataset, task: Task, split: str):
 def _is_squad_form(feature) -> bool:
     if not isinstance(feature, dict) or "text" not in feature:
         return False
-    return all(isinstance(feature[name], List | LargeList) for name in ("text", "answer_start") if name in feature)
+    inner = {name: getattr(feature[name], "feature", None) for name in ("text", "answer_start") if name in feature}
+    # Where all lists are empty there is no type.
+    types = {name: _type_name(value) for name, value in inner.items() if value != Value("null")}
+    return types.get("text", "string") in ("string", "large_string") and "int" in types.get("answer_start", "int")
 
 
 def _type_name(feature) -> str:
