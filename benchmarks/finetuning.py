@@ -39,16 +39,13 @@ GLUE = (
 )
 
 COMPARISONS = {
-    "imdb-length": {
+    "imdb": {
         "source, 512 tokens": [*IMDB, *PLAIN, *SOURCE, "--max-length", "512"],
         "ERNIE-Sparse, 512 tokens": [*IMDB, *PLAIN, "--max-length", "512"],
         "ERNIE-Sparse, 1,024 tokens": [*IMDB, *PLAIN, "--max-length", "1024"],
         "ERNIE-Sparse, 2,048 tokens": [*IMDB, *PLAIN, "--max-length", "2048"],
-    },
-    "imdb-saor": {
-        "neither": [*IMDB, *PLAIN, "--max-length", "512"],
-        "R-Drop": [*IMDB, *R_DROP, "--max-length", "512"],
-        "SAOR": [*IMDB, *SAOR, "--max-length", "512"],
+        "ERNIE-Sparse, 512 tokens, R-Drop": [*IMDB, *R_DROP, "--max-length", "512"],
+        "ERNIE-Sparse, 512 tokens, SAOR": [*IMDB, *SAOR, "--max-length", "512"],
     },
     "glue-mrpc": {
         "source, full attention": ["--task", "mrpc", *GLUE, *PLAIN, *SOURCE],
