@@ -99,6 +99,10 @@ class SparsePattern:
                 raise ValueError(f"{name!r} is not a field of a sparse pattern: the fields are {', '.join(names)}")
         return cls(**value)
 
+    def changed_by(self, text: str) -> "SparsePattern":
+        """This pattern but for the fields that `text` names, such as `num_global_blocks=2`. Raises what `parse` does."""
+        return self.parse({**dataclasses.asdict(self), **self._fields_of_text(text)})
+
     @classmethod
     def _fields_of_text(cls, text: str) -> dict:
         values = {}

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
+from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern, block_plan
 
 PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
@@ -104,8 +106,8 @@ class SaorTrainer(Trainer):
         args, kwargs: As for `transformers.Trainer`.
 
     Raises:
-        `ValueError`: With SAOR on, a `label_smoothing_factor` or a `compute_loss_func`: both take the labels away from
-            the model, which then could not compare its two passes.
+        `ValueError`: With SAOR on, a model without sparse patterns, or a `label_smoothing_factor` or a
+            `compute_loss_func`: both take the labels away from the model, which then could not compare its two passes.
     """
 
     def __init__(self, *args, saor: SaorArguments | None = None, **kwargs):
@@ -116,12 +118,20 @@ class SaorTrainer(Trainer):
                 "SAOR compares the passes inside the model: label_smoothing_factor and compute_loss_func, which compute "
                 "the loss outside of it, need saor_alpha=0"
             )
-        own = self.accelerator.unwrap_model(self.model).config.pattern
+        config = self.accelerator.unwrap_model(self.model).config
+        if self.saor.saor_alpha > 0 and not isinstance(config, ErnieSparseConfig):
+            raise ValueError(
+                f"a {config.model_type} model has no sparse pattern to perturb: SAOR needs saor_alpha=0 there"
+            )
         if self.args.ddp_find_unused_parameters is None and self.accelerator.ddp_handler is not None:
             # Every head uses every weight, but for those of the representatives where there is no hierarchy.
-            self.accelerator.ddp_handler.find_unused_parameters = not own.hierarchical
+            self.accelerator.ddp_handler.find_unused_parameters = not getattr(config, "hierarchical", True)
         self._loss_parts = {}
         self._loss_parts_since = 0
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Predictions are matched with their rows, and with those of another evaluation, by their place.
+        return SequentialSampler(eval_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.saor.saor_alpha > 0 and model.training:

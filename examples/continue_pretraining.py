@@ -30,7 +30,8 @@ from transformers.utils import logging
 
 from ernie_sparse import ErnieSparseForMaskedLM, SaorArguments, SaorTrainer
 from ernie_sparse.conversion import convert
-from ernie_sparse.pretraining.text import MaskAnew, MaskingCollator, mask_once, pack
+from ernie_sparse.masking import MaskAnew, MaskingCollator, mask_once
+from ernie_sparse.pretraining.text import pack
 from ernie_sparse.running import load_raw_dataset, print_table, versions
 
 MLM_PROBABILITY = 0.15

@@ -4,7 +4,6 @@
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import SequentialSampler
 
 from ..trainer import SaorTrainer
 from .kinds import KINDS
@@ -62,10 +61,6 @@ class FinetuneTrainer(SaorTrainer):
         super().__init__(*args, **kwargs)
         self.settings = settings
         self.class_weights = class_weights
-
-    def _get_eval_sampler(self, eval_dataset):
-        # Predictions are matched with their documents by their place.
-        return SequentialSampler(eval_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.class_weights is not None and model.training:

@@ -1,39 +1,207 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""`ernie-sparse lra`: the data of Long Range Arena."""
+"""`ernie-sparse lra`: Long Range Arena, its data, its models in one harness, and the page of results."""
 
 import argparse
+import copy
+from collections import Counter
+from pathlib import Path
 
-from ..running import print_table
-from .make import LISTOPS_SIZES, make_listops
+import numpy as np
+from datasets import DatasetDict
+from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
-EXAMPLES = """examples:
-  ernie-sparse lra --make listops --out data/listops
-  ernie-sparse lra --make listops --out data/small --train-size 2000 --validation-size 200 --test-size 200 --seed 1
-"""
-
-
-def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="ernie-sparse lra",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--make", required=True, metavar="TASK", help="write the data of a task: listops")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
-    for flag, name in (("train", "train"), ("validation", "val"), ("test", "test")):
-        size = LISTOPS_SIZES[name]
-        parser.add_argument(f"--{flag}-size", type=int, default=size, metavar="N", help=f"rows ({size:,})")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (0)")
-    return parser.parse_args(argv)
+from ..running import finish, given, parse_arguments, print_table, resume_point
+from ..trainer import SaorArguments, SaorTrainer
+from . import data, report
+from .arguments import USAGE, LraArguments
+from .make import GENERATED, SIZES
+from .models import MODELS, LraClassifier, build_config, encoder_of
+from .tasks import TASKS
+from .training import DocumentCollator, accuracy, self_pretrained
 
 
 def main(argv: list[str]):
     """Run `ernie-sparse lra` with the arguments `argv`."""
-    args = arguments(argv)
-    if args.make != "listops":
-        raise ValueError(f"--make {args.make!r}: listops is what can be made")
-    sizes = {"train": args.train_size, "val": args.validation_size, "test": args.test_size}
-    paths = make_listops(args.out, args.seed, sizes)
-    print_table([(name, path) for name, path in zip(sizes, paths, strict=True)])
+    if "--list" in argv:
+        print(list_tasks_and_models())
+    elif any(word.partition("=")[0] == "--make" for word in argv):
+        make_data(argv)
+    elif "--report" in argv:
+        report.main(argv)
+    else:
+        run(argv)
+
+
+def list_tasks_and_models() -> str:
+    lines = ["tasks:"]
+    for name, task in TASKS.items():
+        recipe = task.recipe
+        documents = f"{task.num_documents} x {task.max_length:,}" if task.num_documents > 1 else f"{task.max_length:,}"
+        lines += [
+            f"  {name:<12} {task.what}",
+            f"  {'':<12} {documents} symbols, {task.num_labels} classes; {recipe.max_steps:,} updates of "
+            f"{recipe.batch_size} rows",
+            f"  {'':<12} {data.SOURCES[name]}",
+        ]
+    return "\n".join([*lines, "models:", *(f"  {name:<12} {model.what}" for name, model in MODELS.items())])
+
+
+def make_data(argv: list[str]):
+    """Write the files of a task that is generated."""
+    parser = argparse.ArgumentParser(prog="ernie-sparse lra", allow_abbrev=False)
+    parser.add_argument("--make", required=True, metavar="TASK", help=" or ".join(GENERATED))
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
+    for flag in ("train", "validation", "test"):
+        parser.add_argument(f"--{flag}-size", type=int, metavar="N", help="rows; the official number if not given")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (0)")
+    args = parser.parse_args(argv)
+    if args.make not in GENERATED:
+        raise ValueError(f"--make {args.make!r}: {' and '.join(GENERATED)} can be made")
+    given_sizes = zip(SIZES[args.make], (args.train_size, args.validation_size, args.test_size), strict=True)
+    sizes = {split: size for split, size in given_sizes if size is not None}
+    paths = GENERATED[args.make](args.out, args.seed, sizes)
+    print_table([(path.name, path) for path in paths])
+
+
+def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, TrainingArguments]:
+    """All arguments; the task's recipe, the model's SAOR and a folder of their names stand in for what is not given."""
+    known = given(argv, "--task", "--model", "--seed", "--output-dir")
+    defaults = {
+        "seed": 0,
+        "saor_seed": known.seed or 0,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        # Shares of all updates.
+        "eval_steps": 0.05,
+        "save_steps": 0.05,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+        "train_sampling_strategy": "group_by_length",
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+    }
+    if known.task in TASKS and known.model in MODELS:
+        recipe, model = TASKS[known.task].recipe, MODELS[known.model]
+        defaults |= {
+            "max_steps": recipe.max_steps,
+            "learning_rate": recipe.learning_rate,
+            "warmup_steps": recipe.warmup,
+            "per_device_train_batch_size": recipe.batch_size,
+            "per_device_eval_batch_size": recipe.batch_size,
+            "saor_alpha": model.saor_alpha,
+        }
+        if model.saor_patterns is not None:
+            defaults["saor_patterns"] = list(model.saor_patterns)
+    if known.output_dir is None:
+        argv = [*argv, "--output-dir", "runs"]
+    args, saor, training = parse_arguments(argv, "lra", USAGE, __doc__, LraArguments, defaults=defaults)
+    if known.output_dir is None:
+        words = [args.model, args.pattern, "self-pretrained" if args.self_pretrain else None, f"seed-{training.seed}"]
+        training.output_dir = str(Path("runs/lra", args.task, "-".join(filter(None, words))))
+    return args, saor, training
+
+
+def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArguments) -> tuple:
+    """The encoder to train, new or self-pretrained, and the facts of its self-pretraining, if any."""
+    task, model = TASKS[args.task], MODELS[args.model]
+    pattern = (
+        None if model.pattern is None else model.pattern.changed_by(args.pattern) if args.pattern else model.pattern
+    )
+    config = build_config(args.model, task, pattern)
+    if not args.self_pretrain:
+        return encoder_of(AutoModelForMaskedLM.from_config(config)), None
+    own = copy.copy(training)
+    own.output_dir = str(Path(training.output_dir) / "self-pretraining")
+    own.max_steps = args.self_pretrain_steps or training.max_steps
+    own.learning_rate = args.self_pretrain_learning_rate
+    own.eval_strategy, own.load_best_model_at_end = "no", False
+    masked_lm, facts = self_pretrained(config, task, model, rows["train"], own)
+    return encoder_of(masked_lm), facts
+
+
+def run(argv: list[str]):
+    """One cell of the table: train a model on a task, test the checkpoint that was best on the validation set."""
+    args, saor, training = read_arguments(argv)
+    if training.max_steps < 1:
+        raise ValueError(f"--max-steps {training.max_steps}: at least 1 update is needed")
+    task, model = TASKS[args.task], MODELS[args.model]
+    checkpoint = resume_point(training)
+    with training.main_process_first(desc="reading the documents"):
+        rows = data.load_task(args.task, args.data_dir, args.limits())
+    # Long rows first: what memory is needed is needed at once, and batches hold rows of a length.
+    for split in ("validation", "test"):
+        rows[split] = rows[split].sort("length", reverse=True)
+    set_seed(training.seed)
+    encoder, self_pretraining = build_encoder(args, rows, training)
+    trainer = SaorTrainer(
+        model=LraClassifier(encoder, task.num_documents, task.num_labels),
+        args=training,
+        saor=saor,
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
+        data_collator=DocumentCollator(task, model.min_length),
+        compute_metrics=accuracy,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    results = {
+        "task": args.task,
+        "model": args.model,
+        "self_pretraining": self_pretraining,
+        "seed": training.seed,
+        "steps": trainer.state.global_step,
+        "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
+        "learning_rate": training.learning_rate,
+        "saor": {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns} if saor.saor_alpha else None,
+        "rows": {split: len(split_rows) for split, split_rows in rows.items()},
+        "limits": args.limits(),
+        "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
+        **evaluate(trainer, rows, args),
+    }
+    if trainer.is_world_process_zero():
+        finish("lra", argv, training.output_dir, results, table(results), trainer.state.log_history)
+
+
+def evaluate(trainer: SaorTrainer, rows: DatasetDict, args: LraArguments) -> dict:
+    """Accuracy on the validation and the test set, what knows nothing would have, and what other patterns change."""
+    validation = trainer.predict(rows["validation"]).metrics["test_accuracy"]
+    output = trainer.predict(rows["test"])
+    labels, chosen = np.asarray(rows["test"]["labels"]), output.predictions.argmax(-1)
+    results = {
+        "accuracy": output.metrics["test_accuracy"],
+        "validation_accuracy": validation,
+        "chance": 1 / TASKS[args.task].num_labels,
+        "constant_guess": max(Counter(labels.tolist()).values()) / len(labels),
+        "pattern": None,
+        "other_patterns": {},
+    }
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    if MODELS[args.model].pattern is None:
+        return results
+    own = config.pattern
+    results["pattern"] = str(own)
+    if own.hierarchical:
+        for text in args.eval_patterns:
+            config.pattern = own.changed_by(text)
+            other = trainer.predict(rows["test"])
+            results["other_patterns"][text] = {
+                "accuracy": other.metrics["test_accuracy"],
+                "flipped": float((other.predictions.argmax(-1) != chosen).mean()),
+            }
+        config.pattern = own
+    return results
+
+
+def table(results: dict) -> list[tuple[str, object]]:
+    """What is printed of a run."""
+    lines = [
+        ("task", results["task"]),
+        ("model", f"{MODELS[results['model']].what} ({results['parameters']:,} parameters)"),
+        ("updates", f"{results['steps']:,} of {results['batch_size']} rows"),
+        ("test accuracy", f"{results['accuracy']:.4f} on {results['rows']['test']:,} rows"),
+        ("validation accuracy", results["validation_accuracy"]),
+        ("chance", f"{results['chance']:.4f}, the most frequent class {results['constant_guess']:.4f}"),
+    ]
+    for text, other in results["other_patterns"].items():
+        lines.append((f"under {text}", f"{other['accuracy']:.4f}, {other['flipped']:.1%} of the answers change"))
+    return lines

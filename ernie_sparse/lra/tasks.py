@@ -17,13 +17,13 @@ class Recipe:
     Args:
         max_steps (`int`): Updates.
         batch_size (`int`): Rows per update.
-        warmup_steps (`int`): Of a linear warm-up; behind it the learning rate falls linearly to 0.
+        warmup (`float`): Share of the updates in which the learning rate rises linearly; behind them it falls linearly to 0.
         learning_rate (`float`)
     """
 
     max_steps: int
     batch_size: int
-    warmup_steps: int
+    warmup: float
     learning_rate: float = 1e-4
 
 
@@ -60,14 +60,14 @@ TASKS = {
         num_symbols=15,
         max_length=2000,
         num_labels=10,
-        recipe=Recipe(max_steps=5_000, batch_size=32, warmup_steps=1_000),
+        recipe=Recipe(max_steps=5_000, batch_size=32, warmup=0.2),
     ),
     "text": LraTask(
         what="the verdict of IMDb reviews, byte by byte",
         num_symbols=256,
         max_length=4096,
         num_labels=2,
-        recipe=Recipe(max_steps=20_000, batch_size=32, warmup_steps=8_000),
+        recipe=Recipe(max_steps=20_000, batch_size=32, warmup=0.4),
     ),
     "retrieval": LraTask(
         what="whether one paper cites another, byte by byte",
@@ -75,14 +75,14 @@ TASKS = {
         max_length=4096,
         num_labels=2,
         num_documents=2,
-        recipe=Recipe(max_steps=30_000, batch_size=32, warmup_steps=800),
+        recipe=Recipe(max_steps=30_000, batch_size=32, warmup=800 / 30_000),
     ),
     "image": LraTask(
         what="CIFAR-10 in gray, pixel by pixel",
         num_symbols=256,
         max_length=1024,
         num_labels=10,
-        recipe=Recipe(max_steps=35_000, batch_size=256, warmup_steps=175),
+        recipe=Recipe(max_steps=35_000, batch_size=256, warmup=0.005),
         mlm_probability=0.5,
     ),
     "pathfinder": LraTask(
@@ -90,7 +90,7 @@ TASKS = {
         num_symbols=256,
         max_length=1024,
         num_labels=2,
-        recipe=Recipe(max_steps=62_400, batch_size=256, warmup_steps=312),
+        recipe=Recipe(max_steps=62_400, batch_size=256, warmup=0.005),
         mlm_probability=0.5,
     ),
 }

@@ -10,11 +10,12 @@ from datasets import Dataset
 from transformers import AutoTokenizer, set_seed
 
 from ..configuration_ernie_sparse import ErnieSparseConfig
+from ..masking import MaskAnew, MaskingCollator, mask_once
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
 from ..running import as_dict, finish, load_config, load_raw_dataset, parse_arguments, resume_point
 from ..sparse_pattern import SparsePattern
 from ..trainer import SaorTrainer
-from .text import MaskAnew, MaskingCollator, mask_once, pack, train_tokenizer
+from .text import pack, train_tokenizer
 
 USAGE = """(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]
 

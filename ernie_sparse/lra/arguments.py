@@ -1,0 +1,76 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The arguments of `ernie-sparse lra`'s runs, beside SAOR's and the training's."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from .models import MODELS, UNSEEN_PATTERNS
+from .tasks import TASKS
+
+USAGE = """--task NAME --model NAME [--seed S] [--self-pretrain] [--data-dir D] [--output-dir OUT] [options]
+       ernie-sparse lra --list
+       ernie-sparse lra --make TASK --out DIR [--train-size N --validation-size N --test-size N --seed S]
+       ernie-sparse lra --report [--results-dir DIR] [--page FILE]
+
+  ernie-sparse lra --task listops --model hst --seed 0
+  ernie-sparse lra --task text --model hst-saor --self-pretrain --data-dir imdb --bf16
+  ernie-sparse lra --task listops --model flat --pattern num_global_blocks=4 --max-steps 1000"""
+
+
+@dataclass
+class LraArguments:
+    _argument_group_name: ClassVar[str] = "task and model"
+
+    task: str = field(metadata={"help": f"One of {', '.join(TASKS)}."})
+    model: str = field(metadata={"help": f"One of {', '.join(MODELS)}."})
+    pattern: str | None = field(
+        default=None,
+        metadata={"help": "Fields of the model's pattern to change, such as num_global_blocks=2 (ERNIE-Sparse only)."},
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the task's files; data/lra/TASK, then the source, if None."}
+    )
+    train_size: int | None = field(default=None, metadata={"help": "Rows to train on, drawn at random; all if None."})
+    validation_size: int | None = field(default=None, metadata={"help": "Rows to choose the checkpoint by."})
+    test_size: int | None = field(default=None, metadata={"help": "Rows to test on."})
+    self_pretrain: bool = field(
+        default=False,
+        metadata={
+            "help": "First masked modelling of the task's own training inputs, with SAOR where the model has HST."
+        },
+    )
+    self_pretrain_steps: int | None = field(
+        default=None, metadata={"help": "Its updates; as many as the training's if None."}
+    )
+    self_pretrain_learning_rate: float = field(default=5e-4, metadata={"help": "Its learning rate, at most."})
+    eval_patterns: list[str] = field(
+        default_factory=lambda: list(UNSEEN_PATTERNS),
+        metadata={"help": "Changes of the pattern under which a model with HST is tested as well; none: no such test."},
+    )
+
+    def __post_init__(self):
+        for flag, value, names in (("--task", self.task, TASKS), ("--model", self.model, MODELS)):
+            if value not in names:
+                raise ValueError(f"{flag} {value!r} is not one of {', '.join(names)}")
+        own = MODELS[self.model].pattern
+        if self.pattern is not None and own is None:
+            raise ValueError(
+                f"--pattern {self.pattern}: {self.model} is transformers' own and has no pattern to change"
+            )
+        if self.eval_patterns == ["none"]:
+            self.eval_patterns = []
+        for text in [self.pattern, *self.eval_patterns]:
+            if own is not None and text is not None:
+                own.changed_by(text)
+        if self.self_pretrain_steps is not None and (self.self_pretrain_steps < 1 or not self.self_pretrain):
+            raise ValueError(
+                f"--self-pretrain-steps {self.self_pretrain_steps}: at least 1, and beside --self-pretrain"
+            )
+        for name, size in self.limits().items():
+            if size < 1:
+                raise ValueError(f"{size} rows for {name}: at least 1 is needed")
+
+    def limits(self) -> dict[str, int]:
+        """The most rows of each split that has a limit."""
+        sizes = {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
+        return {name: size for name, size in sizes.items() if size is not None}

@@ -1,0 +1,326 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The page of results: tables and pictures made of the runs' results.json, each table between two marks of the page."""
+
+import argparse
+import json
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from .models import HST, MODELS
+from .tasks import TASKS
+
+# What a file must hold to be a result.
+KEYS = (
+    "task",
+    "model",
+    "seed",
+    "steps",
+    "rows",
+    "accuracy",
+    "chance",
+    "constant_guess",
+    "command",
+    "hardware",
+    "commit",
+)
+# Always in the table of accuracies, so that it is seen what has not been run.
+SELF_PRETRAINED = ("hst", "hst-saor")
+GLOBAL_BLOCKS = (0, 1, 2, 4)
+REGULARISED = {"hst": "neither", "hst-rdrop": "R-Drop", "hst-saor": "SAOR"}
+
+
+def main(argv: list[str]):
+    """Run `ernie-sparse lra --report` with the arguments `argv`."""
+    parser = argparse.ArgumentParser(prog="ernie-sparse lra", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--report", action="store_true", required=True)
+    parser.add_argument("--results-dir", default="benchmarks/results/lra", metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--page", default="docs/lra.md", metavar="FILE", help="(%(default)s)")
+    args = parser.parse_args(argv)
+    cells, page = read_cells(args.results_dir), Path(args.page)
+    if not page.is_file():
+        raise ValueError(f"--page {page}: there is no such file")
+    tables = {
+        "accuracy": accuracy_table(cells),
+        "shorter": shorter_tables(cells),
+        "bottleneck": bottleneck_tables(cells),
+        "patterns": pattern_tables(cells),
+        "runs": runs_table(cells),
+    }
+    page.write_text(filled(page.read_text(), tables, page))
+    pictures = draw(cells, page.parent)
+    print(f"{page}: {len(cells)} runs of {args.results_dir}; pictures: {', '.join(map(str, pictures)) or 'none'}")
+
+
+def read_cells(folder: str | Path) -> list[dict]:
+    """
+    The results below a folder, in the order of tasks, models and seeds.
+
+    Raises:
+        `ValueError`: No such folder, or a file that is no result.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"--results-dir {folder}: there is no such folder")
+    cells = []
+    for path in sorted(Path(folder).rglob("*.json")):
+        try:
+            cell = json.loads(path.read_text())
+            missing = [key for key in KEYS if key not in cell]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not a result: {error}") from None
+        if missing or cell["task"] not in TASKS or cell["model"] not in MODELS:
+            raise ValueError(
+                f"{path} is not a result of `ernie-sparse lra`: {', '.join(missing) or 'an unknown model'}"
+            )
+        cells.append(cell)
+    tasks, models = list(TASKS), list(MODELS)
+    return sorted(
+        cells,
+        key=lambda cell: (
+            tasks.index(cell["task"]),
+            -cell["steps"],
+            models.index(cell["model"]),
+            bool(cell.get("self_pretraining")),
+            str(cell.get("pattern")),
+            cell["seed"],
+        ),
+    )
+
+
+def filled(text: str, tables: dict[str, str], page: Path) -> str:
+    """The page with each table between its marks, `<!-- begin NAME -->` and `<!-- end NAME -->`."""
+    for name, table in tables.items():
+        marks = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        if not marks.search(text):
+            raise ValueError(
+                f"{page} has no place for a table: the lines <!-- begin {name} --> and <!-- end {name} -->"
+            )
+        text = marks.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+    return text
+
+
+def is_full(cell: dict) -> bool:
+    """Whether a run had the task's whole recipe."""
+    return cell["steps"] == TASKS[cell["task"]].recipe.max_steps and not cell.get("limits")
+
+
+def is_own_pattern(cell: dict) -> bool:
+    """Whether a run had the pattern of its model's row."""
+    own = MODELS[cell["model"]].pattern
+    return own is None or cell["pattern"] == str(own)
+
+
+def setting(cell: dict) -> tuple:
+    """What runs must share to stand in one table."""
+    return cell["task"], cell["steps"], cell["rows"]["train"], cell["rows"]["test"]
+
+
+def setting_text(key: tuple) -> str:
+    task, steps, train_rows, test_rows = key
+    return f"{task}, {steps:,} updates, {train_rows:,} training and {test_rows:,} test rows"
+
+
+def by_setting(cells: list[dict]) -> dict[tuple, list[dict]]:
+    groups = defaultdict(list)
+    for cell in cells:
+        groups[setting(cell)].append(cell)
+    return groups
+
+
+def mean_text(values: list[float], scale: float = 100) -> str:
+    """Mean and standard deviation over seeds, and how many there are; nothing where there are none."""
+    if not values:
+        return ""
+    values = [scale * value for value in values]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread} ({len(values)})"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def row_names(cells: list[dict]) -> list[tuple[str, bool]]:
+    """The rows of the table of accuracies: all models, and those self-pretrained that were run or ought to be."""
+    pretrained = {cell["model"] for cell in cells if cell.get("self_pretraining")} | set(SELF_PRETRAINED)
+    return [(name, False) for name in MODELS] + [(name, True) for name in MODELS if name in pretrained]
+
+
+def accuracies(cells: list[dict], name: str, is_pretrained: bool) -> list[float]:
+    own = [cell for cell in cells if cell["model"] == name and is_own_pattern(cell)]
+    return [cell["accuracy"] for cell in own if bool(cell.get("self_pretraining")) == is_pretrained]
+
+
+def accuracy_table(cells: list[dict]) -> str:
+    """Test accuracies of the whole recipe, model by task; empty where nothing has been run."""
+    full = {task: [cell for cell in cells if cell["task"] == task and is_full(cell)] for task in TASKS}
+    guesses = [100 * full[task][0]["constant_guess"] if full[task] else None for task in TASKS]
+    rows = [
+        ["chance", *(f"{100 / task.num_labels:.1f}" for task in TASKS.values()), ""],
+        ["most frequent class", *("" if guess is None else f"{guess:.1f}" for guess in guesses), ""],
+    ]
+    for name, is_pretrained in row_names(cells):
+        columns = [accuracies(full[task], name, is_pretrained) for task in TASKS]
+        means = [statistics.fmean(column) for column in columns if column]
+        average = f"{100 * statistics.fmean(means):.1f} over {len(means)}" if means else ""
+        rows.append([row_title(name, is_pretrained), *map(mean_text, columns), average])
+    return "\n\n".join([markdown(["model", *TASKS, "average over tasks"], rows), against_bigbird(full)])
+
+
+def row_title(name: str, is_pretrained: bool) -> str:
+    return f"`{name}`: {MODELS[name].what}{', self-pretrained' if is_pretrained else ''}"
+
+
+def against_bigbird(full: dict[str, list[dict]]) -> str:
+    """How far HST with SAOR is from BigBird over the tasks that both have run."""
+    pairs = {task: [accuracies(cells, name, False) for name in ("hst-saor", "bigbird")] for task, cells in full.items()}
+    both = {task: pair for task, pair in pairs.items() if all(pair)}
+    if not both:
+        return "HST with SAOR and BigBird have no task in common yet."
+    gap = statistics.fmean(statistics.fmean(ours) - statistics.fmean(theirs) for ours, theirs in both.values())
+    return f"HST with SAOR minus BigBird, on average over {', '.join(both)}: {100 * gap:+.1f} points."
+
+
+def shorter_tables(cells: list[dict]) -> str:
+    """As the table of accuracies, for runs of fewer updates or rows, a table per setting."""
+    shorter = by_setting([cell for cell in cells if not is_full(cell) and is_own_pattern(cell)])
+    parts = []
+    for key, group in shorter.items():
+        rows = [
+            ["chance, most frequent class", f"{100 * group[0]['chance']:.1f}, {100 * group[0]['constant_guess']:.1f}"]
+        ]
+        for name, is_pretrained in row_names(group):
+            values = accuracies(group, name, is_pretrained)
+            if values:
+                rows.append([row_title(name, is_pretrained), mean_text(values)])
+        parts.append(markdown([setting_text(key), "test accuracy"], rows))
+    return "\n\n".join(parts) or "None yet."
+
+
+def bottleneck(cells: list[dict]) -> dict[tuple, dict[tuple[bool, int], list[float]]]:
+    """Accuracies by setting, then by hierarchy and number of global blocks, of the default pattern otherwise."""
+    patterns = {
+        str(HST.changed_by(f"num_global_blocks={number},hierarchical={str(hierarchical).lower()}")): (
+            hierarchical,
+            number,
+        )
+        for hierarchical in (True, False)
+        for number in GLOBAL_BLOCKS
+    }
+    plain = [cell for cell in cells if not cell.get("saor") and not cell.get("self_pretraining")]
+    found = {}
+    for key, group in by_setting([cell for cell in plain if cell.get("pattern") in patterns]).items():
+        values = defaultdict(list)
+        for cell in group:
+            values[patterns[cell["pattern"]]].append(cell["accuracy"])
+        if len({number for _, number in values}) > 1:
+            found[key] = values
+    return found
+
+
+def bottleneck_tables(cells: list[dict]) -> str:
+    parts = []
+    for key, values in bottleneck(cells).items():
+        rows = [
+            [title, *(mean_text(values[is_hierarchical, number]) for number in GLOBAL_BLOCKS)]
+            for title, is_hierarchical in (("with HST", True), ("without HST", False))
+        ]
+        parts.append(markdown([setting_text(key), *(f"{number} global" for number in GLOBAL_BLOCKS)], rows))
+    return "\n\n".join(parts) or "None yet."
+
+
+def pattern_changes(cells: list[dict]) -> dict[tuple, dict[str, dict[str, list[dict]]]]:
+    """What other patterns did, by setting, regularisation and change of the pattern; where two regularisations were run."""
+    found = {}
+    chosen = [cell for cell in cells if cell["model"] in REGULARISED and is_own_pattern(cell)]
+    for key, group in by_setting([cell for cell in chosen if not cell.get("self_pretraining")]).items():
+        values = {name: defaultdict(list) for name in REGULARISED}
+        for cell in group:
+            values[cell["model"]]["own"].append({"accuracy": cell["accuracy"], "flipped": 0.0})
+            for text, other in cell["other_patterns"].items():
+                values[cell["model"]][text].append(other)
+        values = {name: changes for name, changes in values.items() if changes}
+        if len(values) > 1:
+            found[key] = values
+    return found
+
+
+def pattern_tables(cells: list[dict]) -> str:
+    parts = []
+    for key, values in pattern_changes(cells).items():
+        changes = list(dict.fromkeys(text for found in values.values() for text in found))
+        header = [setting_text(key)]
+        header += [f"{REGULARISED[name]}: {what}" for name in values for what in ("accuracy", "answers changed")]
+        rows = []
+        for text in changes:
+            row = ["the model's own pattern" if text == "own" else f"`{text}`"]
+            for found in values.values():
+                row += [mean_text([other[what] for other in found[text]]) for what in ("accuracy", "flipped")]
+            rows.append(row)
+        parts.append(markdown(header, rows))
+    return "\n\n".join(parts) or "None yet."
+
+
+def runs_table(cells: list[dict]) -> str:
+    """Every run with what it needs to be done again."""
+    rows = []
+    for cell in cells:
+        hardware = cell["hardware"]
+        machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
+        pretraining = cell.get("self_pretraining")
+        steps = f"{pretraining['steps']:,} + {cell['steps']:,}" if pretraining else f"{cell['steps']:,}"
+        commit = (cell["commit"] or "")[:9]
+        accuracy = f"{100 * cell['accuracy']:.2f}"
+        rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, commit, machine])
+    header = ["command", "test accuracy", "seed", "updates", "commit", "hardware"]
+    return markdown(header, rows) if rows else "None yet."
+
+
+def draw(cells: list[dict], folder: Path) -> list[Path]:
+    """The two pictures, where there is something to show and matplotlib to show it with."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    paths = []
+    for name, groups, panel in (
+        ("lra_bottleneck.png", bottleneck(cells), _bottleneck_panel),
+        ("lra_patterns.png", pattern_changes(cells), _pattern_panel),
+    ):
+        if groups:
+            figure = Figure(figsize=(7.5, 0.6 + 3.6 * len(groups)), layout="constrained")
+            for axes, (key, values) in zip(
+                figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True
+            ):
+                panel(axes, values)
+                axes.set_title(setting_text(key), fontsize=9)
+                axes.legend(frameon=False, fontsize=9)
+            figure.savefig(folder / name, dpi=130)
+            paths.append(folder / name)
+    return paths
+
+
+def _bottleneck_panel(axes, values: dict[tuple[bool, int], list[float]]):
+    for label, is_hierarchical in (("with HST", True), ("without HST", False)):
+        numbers = [number for number in GLOBAL_BLOCKS if values[is_hierarchical, number]]
+        runs = [[100 * value for value in values[is_hierarchical, number]] for number in numbers]
+        spreads = [statistics.stdev(run) if len(run) > 1 else 0 for run in runs]
+        axes.errorbar(numbers, [statistics.fmean(run) for run in runs], spreads, marker="o", capsize=3, label=label)
+    axes.set(xlabel="global blocks", ylabel="test accuracy, %", xticks=GLOBAL_BLOCKS)
+    axes.grid(alpha=0.3)
+
+
+def _pattern_panel(axes, values: dict[str, dict[str, list[dict]]]):
+    changes = [text for text in dict.fromkeys(text for found in values.values() for text in found) if text != "own"]
+    width = 0.8 / len(values)
+    for number, (name, found) in enumerate(values.items()):
+        heights = [
+            100 * statistics.fmean(other["flipped"] for other in found[text]) if found[text] else 0 for text in changes
+        ]
+        places = [place + width * (number - (len(values) - 1) / 2) for place in range(len(changes))]
+        axes.bar(places, heights, width, label=REGULARISED[name])
+    axes.set_xticks(range(len(changes)), changes, rotation=20, ha="right", fontsize=8)
+    axes.set_ylabel("answers changed, %")
+    axes.grid(alpha=0.3, axis="y")
