@@ -18,7 +18,7 @@ VERBS = {
         "GLUE, IMDb, Hyperpartisan, arXiv, TriviaQA, WikiHop, SQuAD, or files of your own",
     ),
     "predict": ("ernie_sparse.finetune.predict", "a fine-tuned model on a file of any size"),
-    "lra": ("ernie_sparse.lra.runner", "data of Long Range Arena"),
+    "lra": ("ernie_sparse.lra.runner", "Long Range Arena: tasks, models, results"),
     "benchmark": (
         "ernie_sparse.benchmark.runner",
         "time and memory over length, against the floor and against transformers' encoders",
@@ -31,7 +31,18 @@ def main(argv: list[str] | None = None) -> int:
     Run a verb. What the user can mend (a bad argument, a missing file, unusable data) ends in one line on standard
     error and exit code 2; `ERNIE_SPARSE_TRACEBACK=1` shows where it came from.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does: Python must not try to write the rest of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE, as a shell has it
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0 if argv else 2
@@ -46,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         importlib.import_module(VERBS[verb][0]).main(rest)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, StrictDataclassError) as error:
         if os.environ.get("ERNIE_SPARSE_TRACEBACK"):
             raise

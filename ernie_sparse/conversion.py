@@ -1,7 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse convert`: a BERT-like checkpoint as an ERNIE-Sparse one, and an account of every weight."""
 
-import argparse
 import json
 import os
 import re
@@ -34,7 +33,7 @@ from .modeling_ernie_sparse import (
     ErnieSparseModel,
     ErnieSparsePreTrainedModel,
 )
-from .running import check_checkpoint, print_table, versions
+from .running import ArgumentParser, check_checkpoint, print_table, versions
 from .sparse_pattern import SparsePattern
 
 DEFAULT_MAX_LENGTH = 4096
@@ -598,7 +597,7 @@ examples:
 
 def main(argv: list[str]):
     """Run `ernie-sparse convert` with the arguments `argv`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="ernie-sparse convert",
         usage=f"ernie-sparse convert {USAGE}",
         description="Turn a checkpoint of another encoder into an ERNIE-Sparse one: "

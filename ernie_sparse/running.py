@@ -1,6 +1,8 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """What the training verbs share: arguments, where to go on, loading a checkpoint, and what is left when they are done."""
 
+import argparse
+import csv
 import dataclasses
 import json
 import math
@@ -8,12 +10,14 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from datasets import Dataset, DatasetDict
@@ -24,8 +28,16 @@ from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern
 from .trainer import SaorArguments
 
-# An empty cell is missing; `NA`, `None` or `null` in one is what somebody wrote.
-CSV_OPTIONS = {"keep_default_na": False, "na_values": [""]}
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Of a verb: what is wrong is raised, without the usage before it, and `--help` is pointed at."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message} ({self.prog} --help shows every flag)")
+
+
+class _DataclassParser(ArgumentParser, HfArgumentParser):
+    """As [`ArgumentParser`], of dataclasses."""
 
 
 @dataclass
@@ -49,6 +61,19 @@ class RunArguments(TrainingArguments):
             self.use_cpu = True
             self.dataloader_pin_memory = False
         super().__post_init__()
+        # Trainer would stumble over them later, when something has been written.
+        at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        not_negative = ("learning_rate", "weight_decay", "max_grad_norm", "dataloader_num_workers", "num_train_epochs")
+        check_least(self, {**dict.fromkeys(at_least_one, 1), **dict.fromkeys(not_negative, 0)})
+
+
+def check_least(arguments, least: Mapping[str, float]):
+    """Raise a `ValueError` for a field of `arguments` that is set and is not at least what `least` has for it."""
+    for name, low in least.items():
+        value = getattr(arguments, name)
+        # So that nan is refused as well.
+        if value is not None and not value >= low:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: it must be at least {low}")
 
 
 def parse_arguments(
@@ -56,7 +81,7 @@ def parse_arguments(
 ) -> tuple:
     """The filled dataclasses of a verb's command line, those given, then SAOR's and the training's; `defaults` stand in
     for their own."""
-    parser = HfArgumentParser(
+    parser = _DataclassParser(
         [*dataclass_types, SaorArguments, RunArguments],
         prog=f"ernie-sparse {verb}",
         usage=f"ernie-sparse {verb} {usage}",
@@ -64,7 +89,18 @@ def parse_arguments(
         allow_abbrev=False,
     )
     parser.set_defaults(**(defaults or {}))
-    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    *filled, unknown = parser.parse_args_into_dataclasses(argv, look_for_args_file=False, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return tuple(filled)
+
+
+def given(argv: list[str], *flags: str) -> argparse.Namespace:
+    """What stands on the command line for some flags, before anything else is looked at."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in flags:
+        parser.add_argument(flag, flag.replace("-", "_").replace("__", "--", 1))
+    return parser.parse_known_args(argv)[0]
 
 
 def resume_point(args: RunArguments) -> str | None:
@@ -119,11 +155,16 @@ def load_config(model: str, pattern: str | None) -> ErnieSparseConfig:
 
 
 def load_raw_dataset(
-    files: Mapping[str, list[str] | None], hub_name: str | None, hub_config: str | None, sample_by: str | None = None
+    files: Mapping[str, list[str] | None],
+    hub_name: str | None,
+    hub_config: str | None,
+    sample_by: str | None = None,
+    text_columns: Iterable[str] = (),
 ) -> DatasetDict:
     """
     The rows by split: from local files (csv, json, jsonl, parquet; any other file as text cut into documents by
-    `sample_by`, when that is given) or from a hub data set or a local folder in its layout.
+    `sample_by`, when that is given) or from a hub data set or a local folder in its layout. In csv the cells of
+    `text_columns` are text even where all of them are numbers.
 
     Raises:
         `ValueError`: Both or neither are given, or a file is missing, empty, of an unknown kind or unreadable.
@@ -134,27 +175,53 @@ def load_raw_dataset(
     if hub_name:
         return datasets.load_dataset(hub_name, hub_config)
     for path in (path for paths in files.values() for path in paths):
-        if not Path(path).is_file():
-            raise ValueError(f"{path}: there is no such file")
-        if Path(path).stat().st_size == 0:
-            raise ValueError(f"{path} is empty")
-    return DatasetDict({split: _load_files(split, paths, sample_by) for split, paths in files.items()})
+        check_file(path)
+    return DatasetDict({split: _load_files(split, paths, sample_by, text_columns) for split, paths in files.items()})
 
 
-def _load_files(split: str, paths: list[str], sample_by: str | None) -> Dataset:
+def check_file(path: str | Path):
+    """Raise a `ValueError` where `path` is no file, or an empty one."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: a file is needed")
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: there is no such file")
+    if Path(path).stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+
+
+def csv_options(paths: Iterable[str | Path], text_columns: Iterable[str]) -> dict:
+    """
+    How csv is read: an empty cell is missing, `NA`, `None` or `null` in one is what somebody wrote, and digits in one of
+    `text_columns` are no number.
+
+    Raises:
+        `ValueError`: Two columns of one name, of which pandas would rename one.
+    """
+    for path in paths:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header = next((row for row in csv.reader(file) if row), [])
+        twice = [name for name, count in Counter(header).items() if name and count > 1]
+        if twice:
+            raise ValueError(f"the header of {path} names the column {twice[0]!r} twice")
+    return {"keep_default_na": False, "na_values": [""], "converters": dict.fromkeys(text_columns, str)}
+
+
+def _load_files(split: str, paths: list[str], sample_by: str | None, text_columns: Iterable[str]) -> Dataset:
     tables = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-    kinds = {tables.get(Path(path).suffix, "text") for path in paths}
+    kinds = {tables.get(Path(path).suffix.lower(), "text") for path in paths}
     kind = kinds.pop()
-    options = CSV_OPTIONS if kind == "csv" else {}
     if kinds or (kind == "text" and sample_by is None):
         also = "" if sample_by is None else "text, "
         raise ValueError(f"{', '.join(paths)}: give {also}csv, json, jsonl or parquet files, in each split of one kind")
-    if kind == "text":
-        options = {"sample_by": sample_by}
     try:
+        options = csv_options(paths, text_columns) if kind == "csv" else {}
+        if kind == "text":
+            options = {"sample_by": sample_by}
         return datasets.load_dataset(kind, data_files={split: paths}, split=split, **options)
     except Exception as error:
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):
+            cause = "it has no rows"
         raise ValueError(f"could not read {', '.join(paths)} as {kind}: {cause}") from error
 
 
@@ -183,6 +250,12 @@ def run_facts(verb: str, argv: list[str]) -> dict:
         "versions": versions(),
         "hardware": hardware(),
     }
+
+
+def longest_first(rows: Dataset) -> Dataset:
+    """The rows by falling `length`: what memory is needed is needed at once, and batches hold rows of a length."""
+    # `Dataset.sort` calls pyarrow in a way of which pyarrow warns.
+    return rows.select(np.argsort(-np.asarray(rows["length"]), kind="stable"))
 
 
 def write_json(path: Path, content: dict):

@@ -197,10 +197,12 @@ def bad_inputs(folder):
     yield replaced(finetune, "--model", folder / "no" / "such" / "model"), "there is no such folder"
     yield replaced(finetune, "--model", folder / "bert"), "is a bert checkpoint"
     yield replaced(finetune, "--output-dir", folder / "dev.jsonl"), "is a file"
-    yield [*finetune, "--label-column", "class"], "the train split has no column 'class' for the label, only text"
+    yield [*finetune, "--label-column", "class"], "no column 'class' for the label in the train split, only 'text'"
     yield [*finetune, "--max-length", 65], "more than max_position_embeddings=64"
     yield [*finetune, "--seeds", 0, 1, "--push-to-hub", "true"], "--push-to-hub pushes one model"
-    yield [*finetune, "--label-col", "label"], "--label-col"
+    yield [*finetune, "--label-col", "label"], "unrecognized arguments: --label-col label (ernie-sparse finetune --help"
+    yield ["benchmark", "--lengths", "long"], "ernie-sparse benchmark: error: argument --lengths: invalid"
+    yield ["predict"], "the following arguments are required: --model"
     yield [*finetune, "--pattern", "num_window_blocks=2"], "num_window_blocks=2 is not allowed: it must be odd"
     yield [*finetune, "--saor-alpha", -1], "saor_alpha=-1.0 is not allowed"
     yield [*finetune, "--saor-patterns", "sideways"], "'sideways' is not one of shift"
@@ -271,7 +273,16 @@ def bad_rows_of_kinds(folder):
         (("--lora-rank", 0), "--lora-rank 0: it must be at least 1"),
         (("--search-trials", 0), "--search-trials 0: it must be at least 1"),
         (("--early-stopping-patience", 1, "--save-strategy", "no"), "needs --load-best-model-at-end true"),
-        (("--text-pair-column", "other"), "no column 'other', only"),
+        (("--text-pair-column", "other"), "no column 'other' for the text_pair in the train split, only"),
+        (("--id-column", "name"), "no column 'name' for the id in the train split, only 'id', 'text', 'label'"),
+        (("--longer-than", -1), "--longer-than -1: it must be at least 0"),
+        (("--null-threshold", 0.5), "--null-threshold is for question answering: here the kind is single_label"),
+        (("--per-device-train-batch-size", 0), "--per-device-train-batch-size 0: it must be at least 1"),
+        (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0: it must be at least 1"),
+        (("--learning-rate", -1), "--learning-rate -1.0: it must be at least 0"),
+        (("--learning-rate", "nan"), "--learning-rate nan: it must be at least 0"),
+        (("--adam-beta1", 2), "Invalid beta parameter"),
+        (("--max-length", "long"), "invalid int value: 'long' (ernie-sparse finetune --help shows every flag)"),
         (("--test-file", train, "--drop-repeated", "true"), "--drop-repeated leaves none"),
         (("--dataset", "imdb"), "--train-file and --dataset were given: rows come from one place"),
         (("--data-dir", folder), "--train-file and --data-dir were given: rows come from one place"),
@@ -303,7 +314,7 @@ def assert_refused(argv, message: str, folder, capsys):
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if "error:" in line]
     assert len(errors) == 1 and message in errors[0] and errors[0].startswith("ernie-sparse"), (argv, errors)
-    assert not any("Traceback" in line for line in lines)
+    assert not any("Traceback" in line or line.startswith("usage:") for line in lines)
     for name in ("results.json", "model.safetensors", "checkpoint*", "*/results.json", "*/checkpoint*"):
         assert not list((folder / "never").glob(name)), (argv, name)
 
@@ -316,8 +327,17 @@ def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(workspace, capsys):
 def test_rows_that_are_not_of_their_kind_end_so_too(tmp_path, capsys):
     for argv, message in bad_rows_of_kinds(tmp_path):
         assert_refused(argv, message, tmp_path, capsys)
+        assert not (tmp_path / "never").exists(), argv
 
 
 def test_the_module_exits_with_the_commands_code():
     result = subprocess.run([sys.executable, "-m", "ernie_sparse", "knit"], capture_output=True, text=True)
     assert result.returncode == 2 and "Traceback" not in result.stderr and "knit" in result.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    for words in ("finetune --list", "--help"):
+        command = [sys.executable, "-m", "ernie_sparse", *words.split()]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)

@@ -128,12 +128,22 @@ def test_ids_are_strings_and_the_numbers_of_rows_where_there_are_none():
 @pytest.mark.parametrize(
     "rows, columns, message",
     [
-        ({"text": ["a"]}, {}, "the dev split has no column 'label' for the label, only text"),
-        ({"body": ["a"], "label": [1]}, {}, "the dev split has no column 'text' for the text, only body, label"),
+        ({"text": ["a"]}, {}, "no column 'label' for the label in the dev split, only 'text'"),
+        (
+            {"the body": ["a"], "label": [1]},
+            {},
+            "no column 'text' for the text in the dev split, only 'the body', 'label'",
+        ),
+        (
+            {"text": ["a"], "label": [1]},
+            {"id": "name"},
+            "no column 'name' for the id in the dev split, only 'text', 'label'",
+        ),
+        ({"text": ["a"], "label": [1]}, {"aliases": "names"}, "no column 'names' for the aliases in the dev split"),
         (
             {"text": ["a"], "label": [1]},
             {"text_pair": "other"},
-            "the dev split has no column 'other', only text, label",
+            "no column 'other' for the text_pair in the dev split, only 'text', 'label'",
         ),
         ({"text": ["a", "b", " \n"], "label": [1, 2, 3]}, {}, "column 'text' .* is empty in 1 of 3 rows, .* row 2"),
         ({"text": [None, "b"], "label": [1, 2]}, {}, "column 'text' of the dev split is empty in 1 of 2 .* row 0"),
@@ -197,10 +207,10 @@ def test_columns_in_which_nothing_stands_are_fine_where_that_is_allowed():
 
 def test_to_predict_no_labels_are_needed_and_none_are_kept():
     for columns in ({"text": ["a"]}, {"text": ["a"], "label": [None]}):
-        found = by_role(Dataset.from_dict(columns), OWN, "rows", with_references=False)
+        found = by_role(Dataset.from_dict(columns), OWN, None)
         assert set(found.column_names) == {"text", "id"}
     with pytest.raises(ValueError, match="no column 'text'"):
-        by_role(Dataset.from_dict({"body": ["a"]}), OWN, "rows", with_references=False)
+        by_role(Dataset.from_dict({"body": ["a"]}), OWN, None)
 
 
 def test_a_question_may_come_without_a_document():
@@ -407,3 +417,43 @@ def test_answers_that_are_no_lists_are_refused(tmp_path):
             by_role(Dataset.from_list([{**row, "answers": wrong}]), OWN_FILES["question_answering"], "train")
     row["answers"] = {"text": ["Bob"], "answer_start": [0]}
     assert by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "train")["answers"][0] == row["answers"]
+
+
+def test_digits_are_text_where_text_is_looked_for(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("id,text,label\n007,0012,1\n8,13,2\n")
+    rows = load_splits(with_columns(id="id"), files={"train": [str(path)]})["train"]
+    assert rows["text"][:] == ["0012", "13"] and rows["id"][:] == ["007", "8"] and rows["label"][:] == [1, 2]
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path):
+    (tmp_path / "train.CSV").write_text("text,label\na,1\n")
+    assert find_split_files(str(tmp_path), TASKS["imdb"]) == {"train": [str(tmp_path / "train.CSV")]}
+    assert load_splits(OWN, files={"train": [str(tmp_path / "train.CSV")]})["train"]["text"][:] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("twice.csv", "text,label,text\na,1,b\n", "the header of .*twice.csv names the column 'text' twice"),
+        ("head.csv", "text,label\n", "could not read .*head.csv as csv: it has no rows"),
+        ("none.json", "[]", "could not read .*none.json as json: it has no rows"),
+        ("", "", "is a folder: a file is needed"),
+    ],
+)
+def test_files_that_hold_no_table_are_named(name, content, message, tmp_path):
+    if name:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_splits(OWN, files={"train": [str(tmp_path / name)]})
+
+
+def test_values_of_several_types_are_said_with_their_rows(tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text('[{"text": "a", "label": "x"}, {"text": "b", "label": "x"}, {"text": 7, "label": 1}]')
+    several = r"values of several types \(str in row 0, int in row 2\)"
+    with pytest.raises(ValueError, match=f"column 'text' of the train split holds {several}: text has to be strings"):
+        load_splits(OWN, files={"train": [str(path)]})
+    path.write_text('[{"text": "a", "label": "x"}, {"text": "b", "label": "x"}, {"text": "c", "label": 1}]')
+    with pytest.raises(ValueError, match=f"column 'label' holds {several}: classes are strings or whole numbers"):
+        class_names(load_splits(OWN, files={"train": [str(path)]})["train"], OWN)

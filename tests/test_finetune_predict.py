@@ -268,9 +268,23 @@ def bad_inputs(folder: Path):
         yield (good[0], folder / name, good[2]), (), message
     yield good, ("--text-column", "body"), "no column 'body'"
     # The first rows are fine, and written by then.
-    yield (good[0], blank, good[2]), ("--chunk-size", 2), "column 'text' of the rows from 4 on split is empty in 1 of 2"
+    yield (
+        (good[0], blank, good[2]),
+        ("--chunk-size", 2),
+        "column 'text' of rows 4 to 5 is empty in 1 of 2 rows, the first of them row 5",
+    )
     mixed = write_jsonl(folder / "mixed.jsonl", [*rows[:5], {**rows[5], "text": 3}])
-    yield (good[0], mixed, good[2]), (), "do not fit in one table"
+    several = (
+        "rows 4 to 5 do not fit in one table: column 'text' holds values of several types (str in row 4, int in row 5)"
+    )
+    yield (good[0], mixed, good[2]), ("--chunk-size", 2), several
+    yield (good[0], folder, good[2]), (), "is a folder: a file is needed"
+    (folder / "twice.csv").write_text("text,text\na,b\n")
+    yield (good[0], folder / "twice.csv", good[2]), (), "names the column 'text' twice"
+    yield good, ("--id-column", "name"), "no column 'name' for the id in rows 0 to 6, only 'id', 'text', 'label'"
+    choices = [{**row, "candidates": None} for row in read_jsonl(workspace() / "candidate_choice-test.jsonl")]
+    choices = write_jsonl(folder / "choices.jsonl", [{**row, "answer": None} for row in choices])
+    yield ("candidate_choice", choices, good[2]), (), "column 'candidates' of rows 0 to 6 is empty in 7 of 7 rows"
     yield good, ("--chunk-size", 0), "--chunk-size 0: it must be at least 1"
     yield good, ("--batch-size", 0), "--batch-size 0: it must be at least 1"
     yield good, ("--model", workspace() / "model"), "has no finetune.json"
@@ -300,3 +314,9 @@ def test_settings_that_are_not_ours_are_named(tmp_path, capsys):
         assert predict("single_label", source, tmp_path / "out.csv", "--model", model) == 2
         assert "finetune.json is not a file of `ernie-sparse finetune`" in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_digits_are_text_and_the_case_of_a_suffix_does_not_matter(tmp_path):
+    (tmp_path / "ROWS.CSV").write_text("id,text\n007,12\n8,13\n")
+    assert predict("single_label", tmp_path / "ROWS.CSV", tmp_path / "OUT.JSONL", "--chunk-size", 1) == 0
+    assert [row["id"] for row in read_jsonl(tmp_path / "OUT.JSONL")] == ["007", "8"]

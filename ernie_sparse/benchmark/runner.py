@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
-from ..running import print_table, run_facts
+from ..running import ArgumentParser, print_table, run_facts
 from ..sparse_pattern import SparsePattern
 from . import report
 from .measure import LeftOut, cpu_peak, cuda_peak, free_memory, left_out_by, time_rounds
@@ -198,7 +198,7 @@ def _finish(results: dict, folder: Path):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="ernie-sparse benchmark",
         description="Time and peak memory over the length of the input: ERNIE-Sparse beside its floor and beside "
         "the encoders of transformers. Ratios come first; they are of medians measured in turn in one process.",

@@ -5,6 +5,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ..running import check_least
 from .metrics import hub_metric
 from .settings import LONG_DOCUMENTS
 from .tasks import Task
@@ -136,12 +137,9 @@ class FinetuneArguments:
             **dict.fromkeys(
                 ("max_answer_length", "num_best", "lora_rank", "search_trials", "early_stopping_patience"), 1
             ),
-            "stride": 0,
+            **dict.fromkeys(("stride", "longer_than"), 0),
         }
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: it must be at least {low}")
+        check_least(self, least)
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds {' '.join(map(str, self.seeds))}: one of them is given twice")
         sources = {
@@ -163,9 +161,11 @@ class FinetuneArguments:
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
 
     def check_reports(self, task: Task):
-        """Raise a `ValueError`, before the training, where something is asked for that cannot be measured after it."""
+        """Raise a `ValueError`, before the training, where something is asked for that this kind of task has not."""
         if self.longer_than is not None and task.kind not in ("single_label", "multi_label", "regression"):
             raise ValueError("--longer-than is for whole texts")
+        if self.null_threshold is not None and task.kind != "question_answering":
+            raise ValueError(f"--null-threshold is for question answering: here the kind is {task.kind}")
         if self.hub_metrics and task.kind not in ("single_label", "regression"):
             raise ValueError("--hub-metrics are for single_label and regression tasks")
         for name in self.hub_metrics:

@@ -1,7 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """From a hub data set, a local copy of it or files of one's own to splits of rows with one column per role."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
             paths = sorted(
                 path
                 for path in folder.iterdir()
-                if path.suffix in SUFFIXES and (path.stem == name or path.stem.startswith(f"{name}-"))
+                if path.suffix.lower() in SUFFIXES and (path.stem == name or path.stem.startswith(f"{name}-"))
             )
             if paths:
                 found[split] = [str(path) for path in paths if path.suffix == paths[0].suffix]
@@ -71,9 +71,9 @@ def load_splits(
         `ValueError`: No source or two, no training rows, a column that is missing, or empty texts.
     """
     if data_dir is not None:
-        raw = load_raw_dataset(find_split_files(data_dir, task), None, None)
-    elif any(files.values()):
-        raw = load_raw_dataset(files, None, None)
+        files = find_split_files(data_dir, task)
+    if any(files.values()):
+        raw = load_raw_dataset(files, None, None, text_columns=text_columns(task.columns))
     else:
         hub_name, hub_config = (dataset, None) if dataset else task.hub
         hub = load_raw_dataset({}, hub_name, dataset_config or hub_config)
@@ -84,9 +84,18 @@ def load_splits(
     return {split: by_role(rows, task, split) for split, rows in raw.items()}
 
 
-def by_role(rows: Dataset, task: Task, split: str, with_references: bool = True) -> Dataset:
+def text_columns(columns: Mapping[str, str]) -> list[str]:
+    """The columns that hold text whatever stands in them: `007` is no number there."""
+    return [column for role, column in columns.items() if role in (*STRINGS, "id")]
+
+
+def by_role(rows: Dataset, task: Task, split: str | None, first: int = 0) -> Dataset:
     """
     `rows` with one column per role and an `id` of strings, the row's number where there is none.
+
+    Args:
+        split (`str`, *optional*): `None` for rows to predict, which need no labels or answers.
+        first (`int`): The number of the first of these rows in their file.
 
     Raises:
         `ValueError`: A column is missing, or a text or a label is.
@@ -96,19 +105,22 @@ def by_role(rows: Dataset, task: Task, split: str, with_references: bool = True)
     needed, references = ROLES[task.kind]
     if len(rows) == 0:
         raise ValueError(f"the {split} split has no rows")
-    wanted = (*needed, *references) if with_references else needed
-    for role in wanted:
+    place = f"rows {first} to {first + len(rows) - 1}" if split is None else f"the {split} split"
+    filled = [
+        *needed,
+        *(references if split is not None else ()),
+        *(["text_pair"] if "text_pair" in task.columns else []),
+    ]
+    # What may be missing is missing under its usual name: another one was asked for.
+    named = [role for role in ("id", "answers", "aliases") if task.columns.get(role, role) != role]
+    for role in (*filled, *(role for role in named if role == "id" or split is not None)):
         if task.columns[role] not in rows.column_names:
             raise ValueError(
-                f"the {split} split has no column {task.columns[role]!r} for the {role}, only "
-                f"{', '.join(rows.column_names)}"
+                f"there is no column {task.columns[role]!r} for the {role} in {place}, only "
+                f"{', '.join(map(repr, rows.column_names))}"
             )
-    if "text_pair" in task.columns and task.columns["text_pair"] not in rows.column_names:
-        raise ValueError(
-            f"the {split} split has no column {task.columns['text_pair']!r}, only {', '.join(rows.column_names)}"
-        )
     present = {role: column for role, column in task.columns.items() if column in rows.column_names}
-    if not with_references:
+    if split is None:
         present = {role: column for role, column in present.items() if role not in references}
     columns = list(dict.fromkeys(present.values()))
     if len(columns) < len(present):
@@ -117,24 +129,24 @@ def by_role(rows: Dataset, task: Task, split: str, with_references: bool = True)
     rows = rows.select_columns(columns)
     rows = rows.rename_columns({column: f"role {role}" for role, column in present.items()})
     rows = rows.rename_columns({f"role {role}": role for role in present})
-    ids = [str(i) for i in rows["id"]] if "id" in present else [str(i) for i in range(len(rows))]
+    ids = [str(i) for i in rows["id"]] if "id" in present else [str(first + i) for i in range(len(rows))]
     rows = rows.remove_columns("id") if "id" in present else rows
     rows = rows.add_column("id", ids, feature=Value("string"))
-    for role in (*wanted, *(["text_pair"] if "text_pair" in present else [])):
-        _check_filled(rows, role, task, split)
-    _check_types(rows, task, split)
+    for role in filled:
+        _check_filled(rows, role, task.columns[role], place, first)
+    _check_types(rows, task, place, first)
     return rows
 
 
-def _check_filled(rows: Dataset, role: str, task: Task, split: str):
+def _check_filled(rows: Dataset, role: str, column: str, place: str, first: int):
     if role == "context":
         # A question without a document is one that cannot be answered, and counted as such.
         return
     empty = [i for i, value in enumerate(rows[role]) if _is_empty(value, role)]
     if empty:
         raise ValueError(
-            f"column {task.columns[role]!r} of the {split} split is empty in {len(empty)} of {len(rows)} rows, the "
-            f"first of them row {empty[0]}"
+            f"column {column!r} of {place} is empty in {len(empty)} of {len(rows)} rows, the first of them row "
+            f"{first + empty[0]}"
         )
 
 
@@ -145,7 +157,7 @@ def _is_empty(value, role: str) -> bool:
     return value is None or (role in LISTS and isinstance(value, list) and None in value)
 
 
-def _check_types(rows: Dataset, task: Task, split: str):
+def _check_types(rows: Dataset, task: Task, place: str, first: int):
     def is_string(feature) -> bool:
         return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
@@ -162,7 +174,7 @@ def _check_types(rows: Dataset, task: Task, split: str):
         else:
             continue
         raise ValueError(
-            f"column {task.columns[role]!r} of the {split} split holds {_type_name(feature)}: {role} has to be {needed}"
+            f"column {task.columns[role]!r} of {place} holds {_contents(rows, role, first)}: {role} has to be {needed}"
         )
 
 
@@ -178,6 +190,22 @@ def _is_squad_form(feature) -> bool:
 def _type_name(feature) -> str:
     """`string`, `float64`, `List`, `dict` and so on."""
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+
+
+def _contents(rows: Dataset, role: str, first: int = 0) -> str:
+    """What a column holds, in words."""
+    name = _type_name(rows.features[role])
+    # So it is when the values of a JSON column have several types.
+    return several_types(rows[role], first) if name == "Json" else name
+
+
+def several_types(values: Iterable, first: int) -> str:
+    """`values of several types (str in row 0, int in row 5)`, each with its first row."""
+    rows: dict[str, int] = {}
+    for number, value in enumerate(values, first):
+        if value is not None:
+            rows.setdefault(type(value).__name__, number)
+    return f"values of several types ({', '.join(f'{name} in row {row}' for name, row in rows.items())})"
 
 
 def hold_out(splits: dict[str, Dataset], fraction: float, seed: int) -> dict[str, Dataset]:
@@ -239,7 +267,8 @@ def class_names(train: Dataset, task: Task) -> tuple[str, ...]:
         raise ValueError(f"column {column!r} holds lists: use --kind multi_label or token_classification")
     if not (dtype in ("string", "large_string", "bool") or "int" in dtype):
         raise ValueError(
-            f"column {column!r} holds {dtype}: classes are strings or whole numbers (--kind regression takes others)"
+            f"column {column!r} holds {_contents(train, 'label')}: classes are strings or whole numbers (--kind "
+            "regression takes other numbers)"
         )
     values = {value for row in train["label"] for value in row} if is_list else set(train["label"])
     if None in values:

@@ -17,9 +17,9 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, TrainingArguments
 
-from ..running import CSV_OPTIONS, check_checkpoint, load_config, print_table
+from ..running import ArgumentParser, check_checkpoint, check_file, csv_options, load_config, longest_first, print_table
 from ..trainer import SaorArguments
-from .data import ROLES, by_role
+from .data import ROLES, by_role, several_types, text_columns
 from .kinds import KINDS
 from .settings import LONG_DOCUMENTS, Settings
 from .tasks import OWN_FILES
@@ -41,7 +41,7 @@ other answers.
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="ernie-sparse predict",
         description=__doc__,
         epilog=EXAMPLES,
@@ -69,11 +69,10 @@ def main(argv: list[str]):
     """Run `ernie-sparse predict` with the arguments `argv`."""
     args = arguments(argv)
     source, target = Path(args.input_file), Path(args.output_file)
-    if not source.is_file():
-        raise ValueError(f"--input-file {source}: there is no such file")
-    if source.suffix not in READERS:
+    check_file(source)
+    if source.suffix.lower() not in READERS:
         raise ValueError(f"--input-file {source}: {', '.join(READERS)} can be read")
-    if target.suffix not in WRITERS:
+    if target.suffix.lower() not in WRITERS:
         raise ValueError(f"--output-file {target}: {', '.join(WRITERS)} can be written")
     if target.exists():
         raise ValueError(f"--output-file {target} exists already: name another one")
@@ -88,7 +87,7 @@ def main(argv: list[str]):
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     try:
-        count = write(partial, target.suffix, predictions(source, settings, predict, args.chunk_size))
+        count = write(partial, target.suffix.lower(), predictions(source, settings, predict, args.chunk_size))
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -136,7 +135,7 @@ def predictor(args: argparse.Namespace, config, settings: Settings):
 
     def predict(rows: Dataset) -> list[dict]:
         features, _ = kind.encode(rows, settings, tokenizer, is_training=False)
-        features = features.sort("length", reverse=True)
+        features = longest_first(features)
         return kind.decode(trainer.predict(features).predictions, features, rows, settings)
 
     return predict
@@ -148,11 +147,8 @@ def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> I
     first = 0
     # Closed whatever happens: a message would otherwise stand behind the bar.
     with tqdm(desc="Predicting", unit=" rows") as progress:
-        for rows in read(source, chunk_size):
-            canonical = by_role(as_dataset(rows, first), task, f"rows from {first} on", with_references=False)
-            if settings.columns.get("id") not in rows[0]:
-                canonical = canonical.remove_columns("id").add_column("id", [str(first + i) for i in range(len(rows))])
-            yield from predict(canonical)
+        for rows in read(source, chunk_size, text_columns(settings.columns)):
+            yield from predict(by_role(as_dataset(rows, first), task, None, first))
             first += len(rows)
             progress.update(len(rows))
     if first == 0:
@@ -164,20 +160,25 @@ def as_dataset(rows: list[dict], first: int) -> Dataset:
         return Dataset.from_list(rows)
     except (TypeError, ValueError) as error:
         # A table has one type per column; the stream has not looked yet.
-        raise ValueError(f"the {len(rows)} rows from {first} on do not fit in one table: {error}") from error
+        columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+        reasons = [
+            f"column {name!r} holds {several_types(values, first)}"
+            for name, values in columns.items()
+            if len({type(value) for value in values if value is not None}) > 1
+        ]
+        place = f"rows {first} to {first + len(rows) - 1}"
+        raise ValueError(f"{place} do not fit in one table: {', '.join(reasons) or error}") from error
 
 
-def read(source: Path, chunk_size: int) -> Iterator[list[dict]]:
-    """The rows of a file, `chunk_size` at a time."""
-    if source.stat().st_size == 0:
-        raise ValueError(f"{source} is empty")
+def read(source: Path, chunk_size: int, texts: list[str]) -> Iterator[list[dict]]:
+    """The rows of a file, `chunk_size` at a time; `texts` are the columns in which digits are text as well."""
     try:
-        kind = READERS[source.suffix]
-        options = CSV_OPTIONS if kind == "csv" else {}
+        kind = READERS[source.suffix.lower()]
+        options = csv_options([source], texts) if kind == "csv" else {}
         stream = iter(datasets.load_dataset(kind, data_files=str(source), split="train", streaming=True, **options))
         while rows := list(islice(stream, chunk_size)):
             yield rows
-    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    except (ValueError, csv.Error, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(f"could not read {source}: {error.__cause__ or error}") from error
 
 

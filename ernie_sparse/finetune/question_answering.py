@@ -24,6 +24,7 @@ NO_ANSWER = [(0, 0)]
 
 QUESTION_CUT = "question cut"
 QUESTION_NOT_GLOBAL = "question longer than the global blocks"
+EMPTY = "answer, but an empty context"
 NOT_FOUND = "answer not in the context"
 TOO_LONG = "answer longer than the limit"
 IN_NO_WINDOW = "answer in no window as a whole"
@@ -105,7 +106,9 @@ def _check(rows: Dataset, settings: Settings, tokenizer, is_training: bool):
             f"longest question {max(room, 0)} tokens of the context fit, and the stride has to be smaller"
         )
     if is_training and not _is_labelled(rows):
-        raise ValueError(f"training needs answers or aliases, the columns are {', '.join(rows.column_names)}")
+        raise ValueError(
+            f"training needs answers or aliases, the columns are {', '.join(map(repr, rows.column_names))}"
+        )
 
 
 def _is_labelled(rows: Dataset) -> bool:
@@ -169,6 +172,8 @@ def _targets(
         return [NO_LABEL] * len(windows), NOT_LABELLED
     if not _accepted(answers, aliases):
         return [NO_ANSWER] * len(windows), None
+    if not context.strip():
+        return [NO_LABEL] * len(windows), EMPTY
     spans = _spans_to_tokens(_find_spans(answers, aliases, context), tokens)
     mentions = [(first, last) for first, last in spans if last - first < max_answer_length]
     targets = [_inside(mentions, window) for window in windows]

@@ -15,6 +15,7 @@ from .question_answering import predictions_as_json
 
 MOST_CLASSES = 30
 NAMED_ROWS = 20
+SHOWN_CLASSES = 6
 
 HUB_TASKS = {
     "single_label": "text-classification",
@@ -81,6 +82,7 @@ def write(job, argv: list[str], folder: str, results: dict, predictions: dict[st
     rows = [
         ("task", job.name),
         ("rows", _counts(results["rows"])),
+        *([("classes", _classes(job.settings.label_names))] if job.settings.label_names else []),
         ("steps", results["steps"]),
         *(
             (f"{split}: {note}", entry["count"])
@@ -99,6 +101,11 @@ def write(job, argv: list[str], folder: str, results: dict, predictions: dict[st
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{split} {count:,}" for split, count in counts.items())
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:SHOWN_CLASSES])
+    return shown if len(names) <= SHOWN_CLASSES else f"{shown}, … ({len(names)} in all)"
 
 
 def numbers(results: dict, prefix: str = "") -> dict[str, float]:

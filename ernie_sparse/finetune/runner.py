@@ -1,7 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse finetune`: a checkpoint on a task or on files of your own, with SAOR."""
 
-import argparse
 import copy
 import dataclasses
 import json
@@ -14,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ..configuration_ernie_sparse import ErnieSparseConfig
-from ..running import load_config, parse_arguments, print_table, resume_point
+from ..running import given, load_config, longest_first, parse_arguments, print_table, resume_point
 from ..trainer import SaorArguments
 from . import data, report
 from .arguments import USAGE, FinetuneArguments
@@ -30,19 +29,11 @@ def main(argv: list[str]):
     if "--list" in argv:
         print(list_tasks())
         return
-    known = _given(argv, "--task")
+    known = given(argv, "--task")
     if known.task == "glue":
         run_glue(argv)
     else:
         run(argv)
-
-
-def _given(argv: list[str], *flags: str) -> argparse.Namespace:
-    """What stands on the command line for some flags, before anything else is looked at."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in flags:
-        parser.add_argument(flag, flag.replace("-", "_").replace("__", "--", 1))
-    return parser.parse_known_args(argv)[0]
 
 
 def read_arguments(argv: list[str]) -> tuple[str, Task, FinetuneArguments, SaorArguments, TrainingArguments]:
@@ -52,7 +43,7 @@ def read_arguments(argv: list[str]) -> tuple[str, Task, FinetuneArguments, SaorA
     Raises:
         `ValueError`: An unknown task or kind.
     """
-    known = _given(argv, "--task", "--kind", "--eval-strategy", "--save-strategy")
+    known = given(argv, "--task", "--kind", "--eval-strategy", "--save-strategy")
     for flag, name, names in (("--task", known.task, [*TASKS, "glue"]), ("--kind", known.kind, list(OWN_FILES))):
         if name is not None and name not in names:
             raise ValueError(f"{flag} {name!r} is not one of {', '.join(names)}")
@@ -112,8 +103,7 @@ def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingAr
     for split, split_rows in rows.items():
         features[split], notes[split] = kind.encode(split_rows, settings, tokenizer, is_training=split == "train")
         if split != "train":
-            # Long rows first: what memory is needed is needed at once, and batches hold rows of a length.
-            features[split] = features[split].sort("length", reverse=True)
+            features[split] = longest_first(features[split])
     if len(features["train"]) == 0:
         reasons = "; ".join(f"{note}: {', '.join(ids[:5])}" for note, ids in notes["train"].items() if ids)
         raise ValueError(f"no training row can be used ({reasons})")
@@ -263,11 +253,13 @@ def evaluate(job: Job, split: str, outputs) -> tuple[list[dict], dict[str, float
 
 def train_once(job: Job, args, saor, training: TrainingArguments, argv: list[str], checkpoint: str | None) -> dict:
     """One run: train, evaluate every split, leave model, predictions, results, pictures and card in its folder."""
-    trainer = build_trainer(job, args, saor, training)
     try:
+        trainer = build_trainer(job, args, saor, training)
         trainer.train(resume_from_checkpoint=checkpoint)
-    except KeyError as error:
-        if training.metric_for_best_model in str(error):
+    except (KeyError, ValueError) as error:
+        if training.process_index == 0:
+            _remove_if_empty(Path(training.output_dir))
+        if isinstance(error, KeyError) and training.metric_for_best_model in str(error):
             raise ValueError(error.args[0]) from None
         raise
     if args.lora_rank is not None:
@@ -293,6 +285,12 @@ def train_once(job: Job, args, saor, training: TrainingArguments, argv: list[str
     if training.push_to_hub:
         trainer.push_to_hub()
     return everything
+
+
+def _remove_if_empty(folder: Path):
+    """What Trainer has made before it looked at its arguments."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def longer_documents(job: Job, split: str, predictions: list[dict], limit: int) -> dict:
@@ -382,7 +380,7 @@ def search(job: Job, args: FinetuneArguments, saor: SaorArguments, training: Tra
 
 def run_glue(argv: list[str]) -> dict:
     """All GLUE tasks that there is data for, each in a folder of its own, and their average."""
-    known = _given(argv, "--output-dir", "--data-dir", "--resume-from-checkpoint")
+    known = given(argv, "--output-dir", "--data-dir", "--resume-from-checkpoint")
     if known.output_dir is None:
         raise ValueError("--output-dir is missing")
     tasks, missing = list(GLUE), []
