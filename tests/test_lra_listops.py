@@ -151,7 +151,7 @@ def test_the_verb_writes_files_and_says_what_is_wrong(tmp_path, capsys):
     (tmp_path / "file").touch()
     for argv, message in (
         (words, "exists already"),
-        ([*words, "--make", "chess"], "listops is what can be made"),
+        ([*words, "--make", "chess"], "listops and pathfinder can be made"),
         ([*words, "--out", str(tmp_path / "file")], "is a file"),
         ([*words, "--out", str(tmp_path / "new"), "--train-size", "0"], "0 rows for train"),
     ):

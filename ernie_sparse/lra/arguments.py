@@ -12,6 +12,9 @@ USAGE = """--task NAME --model NAME [--seed S] [--self-pretrain] [--data-dir D] 
        ernie-sparse lra --make TASK --out DIR [--train-size N --validation-size N --test-size N --seed S]
        ernie-sparse lra --report [--results-dir DIR] [--page FILE]
 
+examples:
+  ernie-sparse lra --list
+  ernie-sparse lra --make listops --out data/lra/listops
   ernie-sparse lra --task listops --model hst --seed 0
   ernie-sparse lra --task text --model hst-saor --self-pretrain --data-dir imdb --bf16
   ernie-sparse lra --task listops --model flat --pattern num_global_blocks=4 --max-steps 1000"""

@@ -1,13 +1,13 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """The page of results: tables and pictures made of the runs' results.json, each table between two marks of the page."""
 
-import argparse
 import json
 import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
 
+from ..running import ArgumentParser
 from .models import HST, MODELS
 from .tasks import TASKS
 
@@ -33,7 +33,7 @@ REGULARISED = {"hst": "neither", "hst-rdrop": "R-Drop", "hst-saor": "SAOR"}
 
 def main(argv: list[str]):
     """Run `ernie-sparse lra --report` with the arguments `argv`."""
-    parser = argparse.ArgumentParser(prog="ernie-sparse lra", description=__doc__, allow_abbrev=False)
+    parser = ArgumentParser(prog="ernie-sparse lra", description=__doc__, allow_abbrev=False)
     parser.add_argument("--report", action="store_true", required=True)
     parser.add_argument("--results-dir", default="benchmarks/results/lra", metavar="DIR", help="(%(default)s)")
     parser.add_argument("--page", default="docs/lra.md", metavar="FILE", help="(%(default)s)")

@@ -1,7 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse lra`: Long Range Arena, its data, its models in one harness, and the page of results."""
 
-import argparse
 import copy
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from datasets import DatasetDict
 from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
-from ..running import finish, given, parse_arguments, print_table, resume_point
+from ..running import ArgumentParser, finish, given, longest_first, parse_arguments, print_table, resume_point
 from ..trainer import SaorArguments, SaorTrainer
 from . import data, report
 from .arguments import USAGE, LraArguments
@@ -48,7 +47,7 @@ def list_tasks_and_models() -> str:
 
 def make_data(argv: list[str]):
     """Write the files of a task that is generated."""
-    parser = argparse.ArgumentParser(prog="ernie-sparse lra", allow_abbrev=False)
+    parser = ArgumentParser(prog="ernie-sparse lra", allow_abbrev=False)
     parser.add_argument("--make", required=True, metavar="TASK", help=" or ".join(GENERATED))
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
     for flag in ("train", "validation", "test"):
@@ -128,9 +127,8 @@ def run(argv: list[str]):
     checkpoint = resume_point(training)
     with training.main_process_first(desc="reading the documents"):
         rows = data.load_task(args.task, args.data_dir, args.limits())
-    # Long rows first: what memory is needed is needed at once, and batches hold rows of a length.
     for split in ("validation", "test"):
-        rows[split] = rows[split].sort("length", reverse=True)
+        rows[split] = longest_first(rows[split])
     set_seed(training.seed)
     encoder, self_pretraining = build_encoder(args, rows, training)
     trainer = SaorTrainer(
