@@ -12,6 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from datasets import load_dataset
+from transformers import AutoTokenizer
+
 from ernie_sparse.conversion import convert
 from ernie_sparse.finetune.report import numbers
 from ernie_sparse.running import write_json
@@ -26,6 +29,12 @@ IMDB = (
     *("--data-dir", "{data}", "--task", "imdb", "--longer-than", "512", "--num-train-epochs", "2"),
     *("--max-train-documents", "1000", "--max-validation-documents", "200", "--max-test-documents", "2500"),
     *("--learning-rate", "1e-4", "--per-device-train-batch-size", "8"),
+)
+# Reviews of more than 512 tokens alone: files of its own, which `long_reviews` writes.
+LONG_IMDB = (
+    *("--train-file", "{work}/long-reviews/train.parquet", "--test-file", "{work}/long-reviews/test.parquet"),
+    *("--max-train-documents", "1000", "--max-validation-documents", "100", "--max-test-documents", "1000"),
+    *("--learning-rate", "1e-4", "--per-device-train-batch-size", "8", "--num-train-epochs", "2"),
 )
 GLUE = (
     "--data-dir",
@@ -46,6 +55,15 @@ COMPARISONS = {
         "ERNIE-Sparse, 2,048 tokens": [*IMDB, *PLAIN, "--max-length", "2048"],
         "ERNIE-Sparse, 512 tokens, R-Drop": [*IMDB, *R_DROP, "--max-length", "512"],
         "ERNIE-Sparse, 512 tokens, SAOR": [*IMDB, *SAOR, "--max-length", "512"],
+    },
+    "imdb-long": {
+        "source, 512 tokens": [*LONG_IMDB, *PLAIN, *SOURCE, "--max-length", "512"],
+        "source, 512 tokens, head and tail": [
+            *(*LONG_IMDB, *PLAIN, *SOURCE),
+            *("--max-length", "512", "--long-documents", "head_tail"),
+        ],
+        "ERNIE-Sparse, 512 tokens": [*LONG_IMDB, *PLAIN, "--max-length", "512"],
+        "ERNIE-Sparse, 1,024 tokens": [*LONG_IMDB, *PLAIN, "--max-length", "1024"],
     },
     "glue-mrpc": {
         "source, full attention": ["--task", "mrpc", *GLUE, *PLAIN, *SOURCE],
@@ -105,6 +123,18 @@ def converted(source: str | None, folder: Path) -> Path:
     return folder
 
 
+def long_reviews(data: str, model: Path, folder: Path):
+    """IMDb's reviews of more than 512 tokens, as files, written once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for split in ("train", "test"):
+        path = folder / f"{split}.parquet"
+        if not path.is_file():
+            reviews = load_dataset("parquet", data_files=str(Path(data) / "imdb" / path.name), split="train")
+            lengths = [len(ids) for ids in tokenizer(reviews["text"][:], verbose=False)["input_ids"]]
+            reviews.select([i for i, length in enumerate(lengths) if length > 512]).to_parquet(path)
+
+
 def run(name: str, row: str, flags: list[str], seed: int, args: argparse.Namespace, model: Path) -> dict:
     """What is kept of one run; it is run where that is not there yet."""
     label = f"{name}/{row.replace(', ', '-').replace(' ', '-').replace(',', '')}-seed-{seed}"
@@ -153,6 +183,8 @@ def table(name: str, results: dict[str, list[dict]]) -> str:
 def main():
     args = parse_arguments()
     model = converted(args.source, Path(args.work_dir) / "converted")
+    if "imdb-long" in args.comparisons:
+        long_reviews(args.data_dir, model, Path(args.work_dir) / "long-reviews")
     for name in args.comparisons:
         results = {}
         for seed in args.seeds:

@@ -40,7 +40,7 @@ def list_tasks_and_models() -> str:
             f"  {name:<12} {task.what}",
             f"  {'':<12} {documents} symbols, {task.num_labels} classes; {recipe.max_steps:,} updates of "
             f"{recipe.batch_size} rows",
-            f"  {'':<12} {data.SOURCES[name]}",
+            f"  {'':<12} {data.where_to_get(name)}",
         ]
     return "\n".join([*lines, "models:", *(f"  {name:<12} {model.what}" for name, model in MODELS.items())])
 
