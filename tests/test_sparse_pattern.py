@@ -200,6 +200,15 @@ def test_what_is_no_pattern_is_refused_with_a_telling_text(value, telling):
         assert part in str(error.value)
 
 
+def test_a_pattern_is_changed_where_a_text_names_a_field_and_nowhere_else():
+    own = SparsePattern(block_size=32, num_window_blocks=5, hierarchical=False, seed=3)
+    assert own.changed_by("num_global_blocks=4") == dataclasses.replace(own, num_global_blocks=4)
+    assert own.changed_by("hierarchical=true,seed=9") == dataclasses.replace(own, hierarchical=True, seed=9)
+    for text, words in (("window=3", "not a field"), ("num_window_blocks=2", "odd"), ("block_size", "name=value")):
+        with pytest.raises(ValueError, match=words):
+            own.changed_by(text)
+
+
 def test_patterns_are_hashable_and_frozen():
     assert len({SparsePattern(), SparsePattern(seed=0), SparsePattern(seed=1)}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from distributed_training import (
     DISTRIBUTED_RUNS,
     HEADS,
@@ -21,6 +22,7 @@ from distributed_training import (
     distributed_run,
     result_of,
 )
+from transformers import BertConfig, BertForSequenceClassification
 
 import ernie_sparse
 from ernie_sparse import SparsePattern
@@ -278,6 +280,23 @@ def test_losses_outside_the_model_are_refused_unless_saor_is_off(tmp_path):
     with pytest.raises(ValueError, match="compute_loss_func"):
         SaorTrainer(model=model, compute_loss_func=loss_of)
     SaorTrainer(model=model, compute_loss_func=loss_of, saor=SaorArguments(saor_alpha=0.0))
+
+
+def test_models_without_patterns_are_trained_plainly_or_refused():
+    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    with pytest.raises(ValueError, match=r"a bert model has no sparse pattern.*saor_alpha=0"):
+        SaorTrainer(model=BertForSequenceClassification(config))
+    trainer = SaorTrainer(model=BertForSequenceClassification(config), saor=SaorArguments(saor_alpha=0.0))
+    batch = {"input_ids": torch.randint(20, (2, 6)), "labels": torch.tensor([0, 1])}
+    assert trainer.compute_loss(trainer.model.train(), batch).requires_grad
+
+
+def test_evaluation_keeps_the_order_of_the_rows_when_batches_hold_rows_of_a_length(tmp_path):
+    rows = Dataset.from_list([{**row, "length": i % 5} for i, row in enumerate(build_dataset("single_label", size=12))])
+    trainer = build_trainer("single_label", str(tmp_path), train_sampling_strategy="group_by_length")
+    predictions = trainer.predict(rows).label_ids
+    assert predictions.tolist() == [row["labels"] for row in rows]
+    assert len(set(predictions.tolist())) > 1
 
 
 def test_saor_is_on_with_its_defaults_unless_told_otherwise():
