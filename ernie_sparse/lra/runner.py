@@ -115,6 +115,8 @@ def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArgum
     own.learning_rate = args.self_pretrain_learning_rate
     own.eval_strategy, own.load_best_model_at_end = "no", False
     masked_lm, facts = self_pretrained(config, task, model, rows["train"], own)
+    # What follows draws alike whether that was trained just now or by an earlier run.
+    set_seed(training.seed)
     return encoder_of(masked_lm), facts
 
 
@@ -124,6 +126,10 @@ def run(argv: list[str]):
     if training.max_steps < 1:
         raise ValueError(f"--max-steps {training.max_steps}: at least 1 update is needed")
     task, model = TASKS[args.task], MODELS[args.model]
+    if saor.saor_alpha > 0 and model.pattern is None:
+        raise ValueError(
+            f"--saor-alpha {saor.saor_alpha}: {args.model} is transformers' own and has no pattern to perturb"
+        )
     checkpoint = resume_point(training)
     with training.main_process_first(desc="reading the documents"):
         rows = data.load_task(args.task, args.data_dir, args.limits())

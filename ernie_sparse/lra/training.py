@@ -126,7 +126,7 @@ def self_pretrained(
             saor=SaorArguments(saor_alpha=1.0 if model.is_hierarchical else 0.0, saor_seed=training.seed),
             train_dataset=train_set.add_column("row", np.arange(len(train_set))),
             data_collator=collator,
-            callbacks=[MaskAnew(collator)],
+            callbacks=[MaskAnew(collator.masking)],
         )
         trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
         trainer.save_model()

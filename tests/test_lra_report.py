@@ -1,0 +1,321 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The page of Long Range Arena's results: each table from a few runs written by hand, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from ernie_sparse import SparsePattern, cli
+from ernie_sparse.lra import report
+from ernie_sparse.lra.models import MODELS
+from ernie_sparse.lra.tasks import TASKS
+
+ROWS = {"train": 96_000, "validation": 2_000, "test": 2_000}
+TABLES = ("accuracy", "shorter", "bottleneck", "patterns", "runs")
+PAGE = "# Results\n\n" + "\n".join(f"## {name}\n\n<!-- begin {name} -->\nold\n<!-- end {name} -->\n" for name in TABLES)
+
+
+def cell(model: str, accuracy: float, seed: int = 0, task: str = "listops", **more) -> dict:
+    """A run of the whole recipe, as far as nothing else is said."""
+    pattern = MODELS[model].pattern
+    return {
+        "task": task,
+        "model": model,
+        "self_pretraining": None,
+        "seed": seed,
+        "steps": TASKS[task].recipe.max_steps,
+        "rows": ROWS,
+        "limits": {},
+        "accuracy": accuracy,
+        "chance": 1 / TASKS[task].num_labels,
+        "constant_guess": 0.175,
+        "pattern": None if pattern is None else str(pattern),
+        "other_patterns": {},
+        "saor": {"alpha": 1.0} if MODELS[model].saor_alpha else None,
+        "command": f"ernie-sparse lra --task {task} --model {model}",
+        "hardware": {"cpu": "A CPU", "threads": 2, "gpu": None},
+        "commit": "0123456789abcdef",
+        **more,
+    }
+
+
+def write(folder: Path, cells: list[dict]) -> Path:
+    """The cells in files, last first."""
+    for number, content in enumerate(reversed(cells)):
+        path = folder / str(number % 2) / f"{number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    return folder
+
+
+def test_accuracies_are_means_over_seeds_of_whole_runs_under_the_models_own_pattern():
+    short = {"steps": 100}
+    other = str(MODELS["hst"].pattern.changed_by("num_global_blocks=2"))
+    cells = [
+        cell("hst", 0.40, 0),
+        cell("hst", 0.42, 1),
+        cell("hst", 0.35, 0, "text", constant_guess=0.5),
+        cell("hst-saor", 0.41, 0),
+        cell("bigbird", 0.375, 0),
+        cell("bigbird", 0.365, 1),
+        cell("hst-saor", 0.70, 0, "text", constant_guess=0.5),
+        cell("bigbird", 0.65, 0, "text", constant_guess=0.5),
+        cell("bigbird", 0.9, 0, "image"),
+        cell("hst", 0.5, self_pretraining={"steps": 5_000}),
+        cell("dense", 0.45, self_pretraining={"steps": 5_000}),
+        # None of these belongs here.
+        cell("hst", 0.01, **short),
+        cell("hst", 0.02, limits={"train": 100}),
+        cell("hst", 0.03, pattern=other),
+        cell("flat", 0.04, pattern=other),
+    ]
+    assert report.accuracy_table(cells) == "\n".join(
+        [
+            "| model | listops | text | retrieval | image | pathfinder | average over tasks |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| chance | 10.0 | 50.0 | 50.0 | 10.0 | 50.0 |  |",
+            "| most frequent class | 17.5 | 50.0 |  | 17.5 |  |  |",
+            "| `hst`: ERNIE-Sparse: HST | 41.0 ± 1.4 (2) | 35.0 (1) |  |  |  | 38.0 over 2 |",
+            "| `hst-saor`: ERNIE-Sparse: HST and SAOR | 41.0 (1) | 70.0 (1) |  |  |  | 55.5 over 2 |",
+            "| `hst-rdrop`: HST and R-Drop |  |  |  |  |  |  |",
+            "| `flat`: the same pattern without HST |  |  |  |  |  |  |",
+            "| `bigbird-like`: BigBird's pattern without HST |  |  |  |  |  |  |",
+            "| `window`: window only |  |  |  |  |  |  |",
+            "| `dense`: full attention |  |  |  |  |  |  |",
+            "| `bigbird`: BigBird of transformers | 37.0 ± 0.7 (2) | 65.0 (1) |  | 90.0 (1) |  | 64.0 over 3 |",
+            "| `longformer`: Longformer of transformers |  |  |  |  |  |  |",
+            "| `hst`: ERNIE-Sparse: HST, self-pretrained | 50.0 (1) |  |  |  |  | 50.0 over 1 |",
+            "| `hst-saor`: ERNIE-Sparse: HST and SAOR, self-pretrained |  |  |  |  |  |  |",
+            "| `dense`: full attention, self-pretrained | 45.0 (1) |  |  |  |  | 45.0 over 1 |",
+            "",
+            # (41 - 37 + 70 - 65) / 2
+            "HST with SAOR minus BigBird, on average over listops, text: +4.5 points.",
+        ]
+    )
+
+
+def test_without_runs_the_tables_say_so():
+    table = report.accuracy_table([])
+    assert table.endswith("\n\nHST with SAOR and BigBird have no task in common yet.")
+    assert "| most frequent class |  |  |  |  |  |  |" in table.splitlines()
+    assert len(table.splitlines()) == 2 + 2 + len(MODELS) + 2 + 2
+    for make in (report.shorter_tables, report.bottleneck_tables, report.pattern_tables, report.runs_table):
+        assert make([]) == "None yet."
+
+
+def test_shorter_runs_stand_apart_by_updates_and_rows():
+    few = {"steps": 5_000, "limits": {"train": 9_000}, "rows": {**ROWS, "train": 9_000}}
+    cells = [
+        cell("hst", 0.9),
+        cell("hst", 0.30, 0, **few),
+        cell("hst", 0.31, 0, steps=2_000),
+        cell("hst", 0.33, 1, steps=2_000),
+        cell("hst-saor", 0.305, 0, steps=2_000, self_pretraining={"steps": 2_000}),
+        cell("bigbird", 0.28, 0, steps=2_000),
+        cell("flat", 0.2, 0, steps=2_000, pattern=str(MODELS["flat"].pattern.changed_by("num_global_blocks=4"))),
+    ]
+    assert report.shorter_tables(cells) == "\n".join(
+        [
+            "| listops, 5,000 updates, 9,000 training and 2,000 test rows | test accuracy |",
+            "| --- | ---: |",
+            "| chance, most frequent class | 10.0, 17.5 |",
+            "| `hst`: ERNIE-Sparse: HST | 30.0 (1) |",
+            "",
+            "| listops, 2,000 updates, 96,000 training and 2,000 test rows | test accuracy |",
+            "| --- | ---: |",
+            "| chance, most frequent class | 10.0, 17.5 |",
+            "| `hst`: ERNIE-Sparse: HST | 32.0 ± 1.4 (2) |",
+            "| `bigbird`: BigBird of transformers | 28.0 (1) |",
+            "| `hst-saor`: ERNIE-Sparse: HST and SAOR, self-pretrained | 30.5 (1) |",
+        ]
+    )
+
+
+def with_blocks(model: str, number: int, accuracy: float, seed: int = 0, **more) -> dict:
+    pattern = str(MODELS[model].pattern.changed_by(f"num_global_blocks={number}"))
+    return cell(model, accuracy, seed, pattern=pattern, steps=2_000, **more)
+
+
+BOTTLENECK = [
+    with_blocks("hst", 0, 0.25),
+    with_blocks("hst", 1, 0.27, 0),
+    with_blocks("hst", 1, 0.28, 1),
+    with_blocks("hst", 4, 0.29),
+    with_blocks("flat", 0, 0.18),
+    with_blocks("flat", 1, 0.2),
+    # The same pattern by another name.
+    cell("window", 0.2, 1, steps=2_000),
+]
+PATTERNS = [
+    cell("hst", 0.40, 0, other_patterns={"block_size=16": {"accuracy": 0.3, "flipped": 0.2}}),
+    cell("hst", 0.42, 1, other_patterns={"block_size=16": {"accuracy": 0.3, "flipped": 0.3}}),
+    cell(
+        "hst-saor",
+        0.45,
+        other_patterns={
+            "block_size=16": {"accuracy": 0.44, "flipped": 0.025},
+            "num_window_blocks=7": {"accuracy": 0.43, "flipped": 0.01},
+        },
+    ),
+]
+
+
+def test_the_bottleneck_counts_runs_by_their_pattern_alone():
+    left_out = [
+        with_blocks("hst-saor", 2, 0.9),
+        with_blocks("hst", 2, 0.9, self_pretraining={"steps": 1}),
+        cell("hst", 0.9, steps=2_000, pattern=str(SparsePattern(block_size=32, num_global_blocks=2))),
+        cell("bigbird", 0.9, steps=2_000),
+        # A number of blocks alone in its setting says nothing.
+        cell("hst", 0.9, steps=300),
+    ]
+    assert report.bottleneck_tables([*BOTTLENECK, *left_out]) == "\n".join(
+        [
+            "| listops, 2,000 updates, 96,000 training and 2,000 test rows | 0 global | 1 global | 2 global | 4 global |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            "| with HST | 25.0 (1) | 27.5 ± 0.7 (2) |  | 29.0 (1) |",
+            "| without HST | 19.0 ± 1.4 (2) | 20.0 (1) |  |  |",
+        ]
+    )
+
+
+def test_what_other_patterns_change_is_set_side_by_side():
+    alone = cell("hst", 0.9, task="text", other_patterns={"block_size=16": {"accuracy": 0.3, "flipped": 0.2}})
+    pretrained = cell("hst-rdrop", 0.9, self_pretraining={"steps": 1})
+    assert report.pattern_tables([*PATTERNS, alone, pretrained]) == "\n".join(
+        [
+            "| listops, 5,000 updates, 96,000 training and 2,000 test rows | neither: accuracy | neither: answers changed | "
+            "SAOR: accuracy | SAOR: answers changed |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            "| the model's own pattern | 41.0 ± 1.4 (2) | 0.0 ± 0.0 (2) | 45.0 (1) | 0.0 (1) |",
+            "| `block_size=16` | 30.0 ± 0.0 (2) | 25.0 ± 7.1 (2) | 44.0 (1) | 2.5 (1) |",
+            "| `num_window_blocks=7` |  |  | 43.0 (1) | 1.0 (1) |",
+        ]
+    )
+
+
+def test_every_run_stands_with_what_it_needs_to_be_done_again():
+    cells = [
+        cell("hst", 0.41234, 3),
+        cell(
+            "dense",
+            0.5,
+            task="text",
+            self_pretraining={"steps": 1_500},
+            hardware={"cpu": "A CPU", "threads": 2, "gpu": "A GPU"},
+            commit=None,
+        ),
+    ]
+    assert report.runs_table(cells) == "\n".join(
+        [
+            "| command | test accuracy | seed | updates | commit | hardware |",
+            "| --- | ---: | ---: | ---: | ---: | ---: |",
+            "| `ernie-sparse lra --task listops --model hst` | 41.23 | 3 | 5,000 | 012345678 | A CPU, 2 thread(s) |",
+            "| `ernie-sparse lra --task text --model dense` | 50.00 | 0 | 1,500 + 20,000 |  | A GPU |",
+        ]
+    )
+
+
+def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
+    cells = [
+        cell("hst", 0.1, 0),
+        cell("hst", 0.2, 1),
+        cell("hst", 0.3, 0, self_pretraining={"steps": 1}),
+        cell("longformer", 0.4),
+        cell("hst", 0.5, steps=10),
+        cell("hst", 0.6, task="pathfinder"),
+    ]
+    read = report.read_cells(write(tmp_path, cells))
+    assert [found["accuracy"] for found in read] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6] and read == cells
+    # Without those that only some runs have.
+    bare = {name: value for name, value in cells[0].items() if name in report.KEYS}
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "a.json").write_text(json.dumps(bare))
+    assert report.read_cells(tmp_path / "bare") == [bare]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"task": "listops"', "is not a result: Expecting"),
+        ('{"task": "listops", "model": "hst"}', "is not a result of `ernie-sparse lra`: seed, steps, rows"),
+        ("17", "is not a result"),
+        ("[]", "is not a result"),
+        (json.dumps(cell("hst", 0.1) | {"model": "bert"}), "an unknown model"),
+        (json.dumps(cell("hst", 0.1) | {"task": "chess"}), "an unknown model"),
+    ],
+)
+def test_what_is_no_result_is_named(text, message, tmp_path):
+    write(tmp_path, [cell("hst", 0.1)])
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        report.read_cells(tmp_path)
+    assert str(tmp_path / "other.json") in str(error.value)
+
+
+def test_only_what_lies_between_the_marks_is_replaced():
+    text = "head\n<!-- begin a -->\nold\nolder\n<!-- end a -->\nmiddle\n<!-- begin b -->\n<!-- end b -->\ntail\n"
+    # What a pattern would take for a reference to a group stays text.
+    tables = {"a": "| \\1 |", "b": "new b"}
+    expected = (
+        "head\n<!-- begin a -->\n| \\1 |\n<!-- end a -->\nmiddle\n<!-- begin b -->\nnew b\n<!-- end b -->\ntail\n"
+    )
+    assert report.filled(text, tables, Path("page.md")) == expected
+    assert report.filled(expected, tables, Path("page.md")) == expected
+    for missing in ("<!-- end b -->", "<!-- begin b -->"):
+        with pytest.raises(ValueError, match=r"page\.md has no place for a table: the lines <!-- begin b -->"):
+            report.filled(text.replace(missing, ""), tables, Path("page.md"))
+
+
+def shows_both(path: Path) -> bool:
+    """Whether a picture has more of the first two colours, which are blue and orange, than a legend; text and axes are gray."""
+    red, _, blue = imread(path)[..., :3].transpose(2, 0, 1)
+    return (blue - red > 0.4).sum() > 1000 and (red - blue > 0.4).sum() > 1000
+
+
+def test_the_verb_fills_the_page_and_draws(tmp_path, capsys):
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(PAGE)
+    words = [
+        "lra",
+        "--report",
+        "--results-dir",
+        str(write(tmp_path / "runs", [*BOTTLENECK, *PATTERNS])),
+        "--page",
+        str(page),
+    ]
+    assert cli.main(words) == 0
+    assert f"{page}: 10 runs of " in capsys.readouterr().out
+    text = page.read_text()
+    for name in TABLES:
+        assert f"## {name}\n\n<!-- begin {name} -->\n|" in text
+    assert "old" not in text and "| with HST | 25.0 (1) |" in text and "SAOR: answers changed" in text
+    pictures = sorted(path.name for path in page.parent.glob("*.png"))
+    assert pictures == ["lra_bottleneck.png", "lra_patterns.png"]
+    assert all(shows_both(page.parent / name) for name in pictures)
+    assert cli.main(words) == 0 and page.read_text() == text
+
+
+def test_without_anything_to_show_there_is_no_picture(tmp_path):
+    assert report.draw([cell("hst", 0.4), cell("flat", 0.3)], tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+    assert report.draw(BOTTLENECK, tmp_path) == [tmp_path / "lra_bottleneck.png"]
+
+
+def test_a_page_or_a_folder_that_is_not_there_is_said_in_one_line(tmp_path, capsys):
+    results, page = write(tmp_path / "runs", [cell("hst", 0.4)]), tmp_path / "page.md"
+    page.write_text("no marks\n")
+    for words, message in (
+        (["--results-dir", tmp_path / "nowhere", "--page", page], "nowhere: there is no such folder"),
+        (["--results-dir", results, "--page", tmp_path / "none.md"], "none.md: there is no such file"),
+        (["--results-dir", results, "--page", page], "has no place for a table: the lines <!-- begin accuracy -->"),
+        (["--results-dir", results, "--colour", "red"], "unrecognized arguments: --colour red"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["lra", "--report", *map(str, words)]) == 2
+        (printed,) = capsys.readouterr().err.splitlines()
+        assert printed.startswith("ernie-sparse lra: error: ") and message in printed
+    assert page.read_text() == "no marks\n" and not list(tmp_path.glob("*.png"))
