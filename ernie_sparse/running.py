@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 from collections import Counter
@@ -264,6 +265,26 @@ def write_json(path: Path, content: dict):
     temporary = path.with_name(f"{path.name}.partial")
     temporary.write_text(json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
     temporary.replace(path)
+
+
+def fill_page(page: Path, tables: Mapping[str, str]):
+    """
+    Write each table into a page of Markdown, between its marks `<!-- begin NAME -->` and `<!-- end NAME -->`.
+
+    Raises:
+        `ValueError`: No such page, or one that has no place for a table.
+    """
+    if not page.is_file():
+        raise ValueError(f"{page}: there is no such file")
+    text = page.read_text()
+    for name, table in tables.items():
+        marks = re.compile(rf"(<!-- begin {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
+        if not marks.search(text):
+            raise ValueError(
+                f"{page} has no place for a table: the lines <!-- begin {name} --> and <!-- end {name} -->"
+            )
+        text = marks.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+    page.write_text(text)
 
 
 def print_table(rows: list[tuple[str, object]]):

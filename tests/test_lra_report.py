@@ -11,6 +11,7 @@ from ernie_sparse import SparsePattern, cli
 from ernie_sparse.lra import report
 from ernie_sparse.lra.models import MODELS
 from ernie_sparse.lra.tasks import TASKS
+from ernie_sparse.running import fill_page
 
 ROWS = {"train": 96_000, "validation": 2_000, "test": 2_000}
 TABLES = ("accuracy", "shorter", "bottleneck", "patterns", "runs")
@@ -26,6 +27,8 @@ def cell(model: str, accuracy: float, seed: int = 0, task: str = "listops", **mo
         "self_pretraining": None,
         "seed": seed,
         "steps": TASKS[task].recipe.max_steps,
+        "batch_size": TASKS[task].recipe.batch_size,
+        "learning_rate": TASKS[task].recipe.learning_rate,
         "rows": ROWS,
         "limits": {},
         "accuracy": accuracy,
@@ -69,6 +72,9 @@ def test_accuracies_are_means_over_seeds_of_whole_runs_under_the_models_own_patt
         cell("hst", 0.01, **short),
         cell("hst", 0.02, limits={"train": 100}),
         cell("hst", 0.03, pattern=other),
+        cell("hst", 0.05, learning_rate=1e-3),
+        cell("hst", 0.06, batch_size=64),
+        cell("hst", 0.07, saor={"alpha": 0.5}),
         cell("flat", 0.04, pattern=other),
     ]
     assert report.accuracy_table(cells) == "\n".join(
@@ -118,12 +124,12 @@ def test_shorter_runs_stand_apart_by_updates_and_rows():
     ]
     assert report.shorter_tables(cells) == "\n".join(
         [
-            "| listops, 5,000 updates, 9,000 training and 2,000 test rows | test accuracy |",
+            "| listops, 5,000 updates of 32 rows, learning rate 0.0001, 9,000 training and 2,000 test rows | test accuracy |",
             "| --- | ---: |",
             "| chance, most frequent class | 10.0, 17.5 |",
             "| `hst`: ERNIE-Sparse: HST | 30.0 (1) |",
             "",
-            "| listops, 2,000 updates, 96,000 training and 2,000 test rows | test accuracy |",
+            "| listops, 2,000 updates of 32 rows, learning rate 0.0001, 96,000 training and 2,000 test rows | test accuracy |",
             "| --- | ---: |",
             "| chance, most frequent class | 10.0, 17.5 |",
             "| `hst`: ERNIE-Sparse: HST | 32.0 ± 1.4 (2) |",
@@ -173,7 +179,7 @@ def test_the_bottleneck_counts_runs_by_their_pattern_alone():
     ]
     assert report.bottleneck_tables([*BOTTLENECK, *left_out]) == "\n".join(
         [
-            "| listops, 2,000 updates, 96,000 training and 2,000 test rows | 0 global | 1 global | 2 global | 4 global |",
+            "| listops, 2,000 updates of 32 rows, learning rate 0.0001, 96,000 training and 2,000 test rows | 0 global | 1 global | 2 global | 4 global |",
             "| --- | ---: | ---: | ---: | ---: |",
             "| with HST | 25.0 (1) | 27.5 ± 0.7 (2) |  | 29.0 (1) |",
             "| without HST | 19.0 ± 1.4 (2) | 20.0 (1) |  |  |",
@@ -186,7 +192,7 @@ def test_what_other_patterns_change_is_set_side_by_side():
     pretrained = cell("hst-rdrop", 0.9, self_pretraining={"steps": 1})
     assert report.pattern_tables([*PATTERNS, alone, pretrained]) == "\n".join(
         [
-            "| listops, 5,000 updates, 96,000 training and 2,000 test rows | neither: accuracy | neither: answers changed | "
+            "| listops, 5,000 updates of 32 rows, learning rate 0.0001, 96,000 training and 2,000 test rows | neither: accuracy | neither: answers changed | "
             "SAOR: accuracy | SAOR: answers changed |",
             "| --- | ---: | ---: | ---: | ---: |",
             "| the model's own pattern | 41.0 ± 1.4 (2) | 0.0 ± 0.0 (2) | 45.0 (1) | 0.0 (1) |",
@@ -240,11 +246,14 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
     "text, message",
     [
         ('{"task": "listops"', "is not a result: Expecting"),
-        ('{"task": "listops", "model": "hst"}', "is not a result of `ernie-sparse lra`: seed, steps, rows"),
+        (
+            '{"task": "listops", "model": "hst"}',
+            "is not a result of `ernie-sparse lra`: seed, steps, batch_size, learning_rate, rows",
+        ),
         ("17", "is not a result"),
         ("[]", "is not a result"),
-        (json.dumps(cell("hst", 0.1) | {"model": "bert"}), "an unknown model"),
-        (json.dumps(cell("hst", 0.1) | {"task": "chess"}), "an unknown model"),
+        (json.dumps(cell("hst", 0.1) | {"model": "bert"}), "an unknown task or model"),
+        (json.dumps(cell("hst", 0.1) | {"task": "chess"}), "an unknown task or model"),
     ],
 )
 def test_what_is_no_result_is_named(text, message, tmp_path):
@@ -255,18 +264,23 @@ def test_what_is_no_result_is_named(text, message, tmp_path):
     assert str(tmp_path / "other.json") in str(error.value)
 
 
-def test_only_what_lies_between_the_marks_is_replaced():
+def test_only_what_lies_between_the_marks_is_replaced(tmp_path):
+    page = tmp_path / "page.md"
     text = "head\n<!-- begin a -->\nold\nolder\n<!-- end a -->\nmiddle\n<!-- begin b -->\n<!-- end b -->\ntail\n"
     # What a pattern would take for a reference to a group stays text.
     tables = {"a": "| \\1 |", "b": "new b"}
     expected = (
         "head\n<!-- begin a -->\n| \\1 |\n<!-- end a -->\nmiddle\n<!-- begin b -->\nnew b\n<!-- end b -->\ntail\n"
     )
-    assert report.filled(text, tables, Path("page.md")) == expected
-    assert report.filled(expected, tables, Path("page.md")) == expected
+    page.write_text(text)
+    for _ in range(2):
+        fill_page(page, tables)
+        assert page.read_text() == expected
     for missing in ("<!-- end b -->", "<!-- begin b -->"):
+        page.write_text(text.replace(missing, ""))
         with pytest.raises(ValueError, match=r"page\.md has no place for a table: the lines <!-- begin b -->"):
-            report.filled(text.replace(missing, ""), tables, Path("page.md"))
+            fill_page(page, tables)
+        assert page.read_text() == text.replace(missing, "")
 
 
 def shows_both(path: Path) -> bool:

@@ -2,12 +2,11 @@
 """The page of results: tables and pictures made of the runs' results.json, each table between two marks of the page."""
 
 import json
-import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from ..running import ArgumentParser
+from ..running import ArgumentParser, fill_page
 from .models import HST, MODELS
 from .tasks import TASKS
 
@@ -17,6 +16,8 @@ KEYS = (
     "model",
     "seed",
     "steps",
+    "batch_size",
+    "learning_rate",
     "rows",
     "accuracy",
     "chance",
@@ -39,8 +40,6 @@ def main(argv: list[str]):
     parser.add_argument("--page", default="docs/lra.md", metavar="FILE", help="(%(default)s)")
     args = parser.parse_args(argv)
     cells, page = read_cells(args.results_dir), Path(args.page)
-    if not page.is_file():
-        raise ValueError(f"--page {page}: there is no such file")
     tables = {
         "accuracy": accuracy_table(cells),
         "shorter": shorter_tables(cells),
@@ -48,7 +47,7 @@ def main(argv: list[str]):
         "patterns": pattern_tables(cells),
         "runs": runs_table(cells),
     }
-    page.write_text(filled(page.read_text(), tables, page))
+    fill_page(page, tables)
     pictures = draw(cells, page.parent)
     print(f"{page}: {len(cells)} runs of {args.results_dir}; pictures: {', '.join(map(str, pictures)) or 'none'}")
 
@@ -71,7 +70,7 @@ def read_cells(folder: str | Path) -> list[dict]:
             raise ValueError(f"{path} is not a result: {error}") from None
         if missing or cell["task"] not in TASKS or cell["model"] not in MODELS:
             raise ValueError(
-                f"{path} is not a result of `ernie-sparse lra`: {', '.join(missing) or 'an unknown model'}"
+                f"{path} is not a result of `ernie-sparse lra`: {', '.join(missing) or 'an unknown task or model'}"
             )
         cells.append(cell)
     tasks, models = list(TASKS), list(MODELS)
@@ -88,37 +87,32 @@ def read_cells(folder: str | Path) -> list[dict]:
     )
 
 
-def filled(text: str, tables: dict[str, str], page: Path) -> str:
-    """The page with each table between its marks, `<!-- begin NAME -->` and `<!-- end NAME -->`."""
-    for name, table in tables.items():
-        marks = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        if not marks.search(text):
-            raise ValueError(
-                f"{page} has no place for a table: the lines <!-- begin {name} --> and <!-- end {name} -->"
-            )
-        text = marks.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
-    return text
-
-
 def is_full(cell: dict) -> bool:
     """Whether a run had the task's whole recipe."""
-    return cell["steps"] == TASKS[cell["task"]].recipe.max_steps and not cell.get("limits")
+    recipe = TASKS[cell["task"]].recipe
+    own = (recipe.max_steps, recipe.batch_size, recipe.learning_rate)
+    return (cell["steps"], cell["batch_size"], cell["learning_rate"]) == own and not cell.get("limits")
 
 
-def is_own_pattern(cell: dict) -> bool:
-    """Whether a run had the pattern of its model's row."""
-    own = MODELS[cell["model"]].pattern
-    return own is None or cell["pattern"] == str(own)
+def is_as_named(cell: dict) -> bool:
+    """Whether a run had the pattern and the SAOR of its model's row."""
+    own = MODELS[cell["model"]]
+    alpha = cell["saor"]["alpha"] if cell.get("saor") else 0.0
+    return alpha == own.saor_alpha and (own.pattern is None or cell["pattern"] == str(own.pattern))
 
 
 def setting(cell: dict) -> tuple:
     """What runs must share to stand in one table."""
-    return cell["task"], cell["steps"], cell["rows"]["train"], cell["rows"]["test"]
+    rows = cell["rows"]
+    return cell["task"], cell["steps"], cell["batch_size"], cell["learning_rate"], rows["train"], rows["test"]
 
 
 def setting_text(key: tuple) -> str:
-    task, steps, train_rows, test_rows = key
-    return f"{task}, {steps:,} updates, {train_rows:,} training and {test_rows:,} test rows"
+    task, steps, batch_size, learning_rate, train_rows, test_rows = key
+    return (
+        f"{task}, {steps:,} updates of {batch_size} rows, learning rate {learning_rate:g}, {train_rows:,} training and "
+        f"{test_rows:,} test rows"
+    )
 
 
 def by_setting(cells: list[dict]) -> dict[tuple, list[dict]]:
@@ -149,7 +143,7 @@ def row_names(cells: list[dict]) -> list[tuple[str, bool]]:
 
 
 def accuracies(cells: list[dict], name: str, is_pretrained: bool) -> list[float]:
-    own = [cell for cell in cells if cell["model"] == name and is_own_pattern(cell)]
+    own = [cell for cell in cells if cell["model"] == name and is_as_named(cell)]
     return [cell["accuracy"] for cell in own if bool(cell.get("self_pretraining")) == is_pretrained]
 
 
@@ -185,7 +179,7 @@ def against_bigbird(full: dict[str, list[dict]]) -> str:
 
 def shorter_tables(cells: list[dict]) -> str:
     """As the table of accuracies, for runs of fewer updates or rows, a table per setting."""
-    shorter = by_setting([cell for cell in cells if not is_full(cell) and is_own_pattern(cell)])
+    shorter = by_setting([cell for cell in cells if not is_full(cell) and is_as_named(cell)])
     parts = []
     for key, group in shorter.items():
         rows = [
@@ -234,7 +228,7 @@ def bottleneck_tables(cells: list[dict]) -> str:
 def pattern_changes(cells: list[dict]) -> dict[tuple, dict[str, dict[str, list[dict]]]]:
     """What other patterns did, by setting, regularisation and change of the pattern; where two regularisations were run."""
     found = {}
-    chosen = [cell for cell in cells if cell["model"] in REGULARISED and is_own_pattern(cell)]
+    chosen = [cell for cell in cells if cell["model"] in REGULARISED and is_as_named(cell)]
     for key, group in by_setting([cell for cell in chosen if not cell.get("self_pretraining")]).items():
         values = {name: defaultdict(list) for name in REGULARISED}
         for cell in group:
