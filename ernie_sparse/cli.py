@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
             return _run(sys.argv[1:] if argv is None else argv)
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("ernie-sparse: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as a shell has it
     except BrokenPipeError:
         # Whoever read the output has gone, as `head` does: Python must not try to write the rest of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

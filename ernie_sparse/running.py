@@ -23,7 +23,6 @@ import torch
 import transformers
 from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern
@@ -104,6 +103,25 @@ def given(argv: list[str], *flags: str) -> argparse.Namespace:
     return parser.parse_known_args(argv)[0]
 
 
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest complete checkpoint in a folder, if any."""
+
+    def step(path: Path) -> int:
+        number = path.name.removeprefix("checkpoint-")
+        return int(number) if number.isdecimal() else -1
+
+    paths = sorted(Path(folder).glob("checkpoint-*"), key=step, reverse=True)
+    return next((str(path) for path in paths if step(path) >= 0 and _is_complete(path)), None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    # Trainer writes its state last: a kill before or meanwhile leaves none that can be read.
+    try:
+        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
 def resume_point(args: RunArguments) -> str | None:
     """
     The checkpoint to go on from, if any.
@@ -115,7 +133,7 @@ def resume_point(args: RunArguments) -> str | None:
     output_dir = Path(args.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output-dir {output_dir} is a file")
-    last = get_last_checkpoint(args.output_dir) if output_dir.is_dir() else None
+    last = last_checkpoint(output_dir)
     asked = args.resume_from_checkpoint
     if asked is None:
         if last is not None:
@@ -127,9 +145,11 @@ def resume_point(args: RunArguments) -> str | None:
     if asked != "last":
         if not Path(asked).is_dir():
             raise ValueError(f"--resume-from-checkpoint {asked}: there is no such folder")
+        if not _is_complete(Path(asked)):
+            raise ValueError(f"--resume-from-checkpoint {asked}: its trainer_state.json is missing or cut off")
         return asked
     if last is None:
-        raise ValueError(f"--resume-from-checkpoint last: there is no checkpoint in {output_dir}")
+        raise ValueError(f"--resume-from-checkpoint last: there is no complete checkpoint in {output_dir}")
     return last
 
 

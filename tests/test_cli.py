@@ -206,7 +206,7 @@ def bad_inputs(folder):
     yield [*finetune, "--pattern", "num_window_blocks=2"], "num_window_blocks=2 is not allowed: it must be odd"
     yield [*finetune, "--saor-alpha", -1], "saor_alpha=-1.0 is not allowed"
     yield [*finetune, "--saor-patterns", "sideways"], "'sideways' is not one of shift"
-    yield [*finetune, "--resume-from-checkpoint", "last"], "there is no checkpoint"
+    yield [*finetune, "--resume-from-checkpoint", "last"], "there is no complete checkpoint"
     yield replaced(pretrain, "--train-tokenizer", 100), "a vocabulary of 100 is too small"
     yield replaced(pretrain, "--config", "hidden_sise=3"), "'hidden_sise' is not one of"
     yield replaced(pretrain, "--config", "hidden_size=big"), "hidden_size='big' is not of type int"
@@ -317,6 +317,15 @@ def assert_refused(argv, message: str, folder, capsys):
     assert not any("Traceback" in line or line.startswith("usage:") for line in lines)
     for name in ("results.json", "model.safetensors", "checkpoint*", "*/results.json", "*/checkpoint*"):
         assert not list((folder / "never").glob(name)), (argv, name)
+
+
+def test_an_interrupted_verb_says_so_without_a_traceback(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ernie_sparse.lra.runner.main", interrupted)
+    assert cli.main(["lra"]) == 130
+    assert capsys.readouterr().err == "ernie-sparse: interrupted\n"
 
 
 def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(workspace, capsys):

@@ -636,6 +636,11 @@ def test_other_wrong_files(tmp_path, monkeypatch):
     refused("pathfinder", tmp_path / "drawings", r"pip install 'ernie-sparse\[plot\]'")
 
 
+def test_the_images_of_pathfinder_are_no_cifar(tmp_path):
+    make_pathfinder(tmp_path, sizes={"train": 2, "val": 1, "test": 1})
+    refused("image", tmp_path, "pathfinder32.npz: these are the images of Pathfinder")
+
+
 # Checksums
 
 
@@ -654,6 +659,12 @@ def test_checksums_are_checked_before_anything_is_read(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(data, "_check_sums", lambda name, folder: None)
         assert len(load_task("listops", tmp_path)["validation"]) == 3
+    path.write_bytes(content)
+    sums = (tmp_path / "SHA256SUMS").read_text()
+    for rest in ("", sums[: sums.index("\n") + 1]):
+        (tmp_path / "SHA256SUMS").write_text(rest)
+        refused("listops", tmp_path, "SHA256SUMS has no checksum of basic_.*: it is cut off; remove")
+    (tmp_path / "SHA256SUMS").write_text(sums)
     path.unlink()
     refused("listops", tmp_path, "basic_val.tsv: there is no such file, and SHA256SUMS names it")
     (tmp_path / "SHA256SUMS").write_text("not a sum\n")

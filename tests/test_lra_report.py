@@ -245,15 +245,24 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"task": "listops"', "is not a result: Expecting"),
+        ('{"task": "listops"', "is not a result of `ernie-sparse lra`: Expecting"),
         (
             '{"task": "listops", "model": "hst"}',
-            "is not a result of `ernie-sparse lra`: seed, steps, batch_size, learning_rate, rows",
+            "is not a result of `ernie-sparse lra`: it has no seed, steps, batch_size, learning_rate, rows",
         ),
         ("17", "is not a result"),
         ("[]", "is not a result"),
-        (json.dumps(cell("hst", 0.1) | {"model": "bert"}), "an unknown task or model"),
-        (json.dumps(cell("hst", 0.1) | {"task": "chess"}), "an unknown task or model"),
+        (json.dumps(cell("hst", 0.1) | {"model": "bert"}), "'bert' is no model"),
+        (json.dumps(cell("hst", 0.1) | {"task": "chess"}), "'chess' is no task"),
+        (json.dumps(cell("hst", None)), "is not a result"),
+        (json.dumps(cell("hst", float("nan"))), "accuracy is nan: it must lie between 0 and 1"),
+        (json.dumps(cell("hst", 7.5)), r"accuracy is 7\.5"),
+        (json.dumps(cell("hst", 0.2, steps=-3)), "steps is -3: it must be a whole number of at least 1"),
+        (json.dumps(cell("hst", 0.2, "a")), "seed is 'a'"),
+        (json.dumps(cell("hst", 0.2, rows=[1])), "its rows or its hardware are incomplete"),
+        (json.dumps(cell("hst", 0.2, hardware=None)), "is not a result"),
+        # The run that is there already.
+        (json.dumps(cell("hst", 0.2)), "are results of the same run: keep one of them"),
     ],
 )
 def test_what_is_no_result_is_named(text, message, tmp_path):
@@ -311,6 +320,19 @@ def test_the_verb_fills_the_page_and_draws(tmp_path, capsys):
     assert pictures == ["lra_bottleneck.png", "lra_patterns.png"]
     assert all(shows_both(page.parent / name) for name in pictures)
     assert cli.main(words) == 0 and page.read_text() == text
+
+
+def test_a_folder_of_runs_is_read_without_what_stands_beside_their_results(tmp_path):
+    for place in (
+        "run/results.json",
+        "run/run.json",
+        "run/checkpoint-3/trainer_state.json",
+        "run/self-pretraining/facts.json",
+    ):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(cell("hst", 0.4) if path.name == "results.json" else {}))
+    assert report.read_cells(tmp_path) == [cell("hst", 0.4)]
 
 
 def test_without_anything_to_show_there_is_no_picture(tmp_path):

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -288,13 +289,17 @@ def test_a_command_gives_the_same_cell_and_another_seed_another(tmp_path):
     assert runs["a"]["accuracy"] == runs["b"]["accuracy"] and [runs[name]["seed"] for name in "abc"] == [4, 4, 5]
 
 
+class Killed(BaseException):
+    """What nothing catches."""
+
+
 def killed_at(monkeypatch, number: int):
     """Training breaks off before the update of that number, counted over all of a process's training."""
     step, count = SaorTrainer.training_step, itertools.count()
 
     def broken(*args, **kwargs):
         if next(count) == number:
-            raise KeyboardInterrupt
+            raise Killed
         return step(*args, **kwargs)
 
     monkeypatch.setattr(SaorTrainer, "training_step", broken)
@@ -302,7 +307,7 @@ def killed_at(monkeypatch, number: int):
 
 def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeypatch, capsys):
     whole = short(tmp_path / "whole", model="hst-saor")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at(patch, 4)
         short(tmp_path / "killed", model="hst-saor")
     before = sorted((tmp_path / "killed").rglob("*"))
@@ -328,6 +333,39 @@ def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeyp
     assert len(consistency) == 6 and all(value > 0 for value in consistency)
 
 
+def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path, monkeypatch):
+    whole = short(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    (tmp_path / "killed" / "checkpoint-6" / "trainer_state.json").write_text("")
+    step, steps = SaorTrainer.training_step, []
+    monkeypatch.setattr(
+        SaorTrainer, "training_step", lambda self, *a, **k: steps.append(self.state.global_step) or step(self, *a, **k)
+    )
+    results = short(tmp_path / "killed", "--resume-from-checkpoint", "last")
+    assert steps == [3, 4, 5] and results["accuracy"] == whole["accuracy"]
+    assert are_equal(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
+    flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3, "--self-pretrain", "--self-pretrain-steps", 2)
+    whole = short(tmp_path, *flags[6:])
+    for more, message in (
+        (("--model", "flat"), "model hst and not flat"),
+        (("--seed", 9), "seed 0 and not 9, saor_seed 0 and not 9"),
+        (("--pattern", "block_size=32"), "pattern None and not block_size=32"),
+        (("--max-steps", 9), "max_steps 6 and not 9"),
+        (("--self-pretrain-steps", 4), "self_pretrain_steps 2 and not 4"),
+        (("--saor-alpha", 1), "saor_alpha 0.0 and not 1.0"),
+    ):
+        for resume in ((), ("--resume-from-checkpoint", "last")):
+            capsys.readouterr()
+            assert cli.main(arguments("text", tmp_path, *flags, *more, *resume)) == 2
+            assert f"holds another run, of {message}: name another folder" in capsys.readouterr().err
+    assert json.loads((tmp_path / "results.json").read_text()) == whole
+    # What came to an end is tested again.
+    assert short(tmp_path, *flags[6:], "--resume-from-checkpoint", "last")["accuracy"] == whole["accuracy"]
+
+
 def test_self_pretraining_comes_first_and_a_kill_costs_nothing_of_it(tmp_path, monkeypatch):
     flags = ("--self-pretrain", "--self-pretrain-steps", 4, "--self-pretrain-learning-rate", 2e-3)
     whole = short(tmp_path / "whole", *flags)
@@ -337,11 +375,11 @@ def test_self_pretraining_comes_first_and_a_kill_costs_nothing_of_it(tmp_path, m
     assert (facts["mlm_probability"], whole["learning_rate"], whole["saor"]) == (0.15, 3e-3, None)
     # Killed in the middle of the first training, then in the middle of the second before it has a checkpoint.
     for number in (3, 2):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
             killed_at(patch, number)
             short(tmp_path / "killed", *flags)
     # The folder that a checkpoint would be in has none.
-    results = short(tmp_path / "killed", *flags)
+    results = short(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
     assert are_equal(tmp_path / "killed" / "self-pretraining", tmp_path / "whole" / "self-pretraining")
     assert are_equal(tmp_path / "killed", tmp_path / "whole") and results["self_pretraining"] == facts
 
@@ -458,18 +496,23 @@ def errors(folder: Path):
     yield ("--pattern", "block_size=0"), "block_size=0 is not allowed"
     yield ("--model", "bigbird", "--pattern", "num_global_blocks=2"), "bigbird is transformers' own and has no pattern"
     yield ("--eval-patterns", "num_global_blocks=2", "wide"), "'wide' in pattern 'wide' is not name=value"
-    yield ("--max-steps", "0"), "--max-steps 0: at least 1 update is needed"
-    yield ("--max-steps", "-1"), "--max-steps -1: at least 1 update is needed"
-    yield ("--train-size", "0"), "0 rows for train: at least 1 is needed"
+    yield ("--max-steps", "0"), "runs are counted in updates, --max-steps 0: at least 1, and no epochs"
+    yield ("--max-steps", "-1"), "--max-steps -1: at least 1, and no epochs"
+    yield ("--train-size", "0"), "--train-size 0: at least 1 row is needed"
     yield ("--self-pretrain-steps", "5"), "--self-pretrain-steps 5: at least 1, and beside --self-pretrain"
     yield ("--self-pretrain", "--self-pretrain-steps", "0"), "--self-pretrain-steps 0"
     yield ("--data-dir", str(folder / "nowhere")), "nowhere: there is no such folder. The data of text:"
-    yield ("--resume-from-checkpoint", "last"), "there is no checkpoint in"
+    yield ("--num-train-epochs", "2"), "runs are counted in updates"
+    yield ("--metric-for-best-model", "f1"), "--metric-for-best-model f1: it is accuracy or loss"
+    yield ("--push-to-hub", "true"), "--push-to-hub: these models are for comparison"
+    yield ("--resume-from-checkpoint", "last"), "there is no complete checkpoint in"
+    yield ("--resume-from-checkpoint", str(folder)), "is not in the run's folder"
     yield (
         ("--model", "longformer", "--saor-alpha", "1"),
         "--saor-alpha 1.0: longformer is transformers' own and has no pattern",
     )
     yield ("--colour", "red"), "unrecognized arguments: --colour red"
+    yield ("--learning-rate", "nan"), "--learning-rate nan: it must be at least 0"
     yield ("--train-size", "many"), "invalid int value: 'many'"
 
 

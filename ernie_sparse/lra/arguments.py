@@ -17,7 +17,12 @@ examples:
   ernie-sparse lra --make listops --out data/lra/listops
   ernie-sparse lra --task listops --model hst --seed 0
   ernie-sparse lra --task text --model hst-saor --self-pretrain --data-dir imdb --bf16
-  ernie-sparse lra --task listops --model flat --pattern num_global_blocks=4 --max-steps 1000"""
+  ernie-sparse lra --task listops --model flat --pattern num_global_blocks=4 --max-steps 1000
+
+--list shows tasks, models and where data comes from. --make writes the data of listops or pathfinder into --out. --report puts the
+results below --results-dir (benchmarks/results/lra) into the tables of --page (docs/lra.md). A run takes updates, batch size,
+learning rate and warm-up from its task and SAOR from its model where no flag says otherwise, whatever is printed as a default
+below; it writes to runs/lra/TASK/MODEL-seed-S."""
 
 
 @dataclass
@@ -48,7 +53,9 @@ class LraArguments:
     self_pretrain_learning_rate: float = field(default=5e-4, metadata={"help": "Its learning rate, at most."})
     eval_patterns: list[str] = field(
         default_factory=lambda: list(UNSEEN_PATTERNS),
-        metadata={"help": "Changes of the pattern under which a model with HST is tested as well; none: no such test."},
+        metadata={
+            "help": "Changes of the pattern under which a model with HST is tested as well; the word none for no such test."
+        },
     )
 
     def __post_init__(self):
@@ -71,7 +78,7 @@ class LraArguments:
             )
         for name, size in self.limits().items():
             if size < 1:
-                raise ValueError(f"{size} rows for {name}: at least 1 is needed")
+                raise ValueError(f"--{name}-size {size}: at least 1 row is needed")
 
     def limits(self) -> dict[str, int]:
         """The most rows of each split that has a limit."""

@@ -149,16 +149,21 @@ def _check_sums(name: str, folder: Path):
     remedy = "get it again"
     if name in GENERATED:
         remedy = f"remove {folder} and make it anew: ernie-sparse lra --make {name} --out {folder}"
+    named = set()
     for number, line in enumerate(sums.read_text(errors="replace").splitlines(), start=1):
         # The second sign between the two says how sha256sum opened the file.
         expected, file = line[:64], line[66:]
         if not file or line[64] != " " or line[65] not in " *":
             raise ValueError(f"{sums}, line {number} is not a checksum, two spaces and a name")
         path = folder / file
+        named.add(path.name)
         if not path.is_file():
             raise ValueError(f"{path}: there is no such file, and {SUMS} names it; {remedy}")
         if checksum(path) != expected.lower():
             raise ValueError(f"{path}: its checksum is not the one in {SUMS}: it is damaged or was changed; {remedy}")
+    unnamed = sorted(path for path in folder.iterdir() if path.suffix in (".tsv", ".npz") and path.name not in named)
+    if unnamed:
+        raise ValueError(f"{sums} has no checksum of {unnamed[0].name}: it is cut off; {remedy}")
 
 
 def _hold_out(sources: dict[str, Source]) -> dict[str, Source]:
@@ -370,6 +375,8 @@ def _read_image(folder: Path) -> dict[str, Source]:
     paths = sorted(folder.glob("*.npz"))
     if len(paths) > 1:
         raise ValueError(f"{', '.join(map(str, paths))}: which one is meant? Keep one in the folder")
+    if paths and paths[0].name == "pathfinder32.npz":
+        raise ValueError(f"{paths[0]}: these are the images of Pathfinder")
     if paths:
         return _read_arrays("image", paths[0], ("train", "test"))
     archive, unpacked = folder / "cifar-10-python.tar.gz", folder / "cifar-10-batches-py"

@@ -29,6 +29,7 @@ KEYS = (
 # Always in the table of accuracies, so that it is seen what has not been run.
 SELF_PRETRAINED = ("hst", "hst-saor")
 GLOBAL_BLOCKS = (0, 1, 2, 4)
+BOTTLENECK_MODELS = ("hst", "flat", "window")
 REGULARISED = {"hst": "neither", "hst-rdrop": "R-Drop", "hst-saor": "SAOR"}
 
 
@@ -62,16 +63,28 @@ def read_cells(folder: str | Path) -> list[dict]:
     if not Path(folder).is_dir():
         raise ValueError(f"--results-dir {folder}: there is no such folder")
     cells = []
+    paths = {}
     for path in sorted(Path(folder).rglob("*.json")):
+        if _is_beside_results(path.relative_to(folder)):
+            continue
         try:
             cell = json.loads(path.read_text())
-            missing = [key for key in KEYS if key not in cell]
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not a result: {error}") from None
-        if missing or cell["task"] not in TASKS or cell["model"] not in MODELS:
-            raise ValueError(
-                f"{path} is not a result of `ernie-sparse lra`: {', '.join(missing) or 'an unknown task or model'}"
+            _check_cell(cell)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a result of `ernie-sparse lra`: {error}") from None
+        run = str(
+            (
+                setting(cell),
+                cell["model"],
+                cell.get("pattern"),
+                cell.get("saor"),
+                cell.get("self_pretraining"),
+                cell["seed"],
             )
+        )
+        if run in paths:
+            raise ValueError(f"{path} and {paths[run]} are results of the same run: keep one of them")
+        paths[run] = path
         cells.append(cell)
     tasks, models = list(TASKS), list(MODELS)
     return sorted(
@@ -85,6 +98,30 @@ def read_cells(folder: str | Path) -> list[dict]:
             cell["seed"],
         ),
     )
+
+
+def _is_beside_results(path: Path) -> bool:
+    """What a run leaves beside its results."""
+    inner = any(part == "self-pretraining" or part.startswith("checkpoint-") for part in path.parts)
+    return inner or path.name == "run.json"
+
+
+def _check_cell(cell: dict):
+    """Raise a `ValueError` for what is no result of a run."""
+    missing = [key for key in KEYS if key not in cell]
+    if missing:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    for name, names in (("task", TASKS), ("model", MODELS)):
+        if cell[name] not in names:
+            raise ValueError(f"{cell[name]!r} is no {name}")
+    for name in ("accuracy", "chance", "constant_guess"):
+        if not 0 <= cell[name] <= 1:
+            raise ValueError(f"{name} is {cell[name]}: it must lie between 0 and 1")
+    for name, low in {"steps": 1, "batch_size": 1, "seed": 0}.items():
+        if not (isinstance(cell[name], int) and cell[name] >= low):
+            raise ValueError(f"{name} is {cell[name]!r}: it must be a whole number of at least {low}")
+    if not {"train", "test"} <= set(cell["rows"]) or not {"cpu", "threads"} <= set(cell["hardware"]):
+        raise ValueError("its rows or its hardware are incomplete")
 
 
 def is_full(cell: dict) -> bool:
@@ -203,7 +240,11 @@ def bottleneck(cells: list[dict]) -> dict[tuple, dict[tuple[bool, int], list[flo
         for hierarchical in (True, False)
         for number in GLOBAL_BLOCKS
     }
-    plain = [cell for cell in cells if not cell.get("saor") and not cell.get("self_pretraining")]
+    plain = [
+        cell
+        for cell in cells
+        if cell["model"] in BOTTLENECK_MODELS and not cell.get("saor") and not cell.get("self_pretraining")
+    ]
     found = {}
     for key, group in by_setting([cell for cell in plain if cell.get("pattern") in patterns]).items():
         values = defaultdict(list)

@@ -2,6 +2,8 @@
 """`ernie-sparse lra`: Long Range Arena, its data, its models in one harness, and the page of results."""
 
 import copy
+import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +11,17 @@ import numpy as np
 from datasets import DatasetDict
 from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
-from ..running import ArgumentParser, finish, given, longest_first, parse_arguments, print_table, resume_point
+from ..running import (
+    ArgumentParser,
+    finish,
+    given,
+    last_checkpoint,
+    longest_first,
+    parse_arguments,
+    print_table,
+    resume_point,
+    write_json,
+)
 from ..trainer import SaorArguments, SaorTrainer
 from . import data, report
 from .arguments import USAGE, LraArguments
@@ -17,6 +29,9 @@ from .make import GENERATED, SIZES
 from .models import MODELS, LraClassifier, build_config, encoder_of
 from .tasks import TASKS
 from .training import DocumentCollator, accuracy, self_pretrained
+
+# What a run is, in its folder.
+RUN = "run.json"
 
 
 def main(argv: list[str]):
@@ -56,6 +71,8 @@ def make_data(argv: list[str]):
     args = parser.parse_args(argv)
     if args.make not in GENERATED:
         raise ValueError(f"--make {args.make!r}: {' and '.join(GENERATED)} can be made")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: it must be at least 0")
     given_sizes = zip(SIZES[args.make], (args.train_size, args.validation_size, args.test_size), strict=True)
     sizes = {split: size for split, size in given_sizes if size is not None}
     paths = GENERATED[args.make](args.out, args.seed, sizes)
@@ -64,7 +81,7 @@ def make_data(argv: list[str]):
 
 def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, TrainingArguments]:
     """All arguments; the task's recipe, the model's SAOR and a folder of their names stand in for what is not given."""
-    known = given(argv, "--task", "--model", "--seed", "--output-dir")
+    known = given(argv, "--task", "--model", "--seed", "--output-dir", "--num-train-epochs")
     defaults = {
         "seed": 0,
         "saor_seed": known.seed or 0,
@@ -94,10 +111,57 @@ def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, Traini
     if known.output_dir is None:
         argv = [*argv, "--output-dir", "runs"]
     args, saor, training = parse_arguments(argv, "lra", USAGE, __doc__, LraArguments, defaults=defaults)
+    if known.num_train_epochs is not None or training.max_steps < 1:
+        raise ValueError(f"runs are counted in updates, --max-steps {training.max_steps}: at least 1, and no epochs")
+    if training.metric_for_best_model not in ("accuracy", "eval_accuracy", "loss", "eval_loss"):
+        raise ValueError(f"--metric-for-best-model {training.metric_for_best_model}: it is accuracy or loss")
+    if training.push_to_hub:
+        raise ValueError("--push-to-hub: these models are for comparison and are no checkpoints of transformers")
+    training.remove_unused_columns = False
     if known.output_dir is None:
         words = [args.model, args.pattern, "self-pretrained" if args.self_pretrain else None, f"seed-{training.seed}"]
         training.output_dir = str(Path("runs/lra", args.task, "-".join(filter(None, words))))
     return args, saor, training
+
+
+def identity(args: LraArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
+    """What makes a run the one it is: with another of these it does not go on in the same folder."""
+    same = ("task", "model", "pattern", "train_size", "validation_size", "test_size")
+    pretraining = ("self_pretrain", "self_pretrain_steps", "self_pretrain_learning_rate")
+    recipe = ("seed", "max_steps", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps")
+    return {
+        **{name: getattr(args, name) for name in (*same, *pretraining)},
+        **{name: getattr(training, name) for name in recipe},
+        **dataclasses.asdict(saor),
+    }
+
+
+def going_on(args: LraArguments, saor: SaorArguments, training: TrainingArguments) -> str | None:
+    """
+    The checkpoint that this run goes on from, if any.
+
+    Raises:
+        `ValueError`: The output folder holds another run, or what `resume_point` finds.
+    """
+    out = Path(training.output_dir)
+    asked = training.resume_from_checkpoint
+    if asked not in (None, "last") and Path(asked).resolve().parent != out.resolve():
+        raise ValueError(
+            f"--resume-from-checkpoint {asked} is not in the run's folder {out}: last is the newest one there"
+        )
+    has_pretraining = (out / "self-pretraining").is_dir()
+    if (has_pretraining or last_checkpoint(out)) and (out / RUN).is_file():
+        # As JSON has it.
+        earlier, own = json.loads((out / RUN).read_text()), json.loads(json.dumps(identity(args, saor, training)))
+        changed = [
+            f"{name} {earlier.get(name)} and not {value}" for name, value in own.items() if earlier.get(name) != value
+        ]
+        if changed:
+            raise ValueError(f"--output-dir {out} holds another run, of {', '.join(changed)}: name another folder")
+    if asked == "last" and has_pretraining and last_checkpoint(out) is None:
+        # That training goes on by itself.
+        training.resume_from_checkpoint = None
+    return resume_point(training)
 
 
 def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArguments) -> tuple:
@@ -123,18 +187,18 @@ def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArgum
 def run(argv: list[str]):
     """One cell of the table: train a model on a task, test the checkpoint that was best on the validation set."""
     args, saor, training = read_arguments(argv)
-    if training.max_steps < 1:
-        raise ValueError(f"--max-steps {training.max_steps}: at least 1 update is needed")
     task, model = TASKS[args.task], MODELS[args.model]
     if saor.saor_alpha > 0 and model.pattern is None:
         raise ValueError(
             f"--saor-alpha {saor.saor_alpha}: {args.model} is transformers' own and has no pattern to perturb"
         )
-    checkpoint = resume_point(training)
+    checkpoint = going_on(args, saor, training)
     with training.main_process_first(desc="reading the documents"):
         rows = data.load_task(args.task, args.data_dir, args.limits())
     for split in ("validation", "test"):
         rows[split] = longest_first(rows[split])
+    if training.process_index == 0:
+        write_json(Path(training.output_dir) / RUN, identity(args, saor, training))
     set_seed(training.seed)
     encoder, self_pretraining = build_encoder(args, rows, training)
     trainer = SaorTrainer(
@@ -158,7 +222,8 @@ def run(argv: list[str]):
         "learning_rate": training.learning_rate,
         "saor": {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns} if saor.saor_alpha else None,
         "rows": {split: len(split_rows) for split, split_rows in rows.items()},
-        "limits": args.limits(),
+        # Those that left something out.
+        "limits": {split: size for split, size in args.limits().items() if size == len(rows[split])},
         "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
         **evaluate(trainer, rows, args),
     }
@@ -201,6 +266,7 @@ def table(results: dict) -> list[tuple[str, object]]:
     lines = [
         ("task", results["task"]),
         ("model", f"{MODELS[results['model']].what} ({results['parameters']:,} parameters)"),
+        *([("pattern", results["pattern"])] if results["pattern"] else []),
         ("updates", f"{results['steps']:,} of {results['batch_size']} rows"),
         ("test accuracy", f"{results['accuracy']:.4f} on {results['rows']['test']:,} rows"),
         ("validation accuracy", results["validation_accuracy"]),
