@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ernie_sparse.running import write_json
+from ernie_sparse.running import last_checkpoint, write_json
 
 # Bottleneck and sensitivity at a budget that a CPU has: fewer updates, the same rows.
 SHORT = ("--max-steps", "2000")
@@ -52,7 +52,7 @@ def run(flags: tuple[str, ...], seed: int, args: argparse.Namespace):
     command = ["lra", "--task", args.task, *flags, "--seed", str(seed), "--output-dir", str(out)]
     if args.data_dir is not None:
         command += ["--data-dir", args.data_dir]
-    if any(out.glob("checkpoint-*")):
+    if last_checkpoint(out) is not None:
         command += ["--resume-from-checkpoint", "last"]
     print(f"{label}: ernie-sparse {' '.join(command)}", flush=True)
     subprocess.run([sys.executable, "-m", "ernie_sparse", *command, "--disable-tqdm", "true"], check=True)
