@@ -75,6 +75,11 @@ COMPARISONS = {
         "ERNIE-Sparse": ["--task", "rte", *GLUE, *PLAIN],
         "ERNIE-Sparse, SAOR": ["--task", "rte", *GLUE, *SAOR],
     },
+    "glue-stsb": {
+        "source, full attention": ["--task", "stsb", *GLUE, *PLAIN, *SOURCE],
+        "ERNIE-Sparse": ["--task", "stsb", *GLUE, *PLAIN],
+        "ERNIE-Sparse, SAOR": ["--task", "stsb", *GLUE, *SAOR],
+    },
     # Answers in passages of Wikipedia, from there to TriviaQA, where only the aliases of the answers are known.
     "squad": {
         "ERNIE-Sparse": [
