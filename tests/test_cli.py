@@ -345,8 +345,7 @@ def test_the_module_exits_with_the_commands_code():
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    for words in ("finetune --list", "--help"):
-        command = [sys.executable, "-m", "ernie_sparse", *words.split()]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        process.stdout.close()
-        assert (process.stderr.read(), process.wait()) == ("", 141)
+    command = [sys.executable, "-m", "ernie_sparse", "finetune", "--list"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)

@@ -49,11 +49,13 @@ def make_inputs(batch_size: int, num_tokens: int) -> dict:
     return {"input_ids": torch.randint(1, 99, mask.shape), "attention_mask": mask}
 
 
-def some_patterns(*names):
-    return pytest.mark.parametrize("pattern", [PATTERNS[name] for name in names], ids=names)
+def some_patterns(*names, slow=()):
+    """A test per pattern; those of `slow` are no part of the fast suite."""
+    marks = {name: [pytest.mark.slow] if name in slow else [] for name in names}
+    return pytest.mark.parametrize("pattern", [pytest.param(PATTERNS[n], id=n, marks=marks[n]) for n in names])
 
 
-@some_patterns("plain", "random_and_shifted", "flat")
+@some_patterns("plain", "random_and_shifted", "flat", slow=("plain", "flat"))
 def test_an_exported_model_takes_any_batch_and_length(pattern, build):
     model = build(ErnieSparseForSequenceClassification, pattern)
     sizes = {0: DYNAMIC, 1: DYNAMIC}
