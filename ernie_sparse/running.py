@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, HfArgumentParser, TrainingArguments
+from transformers import AutoConfig, HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern
@@ -151,6 +151,33 @@ def resume_point(args: RunArguments) -> str | None:
     if last is None:
         raise ValueError(f"--resume-from-checkpoint last: there is no complete checkpoint in {output_dir}")
     return last
+
+
+class _Beginning(TrainerCallback):
+    """Notes that a training has begun: everything of a checkpoint but the random state has been read by then."""
+
+    has_begun = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.has_begun = True
+
+
+def train(trainer: Trainer, checkpoint: str | None):
+    """
+    Train, from a checkpoint if one is given.
+
+    Raises:
+        `ValueError`: A checkpoint that cannot be read or is another model's; else what the training raises.
+    """
+    beginning = _Beginning()
+    trainer.add_callback(beginning)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception as error:
+        if checkpoint is None or beginning.has_begun:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{checkpoint} is damaged or another model's: {type(error).__name__}: {reason}") from error
 
 
 def check_checkpoint(name: str, argument: str):

@@ -346,6 +346,17 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path, monkeypatc
     assert are_equal(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_a_checkpoint_that_was_cut_off_is_named(name, tmp_path, capsys):
+    short(tmp_path)
+    path = tmp_path / "checkpoint-6" / name
+    path.write_bytes(path.read_bytes()[:1000])
+    capsys.readouterr()
+    flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3, "--resume-from-checkpoint", "last")
+    assert cli.main(arguments("text", tmp_path, *flags)) == 2
+    assert "checkpoint-6 is damaged or another model's: " in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
     flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3, "--self-pretrain", "--self-pretrain-steps", 2)
     whole = short(tmp_path, *flags[6:])

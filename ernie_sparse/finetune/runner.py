@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ..configuration_ernie_sparse import ErnieSparseConfig
-from ..running import given, load_config, longest_first, parse_arguments, print_table, resume_point
+from ..running import given, load_config, longest_first, parse_arguments, print_table, resume_point, train
 from ..trainer import SaorArguments
 from . import data, report
 from .arguments import USAGE, FinetuneArguments
@@ -255,7 +255,7 @@ def train_once(job: Job, args, saor, training: TrainingArguments, argv: list[str
     """One run: train, evaluate every split, leave model, predictions, results, pictures and card in its folder."""
     try:
         trainer = build_trainer(job, args, saor, training)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        train(trainer, checkpoint)
     except (KeyError, ValueError) as error:
         if training.process_index == 0:
             _remove_if_empty(Path(training.output_dir))

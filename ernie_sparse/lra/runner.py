@@ -20,6 +20,7 @@ from ..running import (
     parse_arguments,
     print_table,
     resume_point,
+    train,
     write_json,
 )
 from ..trainer import SaorArguments, SaorTrainer
@@ -210,7 +211,7 @@ def run(argv: list[str]):
         data_collator=DocumentCollator(task, model.min_length),
         compute_metrics=accuracy,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    train(trainer, checkpoint)
     trainer.save_model()
     results = {
         "task": args.task,

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 
 from ..masking import MaskAnew, MaskingCollator
-from ..running import last_checkpoint, write_json
+from ..running import last_checkpoint, train, write_json
 from ..trainer import SaorArguments, SaorTrainer
 from .models import LraModel
 from .tasks import MASK_TOKEN_ID, NUM_SPECIAL_TOKENS, PAD_TOKEN_ID, LraTask
@@ -128,7 +128,7 @@ def self_pretrained(
             data_collator=collator,
             callbacks=[MaskAnew(collator.masking)],
         )
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        train(trainer, last_checkpoint(folder))
         trainer.save_model()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         content = {

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, set_seed
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..masking import MaskAnew, MaskingCollator, mask_once
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
-from ..running import as_dict, finish, load_config, load_raw_dataset, parse_arguments, resume_point
+from ..running import as_dict, finish, load_config, load_raw_dataset, parse_arguments, resume_point, train
 from ..sparse_pattern import SparsePattern
 from ..trainer import SaorTrainer
 from .text import pack, train_tokenizer
@@ -185,7 +185,7 @@ def main(argv: list[str]):
         processing_class=tokenizer,
         callbacks=[MaskAnew(collator)],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    train(trainer, checkpoint)
     trainer.save_model()
     metrics = trainer.evaluate()
     if not trainer.is_world_process_zero():
