@@ -319,6 +319,7 @@ def test_the_verb_fills_the_page_and_draws(tmp_path, capsys):
     pictures = sorted(path.name for path in page.parent.glob("*.png"))
     assert pictures == ["lra_bottleneck.png", "lra_patterns.png"]
     assert all(shows_both(page.parent / name) for name in pictures)
+    assert all(f"![The table as a picture]({name})\n<!-- end {name[4:-4]} -->" in text for name in pictures)
     assert cli.main(words) == 0 and page.read_text() == text
 
 

@@ -48,8 +48,12 @@ def main(argv: list[str]):
         "patterns": pattern_tables(cells),
         "runs": runs_table(cells),
     }
+    # A page without places for the tables gets no pictures either.
     fill_page(page, tables)
     pictures = draw(cells, page.parent)
+    for path in pictures:
+        tables[path.stem.removeprefix("lra_")] += f"\n\n![The table as a picture]({path.name})"
+    fill_page(page, tables)
     print(f"{page}: {len(cells)} runs of {args.results_dir}; pictures: {', '.join(map(str, pictures)) or 'none'}")
 
 
