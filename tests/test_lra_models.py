@@ -26,15 +26,6 @@ OURS = [name for name, model in MODELS.items() if model.pattern is not None]
 FLAT = [name for name in OURS if not MODELS[name].is_hierarchical]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def build(name: str, task: str = "listops", **changes) -> LraClassifier:
     """A model of weights large enough that attention tells tokens apart."""
     torch.manual_seed(0)

@@ -43,15 +43,6 @@ OTHER_PATTERNS = ("block_size=2,num_window_blocks=1,num_global_blocks=0", "hiera
 HST = SparsePattern(block_size=64)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def trainers(monkeypatch) -> list[SaorTrainer]:
     """Those of the runs."""

@@ -29,15 +29,6 @@ from ernie_sparse.trainer import SaorTrainer
 LISTOPS, TEXT, RETRIEVAL, IMAGE = (TASKS[name] for name in ("listops", "text", "retrieval", "image"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def documents(number: int, length: int, num_symbols: int, seed: int = 0) -> list[bytes]:
     draw = np.random.default_rng(seed)
     return [draw.integers(num_symbols, size=length, dtype=np.uint8).tobytes() for _ in range(number)]

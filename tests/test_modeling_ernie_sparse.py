@@ -113,15 +113,6 @@ every_head = pytest.mark.parametrize("name", HEADS)
 every_executor = pytest.mark.parametrize("executor", EXECUTORS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @torch.no_grad()
 def randomise(model: nn.Module) -> nn.Module:
     """Fresh models have zero biases and identical norms, which would hide one that is dropped or swapped."""

@@ -32,15 +32,6 @@ from ernie_sparse.trainer import PERTURBATIONS, SaorArguments, SaorTrainer, pert
 OWN = SparsePattern(block_size=8, num_window_blocks=3, num_random_blocks=1, block_shift=5, seed=4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def train(head: str, output_dir, **options) -> dict:
     trainer = build_trainer(head, str(output_dir), **options)
     trainer.train()
