@@ -23,7 +23,7 @@ from ernie_sparse.lra.training import DocumentCollator
 from ernie_sparse.trainer import SaorArguments, second_pattern
 
 OURS = [name for name, model in MODELS.items() if model.pattern is not None]
-FLAT = [name for name in OURS if not MODELS[name].is_hierarchical]
+FLAT = [name for name in OURS if not MODELS[name].pattern.hierarchical]
 
 
 def build(name: str, task: str = "listops", **changes) -> LraClassifier:

@@ -59,10 +59,6 @@ class LraModel:
     saor_patterns: tuple[str, ...] | None = None
     min_length: int = 1
 
-    @property
-    def is_hierarchical(self) -> bool:
-        return self.pattern is not None and self.pattern.hierarchical
-
 
 HST = SparsePattern(block_size=BLOCK_SIZE)
 FLAT = SparsePattern(block_size=BLOCK_SIZE, hierarchical=False)
