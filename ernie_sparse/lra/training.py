@@ -123,7 +123,9 @@ def self_pretrained(
         trainer = SaorTrainer(
             model=AutoModelForMaskedLM.from_config(config),
             args=training,
-            saor=SaorArguments(saor_alpha=1.0 if getattr(config, "hierarchical", False) else 0.0, saor_seed=training.seed),
+            saor=SaorArguments(
+                saor_alpha=1.0 if getattr(config, "hierarchical", False) else 0.0, saor_seed=training.seed
+            ),
             train_dataset=train_set.add_column("row", np.arange(len(train_set))),
             data_collator=collator,
             callbacks=[MaskAnew(collator.masking)],
