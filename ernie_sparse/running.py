@@ -294,7 +294,7 @@ def run_facts(verb: str, argv: list[str]) -> dict:
     """What a result cannot be run again without: the command, the commit, the versions and the hardware."""
     return {
         "command": shlex.join(["ernie-sparse", verb, *argv]),
-        "commit": commit(),
+        "commit": COMMIT,
         "versions": versions(),
         "hardware": hardware(),
     }
@@ -422,6 +422,10 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+# Now, when the sources are read: what is edited while a run goes on is not what runs.
+COMMIT = commit()
 
 
 def as_dict(*arguments) -> dict:
