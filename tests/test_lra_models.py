@@ -66,8 +66,8 @@ def test_every_model_is_of_one_size_and_trains_all_its_weights(name, task):
     assert config.intermediate_size == 128 and config.hidden_act == "gelu" and config.hidden_dropout_prob == 0.1
     assert config.attention_probs_dropout_prob == 0 and config.vocab_size == 2 + TASKS[task].num_symbols
     tables = {key: weight for key, weight in model.encoder.named_parameters() if "position_embeddings" in key}
-    offset = 1 if name == "longformer" else 0
-    assert [len(weight) for weight in tables.values()] == [TASKS[task].max_length + offset]
+    positions = {"longformer": TASKS[task].max_length + 1, "bigbird": {2000: 2048, 4096: 4096}[TASKS[task].max_length]}
+    assert [len(weight) for weight in tables.values()] == [positions.get(name, TASKS[task].max_length)]
     # A batch that does not turn BigBird into full attention, and one that has two blocks for the others.
     batch = batch_of(task, [70, 90], MODELS[name].min_length)
     model(**batch).loss.backward()
@@ -77,6 +77,14 @@ def test_every_model_is_of_one_size_and_trains_all_its_weights(name, task):
     width = 64 if task == "listops" else 256
     shapes = [tuple(weight.shape) for weight in model.classifier.parameters()]
     assert shapes == [(128, width), (128,), (TASKS[task].num_labels, 128), (TASKS[task].num_labels,)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_reads_the_longest_documents(name):
+    model = build(name, "listops")
+    batch = batch_of("listops", [1990, TASKS["listops"].max_length], MODELS[name].min_length)
+    assert batch["input_ids"].shape[-1] == 2000 and logits_of(model, batch).shape == (2, 10)
+    assert name != "bigbird" or model.encoder.attention_type == "block_sparse"
 
 
 def test_all_rows_of_ours_have_the_same_weights():

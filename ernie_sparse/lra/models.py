@@ -93,6 +93,8 @@ def build_config(name: str, task: LraTask, pattern: SparsePattern | None = None)
     """The config of the encoder called `name` for a task, under another pattern than its own if one is given."""
     settings = {**SIZES, "vocab_size": task.vocab_size, "max_position_embeddings": task.max_length}
     if name == "bigbird":
+        # It fills its input up to whole blocks, and each place there needs a position.
+        settings["max_position_embeddings"] = -(-task.max_length // BLOCK_SIZE) * BLOCK_SIZE
         return BigBirdConfig(
             **settings,
             attention_type="block_sparse",
