@@ -291,13 +291,20 @@ def finish(
 
 
 def run_facts(verb: str, argv: list[str]) -> dict:
-    """What a result cannot be run again without: the command, the commit, the versions and the hardware."""
+    """What a result cannot be run again without: the command from its beginning, the commit, the versions and the hardware."""
     return {
-        "command": shlex.join(["ernie-sparse", verb, *argv]),
+        "command": shlex.join(["ernie-sparse", verb, *_without_resuming(argv)]),
         "commit": COMMIT,
         "versions": versions(),
         "hardware": hardware(),
     }
+
+
+def _without_resuming(argv: list[str]) -> list[str]:
+    """A command line that needs no checkpoint."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume-from-checkpoint", "--resume_from_checkpoint")
+    return parser.parse_known_args(argv)[1]
 
 
 def longest_first(rows: Dataset) -> Dataset:

@@ -133,6 +133,13 @@ class SaorTrainer(Trainer):
         # Predictions are matched with their rows, and with those of another evaluation, by their place.
         return SequentialSampler(eval_dataset)
 
+    def _run_epoch(self, *args, **kwargs):
+        # transformers makes one more update before it looks whether any is left, where a run goes on from its last checkpoint.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.saor.saor_alpha > 0 and model.training:
             own = self.accelerator.unwrap_model(model).config.pattern

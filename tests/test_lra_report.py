@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from ernie_sparse import SparsePattern, cli
+from ernie_sparse import SaorArguments, SparsePattern, cli
 from ernie_sparse.lra import report
 from ernie_sparse.lra.models import MODELS
 from ernie_sparse.lra.tasks import TASKS
@@ -16,6 +16,13 @@ from ernie_sparse.running import fill_page
 ROWS = {"train": 96_000, "validation": 2_000, "test": 2_000}
 TABLES = ("accuracy", "shorter", "bottleneck", "patterns", "runs")
 PAGE = "# Results\n\n" + "\n".join(f"## {name}\n\n<!-- begin {name} -->\nold\n<!-- end {name} -->\n" for name in TABLES)
+
+
+DRAWN = ["shift", "block_size", "window", "random"]
+
+
+def pretrained(steps: int, learning_rate: float = 5e-4) -> dict:
+    return {"steps": steps, "learning_rate": learning_rate, "mlm_probability": 0.15}
 
 
 def cell(model: str, accuracy: float, seed: int = 0, task: str = "listops", **more) -> dict:
@@ -36,7 +43,9 @@ def cell(model: str, accuracy: float, seed: int = 0, task: str = "listops", **mo
         "constant_guess": 0.175,
         "pattern": None if pattern is None else str(pattern),
         "other_patterns": {},
-        "saor": {"alpha": 1.0} if MODELS[model].saor_alpha else None,
+        "saor": {"alpha": 1.0, "patterns": list(MODELS[model].saor_patterns or DRAWN)}
+        if MODELS[model].saor_alpha
+        else None,
         "command": f"ernie-sparse lra --task {task} --model {model}",
         "hardware": {"cpu": "A CPU", "threads": 2, "gpu": None},
         "commit": "0123456789abcdef",
@@ -66,21 +75,28 @@ def test_accuracies_are_means_over_seeds_of_whole_runs_under_the_models_own_patt
         cell("hst-saor", 0.70, 0, "text", constant_guess=0.5),
         cell("bigbird", 0.65, 0, "text", constant_guess=0.5),
         cell("bigbird", 0.9, 0, "image"),
-        cell("hst", 0.5, self_pretraining={"steps": 5_000}),
-        cell("dense", 0.45, self_pretraining={"steps": 5_000}),
+        cell("hst", 0.5, self_pretraining=pretrained(5_000)),
+        cell("dense", 0.45, self_pretraining=pretrained(5_000)),
         # None of these belongs here.
         cell("hst", 0.01, **short),
         cell("hst", 0.02, limits={"train": 100}),
         cell("hst", 0.03, pattern=other),
         cell("hst", 0.05, learning_rate=1e-3),
         cell("hst", 0.06, batch_size=64),
-        cell("hst", 0.07, saor={"alpha": 0.5}),
+        cell("hst", 0.07, saor={"alpha": 0.5, "patterns": DRAWN}),
+        cell("hst-saor", 0.08, saor={"alpha": 0.5, "patterns": DRAWN}),
+        cell("hst-saor", 0.09, saor={"alpha": 1.0, "patterns": ["none"]}),
+        cell("hst", 0.10, rows={**ROWS, "train": 95_999}),
+        cell("hst", 0.11, rows={**ROWS, "test": 1_999}),
+        cell("hst", 0.12, self_pretraining=pretrained(10)),
+        cell("hst", 0.13, self_pretraining=pretrained(5_000, 1e-4)),
         cell("flat", 0.04, pattern=other),
     ]
     assert report.accuracy_table(cells) == "\n".join(
         [
             "| model | listops | text | retrieval | image | pathfinder | average over tasks |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| training / test rows | 96,000 / 2,000 | 96,000 / 2,000 |  | 96,000 / 2,000 |  |  |",
             "| chance | 10.0 | 50.0 | 50.0 | 10.0 | 50.0 |  |",
             "| most frequent class | 17.5 | 50.0 |  | 17.5 |  |  |",
             "| `hst`: ERNIE-Sparse: HST | 41.0 ± 1.4 (2) | 35.0 (1) |  |  |  | 38.0 over 2 |",
@@ -102,11 +118,15 @@ def test_accuracies_are_means_over_seeds_of_whole_runs_under_the_models_own_patt
     )
 
 
+def test_patterns_that_saor_draws_are_its_defaults():
+    assert SaorArguments().saor_patterns == DRAWN
+
+
 def test_without_runs_the_tables_say_so():
     table = report.accuracy_table([])
     assert table.endswith("\n\nHST with SAOR and BigBird have no task in common yet.")
     assert "| most frequent class |  |  |  |  |  |  |" in table.splitlines()
-    assert len(table.splitlines()) == 2 + 2 + len(MODELS) + 2 + 2
+    assert len(table.splitlines()) == 2 + 3 + len(MODELS) + 2 + 2
     for make in (report.shorter_tables, report.bottleneck_tables, report.pattern_tables, report.runs_table):
         assert make([]) == "None yet."
 
@@ -115,10 +135,12 @@ def test_shorter_runs_stand_apart_by_updates_and_rows():
     few = {"steps": 5_000, "limits": {"train": 9_000}, "rows": {**ROWS, "train": 9_000}}
     cells = [
         cell("hst", 0.9),
+        # The whole recipe on a smaller set of data.
+        cell("flat", 0.25, 0, rows={**ROWS, "train": 9_000}),
         cell("hst", 0.30, 0, **few),
         cell("hst", 0.31, 0, steps=2_000),
         cell("hst", 0.33, 1, steps=2_000),
-        cell("hst-saor", 0.305, 0, steps=2_000, self_pretraining={"steps": 2_000}),
+        cell("hst-saor", 0.305, 0, steps=2_000, self_pretraining=pretrained(2_000)),
         cell("bigbird", 0.28, 0, steps=2_000),
         cell("flat", 0.2, 0, steps=2_000, pattern=str(MODELS["flat"].pattern.changed_by("num_global_blocks=4"))),
     ]
@@ -128,6 +150,7 @@ def test_shorter_runs_stand_apart_by_updates_and_rows():
             "| --- | ---: |",
             "| chance, most frequent class | 10.0, 17.5 |",
             "| `hst`: ERNIE-Sparse: HST | 30.0 (1) |",
+            "| `flat`: the same pattern without HST | 25.0 (1) |",
             "",
             "| listops, 2,000 updates of 32 rows, learning rate 0.0001, 96,000 training and 2,000 test rows | test accuracy |",
             "| --- | ---: |",
@@ -213,13 +236,15 @@ def test_every_run_stands_with_what_it_needs_to_be_done_again():
             hardware={"cpu": "A CPU", "threads": 2, "gpu": "A GPU"},
             commit=None,
         ),
+        cell("hst", 0.4, 4, commit="fedcba9876543210-dirty"),
     ]
     assert report.runs_table(cells) == "\n".join(
         [
-            "| command | test accuracy | seed | updates | commit | hardware |",
-            "| --- | ---: | ---: | ---: | ---: | ---: |",
-            "| `ernie-sparse lra --task listops --model hst` | 41.23 | 3 | 5,000 | 012345678 | A CPU, 2 thread(s) |",
-            "| `ernie-sparse lra --task text --model dense` | 50.00 | 0 | 1,500 + 20,000 |  | A GPU |",
+            "| command | test accuracy | seed | updates | training / test rows | commit | hardware |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| `ernie-sparse lra --task listops --model hst` | 41.23 | 3 | 5,000 | 96,000 / 2,000 | 012345678 | A CPU, 2 thread(s) |",
+            "| `ernie-sparse lra --task text --model dense` | 50.00 | 0 | 1,500 + 20,000 | 96,000 / 2,000 |  | A GPU |",
+            "| `ernie-sparse lra --task listops --model hst` | 40.00 | 4 | 5,000 | 96,000 / 2,000 | fedcba987-dirty | A CPU, 2 thread(s) |",
         ]
     )
 

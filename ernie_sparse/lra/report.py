@@ -7,6 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..running import ArgumentParser, fill_page
+from ..trainer import SaorArguments
+from .arguments import LraArguments
 from .models import HST, MODELS
 from .tasks import TASKS
 
@@ -128,24 +130,47 @@ def _check_cell(cell: dict):
         raise ValueError("its rows or its hardware are incomplete")
 
 
-def is_full(cell: dict) -> bool:
-    """Whether a run had the task's whole recipe."""
+def has_whole_recipe(cell: dict) -> bool:
+    """Whether a run had the task's whole recipe, on all the rows there were."""
     recipe = TASKS[cell["task"]].recipe
     own = (recipe.max_steps, recipe.batch_size, recipe.learning_rate)
     return (cell["steps"], cell["batch_size"], cell["learning_rate"]) == own and not cell.get("limits")
 
 
+def full_cells(cells: list[dict]) -> dict[str, list[dict]]:
+    """Per task the runs of the whole recipe; where data of several sizes was read, those on most rows."""
+    found = {task: [cell for cell in cells if cell["task"] == task and has_whole_recipe(cell)] for task in TASKS}
+    most = {task: max(map(num_rows, group), default=None) for task, group in found.items()}
+    return {task: [cell for cell in group if num_rows(cell) == most[task]] for task, group in found.items()}
+
+
+def num_rows(cell: dict) -> tuple[int, int]:
+    return cell["rows"]["train"], cell["rows"]["test"]
+
+
+def rows_text(cell: dict) -> str:
+    return " / ".join(f"{number:,}" for number in num_rows(cell))
+
+
 def is_as_named(cell: dict) -> bool:
-    """Whether a run had the pattern and the SAOR of its model's row."""
+    """Whether a run had the pattern, the SAOR and the self-pretraining of its row."""
     own = MODELS[cell["model"]]
-    alpha = cell["saor"]["alpha"] if cell.get("saor") else 0.0
-    return alpha == own.saor_alpha and (own.pattern is None or cell["pattern"] == str(own.pattern))
+    saor = None
+    if own.saor_alpha:
+        patterns = SaorArguments().saor_patterns if own.saor_patterns is None else list(own.saor_patterns)
+        saor = {"alpha": own.saor_alpha, "patterns": patterns}
+    pretraining = cell.get("self_pretraining")
+    recipe = {"steps": cell["steps"], "learning_rate": LraArguments.self_pretrain_learning_rate}
+    return (
+        cell.get("saor") == saor
+        and (own.pattern is None or cell["pattern"] == str(own.pattern))
+        and (pretraining is None or {name: pretraining.get(name) for name in recipe} == recipe)
+    )
 
 
 def setting(cell: dict) -> tuple:
     """What runs must share to stand in one table."""
-    rows = cell["rows"]
-    return cell["task"], cell["steps"], cell["batch_size"], cell["learning_rate"], rows["train"], rows["test"]
+    return cell["task"], cell["steps"], cell["batch_size"], cell["learning_rate"], *num_rows(cell)
 
 
 def setting_text(key: tuple) -> str:
@@ -190,9 +215,11 @@ def accuracies(cells: list[dict], name: str, is_pretrained: bool) -> list[float]
 
 def accuracy_table(cells: list[dict]) -> str:
     """Test accuracies of the whole recipe, model by task; empty where nothing has been run."""
-    full = {task: [cell for cell in cells if cell["task"] == task and is_full(cell)] for task in TASKS}
+    full = full_cells(cells)
+    sizes = [rows_text(full[task][0]) if full[task] else "" for task in TASKS]
     guesses = [100 * full[task][0]["constant_guess"] if full[task] else None for task in TASKS]
     rows = [
+        ["training / test rows", *sizes, ""],
         ["chance", *(f"{100 / task.num_labels:.1f}" for task in TASKS.values()), ""],
         ["most frequent class", *("" if guess is None else f"{guess:.1f}" for guess in guesses), ""],
     ]
@@ -220,7 +247,8 @@ def against_bigbird(full: dict[str, list[dict]]) -> str:
 
 def shorter_tables(cells: list[dict]) -> str:
     """As the table of accuracies, for runs of fewer updates or rows, a table per setting."""
-    shorter = by_setting([cell for cell in cells if not is_full(cell) and is_as_named(cell)])
+    full = [cell for group in full_cells(cells).values() for cell in group]
+    shorter = by_setting([cell for cell in cells if cell not in full and is_as_named(cell)])
     parts = []
     for key, group in shorter.items():
         rows = [
@@ -310,10 +338,11 @@ def runs_table(cells: list[dict]) -> str:
         machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
         pretraining = cell.get("self_pretraining")
         steps = f"{pretraining['steps']:,} + {cell['steps']:,}" if pretraining else f"{cell['steps']:,}"
-        commit = (cell["commit"] or "")[:9]
+        commit, *changed = (cell["commit"] or "").partition("-")
+        commit = commit[:9] + "".join(changed)
         accuracy = f"{100 * cell['accuracy']:.2f}"
-        rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, commit, machine])
-    header = ["command", "test accuracy", "seed", "updates", "commit", "hardware"]
+        rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, rows_text(cell), commit, machine])
+    header = ["command", "test accuracy", "seed", "updates", "training / test rows", "commit", "hardware"]
     return markdown(header, rows) if rows else "None yet."
 
 
