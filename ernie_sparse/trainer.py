@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch.utils.data import SequentialSampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern, block_plan
@@ -129,6 +130,10 @@ class SaorTrainer(Trainer):
         self._loss_parts = {}
         self._loss_parts_since = 0
 
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        return _OrderOfEpoch(sampler, self) if isinstance(sampler, LengthGroupedSampler) else sampler
+
     def _get_eval_sampler(self, eval_dataset):
         # Predictions are matched with their rows, and with those of another evaluation, by their place.
         return SequentialSampler(eval_dataset)
@@ -179,6 +184,27 @@ class SaorTrainer(Trainer):
                 logs[name] = self.accelerator.gather(total.reshape(1)).mean().item() / steps
             self._loss_parts = {}
         super().log(logs, start_time)
+
+
+class _OrderOfEpoch(Sampler):
+    """
+    The rows in an order that is a function of seed and epoch. What it stands for draws from the global random state, which
+    dropout on a CPU leaves different in each process, and which a run that goes on within an epoch no longer has.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler, trainer: Trainer):
+        self.sampler = sampler
+        self.trainer = trainer
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self):
+        args, epoch = self.trainer.args, int(self.trainer.state.epoch or 0)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        draw = random.Random(f"{seed}/{epoch}")
+        self.sampler.generator = torch.Generator().manual_seed(draw.getrandbits(63))
+        return iter(self.sampler)
 
 
 def _positions_as_labels(batch: dict[str, torch.Tensor]) -> torch.Tensor:

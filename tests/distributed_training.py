@@ -5,6 +5,7 @@ import sys
 import tempfile
 
 import torch
+from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 
 from ernie_sparse import (
@@ -152,12 +153,41 @@ def distributed_run(run: dict, batch_size: int, output_dir: str) -> dict:
     return result_of(trainer)
 
 
+def rows_of_epochs(output_dir: str) -> list[int]:
+    """The rows that this process is given in three epochs, in batches of rows of a length and with dropout."""
+    model = build_model("single_label", hidden_dropout_prob=0.3)
+    trainer = build_trainer(
+        "single_label",
+        output_dir,
+        model=model,
+        batch_size=4,
+        num_train_epochs=3,
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+    )
+    seen = []
+
+    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+        seen.extend(row["row"] for row in rows)
+        # Dropout draws more for longer rows.
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
+        return {"input_ids": ids, "labels": torch.tensor([row["row"] % 3 for row in rows])}
+
+    lengths = [3 + i % 13 for i in range(32)]
+    rows = [{"input_ids": [1 + i] * length, "length": length, "row": i} for i, length in enumerate(lengths)]
+    trainer.train_dataset, trainer.data_collator = Dataset.from_list(rows), collate
+    trainer.train()
+    return seen
+
+
 def main(path: str, batch_size: int):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as output_dir:
         results = {name: distributed_run(run, batch_size, output_dir) for name, run in DISTRIBUTED_RUNS.items()}
+        rows = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(rows, rows_of_epochs(output_dir))
     if torch.distributed.get_rank() == 0:
-        torch.save({"num_processes": torch.distributed.get_world_size(), "results": results}, path)
+        torch.save({"num_processes": len(rows), "results": results, "rows": rows}, path)
     torch.distributed.destroy_process_group()
 
 

@@ -306,9 +306,18 @@ def test_accumulated_micro_batches_train_as_one_batch(head, options, tmp_path):
     assert_same_training(single, whole)
 
 
-@pytest.mark.parametrize("head", ["masked_lm", "question_answering"])
-def test_a_resumed_run_repeats_the_uninterrupted_one(head, tmp_path):
+@pytest.mark.parametrize(
+    "head, more",
+    [
+        ("masked_lm", {}),
+        ("question_answering", {}),
+        ("single_label", {"num_train_epochs": 2}),
+        ("single_label", {"num_train_epochs": 2, "train_sampling_strategy": "group_by_length"}),
+    ],
+)
+def test_a_resumed_run_repeats_the_uninterrupted_one(head, more, tmp_path):
     options = {
+        **more,
         "batch_size": 3,
         "optim": "adamw_torch",
         "learning_rate": 1e-3,
@@ -320,14 +329,16 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(head, tmp_path):
     calls = calls_of(trainer)
     trainer.train()
     whole = result_of(trainer)
-    assert trainer.state.global_step == 4
+    # In the middle of the last epoch.
+    done = 4 * more.get("num_train_epochs", 1) - 2
+    assert trainer.state.global_step == done + 2
 
     resumed_trainer = build_trainer(head, str(tmp_path), **options)
     resumed_calls = calls_of(resumed_trainer)
-    resumed_trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    resumed_trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{done}"))
     resumed = result_of(resumed_trainer)
     patterns = [call["consistency_pattern"] for call in calls]
-    assert [call["consistency_pattern"] for call in resumed_calls] == patterns[2:]
+    assert [call["consistency_pattern"] for call in resumed_calls] == patterns[done:]
     assert len(set(patterns)) > 1
     assert resumed["losses"] == whole["losses"]
     for name, weight in whole["weights"].items():
@@ -357,6 +368,9 @@ def test_two_processes_train_as_one(tmp_path):
         expected = distributed_run(run, batch_size=8, output_dir=str(tmp_path))
         assert_same_training(saved["results"][name], expected)
         assert all(log["consistency_loss"] > 1e-4 for log in expected["losses"]), name
+    epochs = [[row for process in saved["rows"] for row in process[start : start + 16]] for start in (0, 16, 32)]
+    assert all(sorted(rows) == list(range(32)) for rows in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
 
 
 @pytest.mark.parametrize("head", HEADS)
