@@ -153,28 +153,59 @@ def resume_point(args: RunArguments) -> str | None:
     return last
 
 
-class _Beginning(TrainerCallback):
-    """Notes that a training has begun: everything of a checkpoint but the random state has been read by then."""
+# What a run is, in its folder.
+RUN = "run.json"
 
-    has_begun = False
+
+def check_same_run(folder: str | Path, identity: Mapping):
+    """
+    Raise a `ValueError` where `folder` holds another run than the one that `identity` describes, of which that run has left
+    a description too.
+    """
+    path = Path(folder) / RUN
+    if path.is_file():
+        # As JSON has it.
+        earlier, own = json.loads(path.read_text()), json.loads(json.dumps(identity))
+        changed = [
+            f"{key} {earlier.get(key)} and not {value}" for key, value in own.items() if earlier.get(key) != value
+        ]
+        if changed:
+            raise ValueError(f"--output-dir {folder} holds another run, of {', '.join(changed)}: name another folder")
+
+
+class _Progress(TrainerCallback):
+    """
+    Notes that a training has begun: everything of a checkpoint but the random state has been read by then. Where something is
+    left to go on from, the folder says of which run.
+    """
+
+    def __init__(self, identity: Mapping | None):
+        self.identity = identity
+        self.has_begun = False
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.has_begun = True
 
+    def on_save(self, args, state, control, **kwargs):
+        if self.identity is not None and state.is_world_process_zero:
+            write_json(Path(args.output_dir) / RUN, self.identity)
 
-def train(trainer: Trainer, checkpoint: str | None):
+    on_train_end = on_save
+
+
+def train(trainer: Trainer, checkpoint: str | None, identity: Mapping | None = None):
     """
-    Train, from a checkpoint if one is given.
+    Train, from a checkpoint if one is given. `identity` is what [`check_same_run`] is to compare when this goes on later.
 
     Raises:
         `ValueError`: A checkpoint that cannot be read or is another model's; else what the training raises.
     """
-    beginning = _Beginning()
-    trainer.add_callback(beginning)
+    progress = _Progress(identity)
+    trainer.add_callback(progress)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except Exception as error:
-        if checkpoint is None or beginning.has_begun:
+        if checkpoint is None or progress.has_begun:
             raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{checkpoint} is damaged or another model's: {type(error).__name__}: {reason}") from error
@@ -313,7 +344,7 @@ def longest_first(rows: Dataset) -> Dataset:
     return rows.select(np.argsort(-np.asarray(rows["length"]), kind="stable"))
 
 
-def write_json(path: Path, content: dict):
+def write_json(path: Path, content: Mapping):
     """Write a file of JSON as a whole or not at all, and its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.partial")

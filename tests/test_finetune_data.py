@@ -226,7 +226,7 @@ def test_a_question_may_come_without_a_document():
     [
         (labelled([1, 0], ClassLabel(names=["no", "yes", "maybe"])), OWN, ("no", "yes", "maybe")),
         (labelled([10, 9, 10, -1]), OWN, ("-1", "9", "10")),
-        (labelled([1, 1]), TASKS["imdb"], ("neg", "pos")),
+        (labelled([1, 0]), TASKS["imdb"], ("neg", "pos")),
         (labelled(["b", "a", "b"]), TASKS["imdb"], ("a", "b")),
         (labelled([True, False]), OWN, ("False", "True")),
         (labelled([["b"], [], ["a", "b"]]), OWN_FILES["multi_label"], ("a", "b")),
@@ -244,6 +244,7 @@ def test_classes_are_the_datas_own_names_the_tasks_or_the_sorted_labels(rows, ta
         (labelled([0.5, 1.0]), "single_label", "column 'label' holds float64: classes are strings or whole numbers"),
         (labelled(["a", "a"]), "single_label", "a single class, 'a': there is nothing to learn"),
         (labelled([3, 3]), "single_label", "a single class, '3'"),
+        (labelled([1, 1], ClassLabel(names=["no", "yes"])), "single_label", "a single class, 'yes': there is nothing"),
         (labelled([["a"], ["b"]]), "single_label", "holds lists: use --kind multi_label or token_classification"),
         (labelled([{"x": 1}, {"x": 2}]), "single_label", "holds dict: classes are strings or whole numbers"),
         (

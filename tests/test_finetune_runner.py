@@ -159,6 +159,26 @@ def test_seeds_are_runs_of_their_own_and_a_kill_costs_only_the_one_that_ran(tmp_
     again = finetune(tmp_path, *flags, "--resume-from-checkpoint", "last")
     assert (tmp_path / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
     assert again["mean"] == pytest.approx(results["mean"]) and again["std"] == pytest.approx(results["std"])
+    for split in ("validation", "test"):
+        losses = [run["splits"][split]["loss"] for run in runs]
+        assert again["splits"][split]["mean"]["loss"] == pytest.approx(statistics.fmean(losses))
+
+
+def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
+    flags, resume = ("--seeds", 0, "--max-steps", 1), ("--resume-from-checkpoint", "last")
+    finetune(tmp_path / "seeds", *flags)
+    finetune(tmp_path / "one", *flags[2:], "--save-strategy", "steps", "--eval-strategy", "no", "--save-steps", 1)
+    for folder, words in (("seeds/seed-0", flags), ("one", flags[2:])):
+        out = tmp_path / folder.partition("/")[0]
+        for more, message in (
+            (("--learning-rate", "1e-4"), "learning_rate 0.003 and not 0.0001"),
+            (("--max-length", 32, "--saor-alpha", 0), "max_length None and not 32, saor_alpha 1.0 and not 0.0"),
+        ):
+            capsys.readouterr()
+            assert cli.main(arguments(out, *words, *more, *resume)) == 2
+            assert f"--output-dir {tmp_path / folder} holds another run, of {message}" in capsys.readouterr().err
+    # Another seed more is still the same comparison.
+    assert set(finetune(tmp_path / "seeds", "--seeds", 0, 1, *flags[2:], *resume)["seeds"]) == {"0", "1"}
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
@@ -212,12 +232,16 @@ def test_adapters_are_merged_into_an_ordinary_checkpoint(tmp_path):
     # What was evaluated is what was saved.
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    predictions = read_jsonl(tmp_path / "predictions-test.jsonl")
-    for row, found in zip(read_jsonl(workspace() / "single_label-test.jsonl"), predictions, strict=True):
+    rows, predictions = (
+        read_jsonl(workspace() / "single_label-test.jsonl"),
+        read_jsonl(tmp_path / "predictions-test.jsonl"),
+    )
+    for row, found in zip(rows, predictions, strict=True):
         with torch.no_grad():
             probabilities = model(**tokenizer(row["text"], return_tensors="pt")).logits.softmax(-1)[0]
         assert list(found["scores"].values()) == pytest.approx(probabilities.tolist(), abs=1e-5)
-    assert results["splits"]["test"]["accuracy"] >= 0
+    right = [row["label"] == found["label"] for row, found in zip(rows, predictions, strict=True)]
+    assert results["splits"]["test"]["accuracy"] == statistics.fmean(right)
 
 
 def test_a_search_takes_the_best_of_its_trials(tmp_path, capsys):
@@ -234,6 +258,16 @@ def test_a_search_takes_the_best_of_its_trials(tmp_path, capsys):
     assert all(getattr(used, name) == pytest.approx(value, rel=1e-4) for name, value in chosen.items())
     first = next(entry for entry in results["history"] if "eval_accuracy" in entry)
     assert first["epoch"] == 1 and (tmp_path / "model.safetensors").is_file()
+    kept = json.loads((tmp_path / "search.json").read_text())
+    assert kept["trials"] == 2 and 0 <= kept["accuracy"] <= 1
+    assert {name: results["arguments"][name] for name in searched} == kept["best"] == pytest.approx(chosen, rel=1e-4)
+    # The same seed finds the same; what goes on does not look again.
+    finetune(tmp_path / "again", *flags)
+    assert json.loads((tmp_path / "again" / "search.json").read_text()) == kept
+    (tmp_path / "search.json").write_text(json.dumps({**kept, "best": {**kept["best"], "learning_rate": 1e-5}}))
+    shutil.rmtree(tmp_path / "search")
+    resumed = finetune(tmp_path, *flags, "--resume-from-checkpoint", "last")
+    assert resumed["arguments"]["learning_rate"] == 1e-5 and not (tmp_path / "search").exists()
 
 
 def test_rows_that_cannot_be_trained_on_are_named_and_the_run_goes_on(tmp_path):
@@ -310,6 +344,15 @@ def test_glue_is_every_task_with_data_and_their_average(tmp_path):
     shutil.rmtree(out / "cola")
     assert cli.main([*map(str, words), "--resume-from-checkpoint", "last"]) == 0
     assert read_results(out / "mnli")["kept"] and read_results(out)["average"] == pytest.approx(results["average"])
+    # Several seeds, and metrics of long texts alone: the average is of the tasks' own metrics.
+    more = ["--seeds", "0", "1", "--longer-than", "3", "--output-dir", tmp_path / "seeds"]
+    assert cli.main([str(word) for word in [*words, *more]]) == 0
+    results = read_results(tmp_path / "seeds")
+    runs = [read_results(tmp_path / "seeds" / "mnli" / f"seed-{seed}")["splits"] for seed in (0, 1)]
+    for name, split in (("mnli", "validation"), ("mnli_mismatched", "validation_mismatched")):
+        expected = statistics.fmean(run[split]["accuracy"] for run in runs)
+        assert results["tasks"][name] == {"accuracy": pytest.approx(expected)}
+    assert set(results["tasks"]["cola"]) == {"matthews_correlation"}
     with pytest.raises(ValueError, match="no GLUE task was found"):
         runner.main([str(word) for word in [*words[1:], "--data-dir", out]])
 
@@ -391,7 +434,8 @@ def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch
 def test_the_best_checkpoint_is_that_of_the_metric_asked_for(tmp_path):
     words = ["--model", "m", "--train-file", "f.csv", "--output-dir", str(tmp_path)]
     assert runner.read_arguments(words)[-1].greater_is_better
-    assert not runner.read_arguments([*words, "--metric-for-best-model", "loss"])[-1].greater_is_better
+    for name in ("loss", "mse", "eval_mse"):
+        assert not runner.read_arguments([*words, "--metric-for-best-model", name])[-1].greater_is_better
     with pytest.raises(ValueError, match=r"'eval_f2', which is not found .*'eval_accuracy'"):
         runner.main(arguments(tmp_path / "out", "--metric-for-best-model", "f2", "--max-steps", "1")[1:])
     assert not (tmp_path / "out").exists()

@@ -257,15 +257,13 @@ def class_names(train: Dataset, task: Task) -> tuple[str, ...]:
     feature = train.features["label"]
     inner = getattr(feature, "feature", feature)
     column = task.columns["label"]
-    if isinstance(inner, ClassLabel):
-        return tuple(inner.names)
-    is_list = isinstance(feature, List)
+    is_list, is_named = isinstance(feature, List), isinstance(inner, ClassLabel)
     dtype = _type_name(inner)
     if task.kind == "token_classification" and not is_list:
         raise ValueError(f"column {column!r} holds {dtype}: token classification needs a list of labels per row")
     if task.kind == "single_label" and is_list:
         raise ValueError(f"column {column!r} holds lists: use --kind multi_label or token_classification")
-    if not (dtype in ("string", "large_string", "bool") or "int" in dtype):
+    if not (is_named or dtype in ("string", "large_string", "bool") or "int" in dtype):
         raise ValueError(
             f"column {column!r} holds {_contents(train, 'label')}: classes are strings or whole numbers (--kind "
             "regression takes other numbers)"
@@ -273,14 +271,11 @@ def class_names(train: Dataset, task: Task) -> tuple[str, ...]:
     values = {value for row in train["label"] for value in row} if is_list else set(train["label"])
     if None in values:
         raise ValueError(f"column {column!r} of the training set has lists with empty labels")
-    if "int" in dtype and task.label_names:
-        return task.label_names
-    names = tuple(str(value) for value in sorted(values))
-    if len(names) < 2 and task.kind != "multi_label":
-        raise ValueError(
-            f"the training set has a single class, {', '.join(map(repr, names))}: there is nothing to learn"
-        )
-    return names
+    names = tuple(inner.names) if is_named else task.label_names if "int" in dtype else ()
+    if len(values) < 2 and (task.kind == "single_label" or not (names or task.kind == "multi_label")):
+        only = ", ".join(repr(names[value] if value in range(len(names)) else str(value)) for value in values)
+        raise ValueError(f"the training set has a single class, {only}: there is nothing to learn")
+    return names or tuple(str(value) for value in sorted(values))
 
 
 def split_label_sets(rows: Dataset, separator: str) -> Dataset:

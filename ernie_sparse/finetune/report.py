@@ -47,8 +47,15 @@ def collect(job, args, saor, training, results: dict, state) -> dict:
         "steps": state.global_step,
         "pattern": str(job.config.pattern),
         "max_length": job.settings.max_length,
-        "arguments": as_dict(args, saor),
+        "arguments": {**as_dict(args, saor), **training_facts(training)},
     }
+
+
+def training_facts(training) -> dict:
+    """What a training was done with."""
+    names = ("seed", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
+    names += ("gradient_accumulation_steps", "warmup_steps", "weight_decay")
+    return {name: getattr(training, name) for name in names}
 
 
 def largest_class(job) -> float | None:
@@ -121,16 +128,20 @@ def numbers(results: dict, prefix: str = "") -> dict[str, float]:
 
 def write_seeds(job, argv: list[str], training, results: dict[int, dict]) -> dict:
     """Mean and standard deviation over the seeds; the first process writes them as results.json and prints a table."""
-    metrics = {seed: numbers(result["splits"][job.last]) for seed, result in results.items()}
-    first = next(iter(metrics.values()))
-    mean = {name: statistics.fmean(m[name] for m in metrics.values()) for name in first}
-    std = {name: statistics.stdev(m[name] for m in metrics.values()) if len(metrics) > 1 else 0.0 for name in first}
+    splits = {}
+    for split in next(iter(results.values()))["splits"]:
+        metrics = [numbers(result["splits"][split]) for result in results.values()]
+        mean = {name: statistics.fmean(m[name] for m in metrics) for name in metrics[0]}
+        std = {name: statistics.stdev(m[name] for m in metrics) if len(metrics) > 1 else 0.0 for name in metrics[0]}
+        splits[split] = {"mean": mean, "std": std}
+    mean, std = splits[job.last]["mean"], splits[job.last]["std"]
     nested = {name: value for name, value in mean.items() if " " not in name}
     everything = {
         **nested,
         "evaluated_on": job.last,
         "mean": mean,
         "std": std,
+        "splits": splits,
         "seeds": {str(seed): result["splits"] for seed, result in results.items()},
         "largest_class": largest_class(job),
         **run_facts("finetune", argv),
@@ -147,10 +158,11 @@ def write_glue(argv: list[str], folder: str, results: dict[str, dict], missing: 
     """Each task's metrics and their average, as results.json and a table."""
     scores = {}
     for name, result in results.items():
-        splits = result["splits"] if "splits" in result else {result["evaluated_on"]: result["mean"]}
-        for split, metrics in splits.items():
+        for split, metrics in result["splits"].items():
             task = "mnli_mismatched" if split == "validation_mismatched" else name
-            scores[task] = {m: v for m, v in numbers(metrics).items() if m != "loss"}
+            # The task's own metrics, over all documents.
+            found = numbers(metrics.get("mean", metrics)).items()
+            scores[task] = {m: v for m, v in found if m != "loss" and " " not in m and not m.startswith("hub_")}
     everything = {"average": average(scores), "tasks": scores, "missing": missing, **run_facts("finetune", argv)}
     if not PartialState().is_main_process:
         return everything

@@ -9,11 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ..configuration_ernie_sparse import ErnieSparseConfig
-from ..running import given, load_config, longest_first, parse_arguments, print_table, resume_point, train
+from ..running import (
+    as_dict,
+    check_same_run,
+    given,
+    last_checkpoint,
+    load_config,
+    longest_first,
+    parse_arguments,
+    print_table,
+    resume_point,
+    train,
+    write_json,
+)
 from ..trainer import SaorArguments
 from . import data, report
 from .arguments import USAGE, FinetuneArguments
@@ -43,7 +56,7 @@ def read_arguments(argv: list[str]) -> tuple[str, Task, FinetuneArguments, SaorA
     Raises:
         `ValueError`: An unknown task or kind.
     """
-    known = given(argv, "--task", "--kind", "--eval-strategy", "--save-strategy")
+    known = given(argv, "--task", "--kind", "--eval-strategy", "--save-strategy", "--metric-for-best-model")
     for flag, name, names in (("--task", known.task, [*TASKS, "glue"]), ("--kind", known.kind, list(OWN_FILES))):
         if name is not None and name not in names:
             raise ValueError(f"{flag} {name!r} is not one of {', '.join(names)}")
@@ -59,6 +72,8 @@ def read_arguments(argv: list[str]) -> tuple[str, Task, FinetuneArguments, SaorA
         "train_sampling_strategy": "group_by_length",
         "load_best_model_at_end": by_epoch,
         "metric_for_best_model": task.best,
+        # Of what can be asked for; transformers knows of losses.
+        "greater_is_better": False if known.metric_for_best_model in ("mse", "eval_mse") else None,
         # Rows carry more than the head reads: where they belong, how long they are.
         "remove_unused_columns": False,
     }
@@ -251,11 +266,16 @@ def evaluate(job: Job, split: str, outputs) -> tuple[list[dict], dict[str, float
     return predictions, kind.score(predictions, rows, job.settings)
 
 
-def train_once(job: Job, args, saor, training: TrainingArguments, argv: list[str], checkpoint: str | None) -> dict:
-    """One run: train, evaluate every split, leave model, predictions, results, pictures and card in its folder."""
+def train_once(
+    job: Job, args, saor, training: TrainingArguments, argv: list[str], checkpoint: str | None, what: dict
+) -> dict:
+    """
+    One run, which `what` describes: train, evaluate every split, leave model, predictions, results, pictures and card in its
+    folder.
+    """
     try:
         trainer = build_trainer(job, args, saor, training)
-        train(trainer, checkpoint)
+        train(trainer, checkpoint, what)
     except (KeyError, ValueError) as error:
         if training.process_index == 0:
             _remove_if_empty(Path(training.output_dir))
@@ -307,17 +327,40 @@ def longer_documents(job: Job, split: str, predictions: list[dict], limit: int) 
     return {name: {"documents": len(index), **metrics}}
 
 
-def checkpoint_of(training: TrainingArguments, is_one_of_many: bool) -> str | None:
-    """The checkpoint a run goes on from. One of many that was killed before its first, or never began, starts anew."""
-    if is_one_of_many and not any(Path(training.output_dir).glob("checkpoint-*")):
+# What `--search-trials` looks for.
+SEARCHED = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+
+
+def identity(args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
+    """What makes a run the one it is: with another of these it does not go on in the same folder."""
+    content = {**as_dict(args, saor), **report.training_facts(training)}
+    found_out = ("seeds", *(SEARCHED if args.search_trials else ()))
+    return {name: value for name, value in content.items() if name not in found_out}
+
+
+def going_on(training: TrainingArguments, what: dict, is_one_of_many: bool) -> tuple[dict | None, str | None]:
+    """
+    The results of one of many runs that an earlier command has brought to its end, or else the checkpoint that a run goes on
+    from. One of many that was killed before its first, or never began, starts anew.
+
+    Raises:
+        `ValueError`: The output folder holds another run, or what `resume_point` finds.
+    """
+    out = Path(training.output_dir)
+    is_done = is_one_of_many and (out / "results.json").is_file()
+    if training.resume_from_checkpoint == "last" and (is_done or last_checkpoint(out)):
+        check_same_run(out, what)
+        if is_done:
+            return json.loads((out / "results.json").read_text()), None
+    if is_one_of_many and not any(out.glob("checkpoint-*")):
         training.resume_from_checkpoint = None
-    return resume_point(training)
+    return None, resume_point(training)
 
 
-def finished(folder: str, resume: str | None) -> dict | None:
-    """The results of a run that an earlier command has brought to its end, if this one is to go on from there."""
-    path = Path(folder) / "results.json"
-    return json.loads(path.read_text()) if resume == "last" and path.is_file() else None
+def of_seed(training: TrainingArguments, seed: int) -> TrainingArguments:
+    own = copy.copy(training)
+    own.seed, own.output_dir = seed, str(Path(training.output_dir) / f"seed-{seed}")
+    return own
 
 
 def run(argv: list[str], is_one_of_many: bool = False) -> dict:
@@ -325,34 +368,41 @@ def run(argv: list[str], is_one_of_many: bool = False) -> dict:
     name, task, args, saor, training = read_arguments(argv)
     if args.seeds is not None and training.push_to_hub:
         raise ValueError("--push-to-hub pushes one model and --seeds makes several: push the one you choose")
-    checkpoint = checkpoint_of(training, is_one_of_many) if args.seeds is None else None
+    runs = [training] if args.seeds is None else [of_seed(training, seed) for seed in args.seeds]
+    is_one_of_many = is_one_of_many or args.seeds is not None
+    beginnings = [going_on(own, identity(args, saor, own), is_one_of_many) for own in runs]
+    results = {own.seed: done for own, (done, _) in zip(runs, beginnings, strict=True)}
+    if args.seeds is None and results[training.seed] is not None:
+        return results[training.seed]
     with training.main_process_first(desc="reading and tokenizing the documents"):
         job = prepare(name, task, args, training)
-    if args.search_trials:
-        training = search(job, args, saor, training)
-    if args.seeds is None:
-        return train_once(job, args, saor, training, argv, checkpoint)
-    results = {}
-    for seed in args.seeds:
-        own = copy.copy(training)
-        own.seed, own.output_dir = seed, str(Path(training.output_dir) / f"seed-{seed}")
-        results[seed] = finished(own.output_dir, training.resume_from_checkpoint) or train_once(
-            job, args, saor, own, argv, checkpoint_of(own, is_one_of_many=True)
-        )
-    return report.write_seeds(job, argv, training, results)
+    best = search(job, args, saor, training) if args.search_trials and None in results.values() else {}
+    for own, (done, checkpoint) in zip(runs, beginnings, strict=True):
+        if done is None:
+            what = identity(args, saor, own)
+            for field, value in best.items():
+                setattr(own, field, value)
+            results[own.seed] = train_once(job, args, saor, own, argv, checkpoint, what)
+    return results[training.seed] if args.seeds is None else report.write_seeds(job, argv, training, results)
 
 
-def search(job: Job, args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments) -> TrainingArguments:
-    """The training arguments with the best learning rate, epochs and batch size of some trials on the validation set."""
+def search(job: Job, args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
+    """
+    The best learning rate, epochs and batch size of some trials on the validation set; what an earlier command has found
+    where this one goes on from there.
+    """
     try:
-        import optuna  # noqa: F401
+        import optuna
     except ImportError:
         raise ValueError("--search-trials needs optuna: pip install 'ernie-sparse[search]'") from None
+    path = Path(training.output_dir) / "search.json"
+    if training.resume_from_checkpoint == "last" and path.is_file():
+        return json.loads(path.read_text())["best"]
     own = copy.copy(training)
     own.output_dir = str(Path(training.output_dir) / "search")
     own.save_strategy, own.load_best_model_at_end = "no", False
     trainer = build_trainer(job, dataclasses.replace(args, early_stopping_patience=None), saor, own)
-    rate, epochs, batch = own.learning_rate, own.num_train_epochs, own.per_device_train_batch_size
+    rate, epochs, batch = (getattr(own, name) for name in SEARCHED)
 
     def space(trial) -> dict:
         return {
@@ -363,24 +413,27 @@ def search(job: Job, args: FinetuneArguments, saor: SaorArguments, training: Tra
             ),
         }
 
-    best = trainer.hyperparameter_search(
+    trial = trainer.hyperparameter_search(
         hp_space=space,
         compute_objective=lambda metrics: metrics[f"eval_{job.task.best}"],
         n_trials=args.search_trials,
         direction="maximize",
         backend="optuna",
+        sampler=optuna.samplers.TPESampler(seed=training.seed),
     )
-    chosen = copy.copy(training)
-    for field, value in best.hyperparameters.items():
-        setattr(chosen, field, value)
-    values = [(name, f"{value:.6g}") for name, value in best.hyperparameters.items()]
-    print_table([("best of the search", f"{best.objective:.4f}"), *values])
-    return chosen
+    # The first process alone knows.
+    found = broadcast_object_list([None if trial is None else (trial.objective, trial.hyperparameters)])
+    objective, best = found[0]
+    if trainer.is_world_process_zero():
+        write_json(path, {job.task.best: objective, "trials": args.search_trials, "best": best})
+        values = [(name, f"{value:.6g}") for name, value in best.items()]
+        print_table([("best of the search", f"{objective:.4f}"), *values])
+    return best
 
 
 def run_glue(argv: list[str]) -> dict:
     """All GLUE tasks that there is data for, each in a folder of its own, and their average."""
-    known = given(argv, "--output-dir", "--data-dir", "--resume-from-checkpoint")
+    known = given(argv, "--output-dir", "--data-dir")
     if known.output_dir is None:
         raise ValueError("--output-dir is missing")
     tasks, missing = list(GLUE), []
@@ -392,9 +445,7 @@ def run_glue(argv: list[str]) -> dict:
     results = {}
     for name in tasks:
         folder = str(Path(known.output_dir) / name)
-        results[name] = finished(folder, known.resume_from_checkpoint) or run(
-            [*argv, "--task", name, "--output-dir", folder], is_one_of_many=True
-        )
+        results[name] = run([*argv, "--task", name, "--output-dir", folder], is_one_of_many=True)
     return report.write_glue(argv, known.output_dir, results, missing, average_over_tasks)
 
 

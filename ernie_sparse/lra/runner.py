@@ -3,7 +3,6 @@
 
 import copy
 import dataclasses
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from datasets import DatasetDict
 from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
 from ..running import (
+    RUN,
     ArgumentParser,
+    check_same_run,
     finish,
     given,
     last_checkpoint,
@@ -30,9 +31,6 @@ from .make import GENERATED, SIZES
 from .models import MODELS, LraClassifier, build_config, encoder_of
 from .tasks import TASKS
 from .training import DocumentCollator, accuracy, self_pretrained
-
-# What a run is, in its folder.
-RUN = "run.json"
 
 
 def main(argv: list[str]):
@@ -127,9 +125,10 @@ def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, Traini
 
 def identity(args: LraArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
     """What makes a run the one it is: with another of these it does not go on in the same folder."""
-    same = ("task", "model", "pattern", "train_size", "validation_size", "test_size")
+    same = ("task", "model", "pattern", "data_dir", "train_size", "validation_size", "test_size")
     pretraining = ("self_pretrain", "self_pretrain_steps", "self_pretrain_learning_rate")
-    recipe = ("seed", "max_steps", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps")
+    recipe = ("seed", "max_steps", "learning_rate", "warmup_steps", "weight_decay")
+    recipe += ("per_device_train_batch_size", "gradient_accumulation_steps")
     return {
         **{name: getattr(args, name) for name in (*same, *pretraining)},
         **{name: getattr(training, name) for name in recipe},
@@ -151,14 +150,8 @@ def going_on(args: LraArguments, saor: SaorArguments, training: TrainingArgument
             f"--resume-from-checkpoint {asked} is not in the run's folder {out}: last is the newest one there"
         )
     has_pretraining = (out / "self-pretraining").is_dir()
-    if (has_pretraining or last_checkpoint(out)) and (out / RUN).is_file():
-        # As JSON has it.
-        earlier, own = json.loads((out / RUN).read_text()), json.loads(json.dumps(identity(args, saor, training)))
-        changed = [
-            f"{name} {earlier.get(name)} and not {value}" for name, value in own.items() if earlier.get(name) != value
-        ]
-        if changed:
-            raise ValueError(f"--output-dir {out} holds another run, of {', '.join(changed)}: name another folder")
+    if has_pretraining or last_checkpoint(out):
+        check_same_run(out, identity(args, saor, training))
     if asked == "last" and has_pretraining and last_checkpoint(out) is None:
         # That training goes on by itself.
         training.resume_from_checkpoint = None
