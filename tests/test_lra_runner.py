@@ -453,14 +453,14 @@ def test_a_recipe_stands_in_for_what_is_not_given(task):
     recipe = TASKS[task].recipe
     for model in ("hst", "hst-saor", "hst-rdrop"):
         args, saor, training = runner.read_arguments(["--task", task, "--model", model, "--seed", "9"])
-        assert (training.max_steps, training.learning_rate) == (recipe.max_steps, 1e-4)
+        assert (training.max_steps, training.learning_rate) == (recipe.max_steps, recipe.learning_rate)
         assert training.per_device_train_batch_size == training.per_device_eval_batch_size == recipe.batch_size
         assert (
             training.get_warmup_steps(recipe.max_steps)
             == {"listops": 1000, "text": 8000, "retrieval": 800, "image": 175, "pathfinder": 312}[task]
         )
         assert training.load_best_model_at_end and training.metric_for_best_model == "accuracy"
-        assert training.greater_is_better and training.eval_steps == training.save_steps == 0.05
+        assert training.greater_is_better and training.eval_steps == training.save_steps == 0.1
         assert training.seed == saor.saor_seed == 9 and args.eval_patterns == list(UNSEEN_PATTERNS)
         assert saor.saor_alpha == (0.0 if model == "hst" else 1.0)
         assert (saor.saor_patterns == ["none"]) == (model == "hst-rdrop")

@@ -87,8 +87,8 @@ def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, Traini
         "eval_strategy": "steps",
         "save_strategy": "steps",
         # Shares of all updates.
-        "eval_steps": 0.05,
-        "save_steps": 0.05,
+        "eval_steps": 0.1,
+        "save_steps": 0.1,
         "load_best_model_at_end": True,
         "metric_for_best_model": "accuracy",
         "train_sampling_strategy": "group_by_length",
