@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ernie_sparse.running import last_checkpoint, write_json
 
-# What a CPU has time for: a twentieth of ListOps' rows, within which `hst` leaves chance (seen on its validation set).
+# What a CPU has time for: a twentieth of the rows of ListOps, at a rate with which `hst` leaves chance within them (seen on its
+# validation set).
 SHORT = (
-    *("--max-steps", "1000", "--per-device-train-batch-size", "8", "--learning-rate", "1e-3", "--warmup-steps", "0.05"),
+    *("--max-steps", "1000", "--per-device-train-batch-size", "8", "--learning-rate", "3e-3", "--warmup-steps", "0.1"),
     *("--validation-size", "500"),
 )
 OWN_PATTERN_ALONE = ("--eval-patterns", "none")
