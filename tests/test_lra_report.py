@@ -81,7 +81,7 @@ def test_accuracies_are_means_over_seeds_of_whole_runs_under_the_models_own_patt
         cell("hst", 0.01, **short),
         cell("hst", 0.02, limits={"train": 100}),
         cell("hst", 0.03, pattern=other),
-        cell("hst", 0.05, learning_rate=1e-3),
+        cell("hst", 0.05, learning_rate=1e-4),
         cell("hst", 0.06, batch_size=64),
         cell("hst", 0.07, saor={"alpha": 0.5, "patterns": DRAWN}),
         cell("hst-saor", 0.08, saor={"alpha": 0.5, "patterns": DRAWN}),
@@ -146,13 +146,13 @@ def test_shorter_runs_stand_apart_by_updates_and_rows():
     ]
     assert report.shorter_tables(cells) == "\n".join(
         [
-            "| listops, 5,000 updates of 32 rows, learning rate 0.0001, 9,000 training and 2,000 test rows | test accuracy |",
+            "| listops, 5,000 updates of 32 rows, learning rate 0.001, 9,000 training and 2,000 test rows | test accuracy |",
             "| --- | ---: |",
             "| chance, most frequent class | 10.0, 17.5 |",
             "| `hst`: ERNIE-Sparse: HST | 30.0 (1) |",
             "| `flat`: the same pattern without HST | 25.0 (1) |",
             "",
-            "| listops, 2,000 updates of 32 rows, learning rate 0.0001, 96,000 training and 2,000 test rows | test accuracy |",
+            "| listops, 2,000 updates of 32 rows, learning rate 0.001, 96,000 training and 2,000 test rows | test accuracy |",
             "| --- | ---: |",
             "| chance, most frequent class | 10.0, 17.5 |",
             "| `hst`: ERNIE-Sparse: HST | 32.0 ± 1.4 (2) |",
@@ -202,7 +202,7 @@ def test_the_bottleneck_counts_runs_by_their_pattern_alone():
     ]
     assert report.bottleneck_tables([*BOTTLENECK, *left_out]) == "\n".join(
         [
-            "| listops, 2,000 updates of 32 rows, learning rate 0.0001, 96,000 training and 2,000 test rows | 0 global | 1 global | 2 global | 4 global |",
+            "| listops, 2,000 updates of 32 rows, learning rate 0.001, 96,000 training and 2,000 test rows | 0 global | 1 global | 2 global | 4 global |",
             "| --- | ---: | ---: | ---: | ---: |",
             "| with HST | 25.0 (1) | 27.5 ± 0.7 (2) |  | 29.0 (1) |",
             "| without HST | 19.0 ± 1.4 (2) | 20.0 (1) |  |  |",
@@ -215,7 +215,7 @@ def test_what_other_patterns_change_is_set_side_by_side():
     pretrained = cell("hst-rdrop", 0.9, self_pretraining={"steps": 1})
     assert report.pattern_tables([*PATTERNS, alone, pretrained]) == "\n".join(
         [
-            "| listops, 5,000 updates of 32 rows, learning rate 0.0001, 96,000 training and 2,000 test rows | neither: accuracy | neither: answers changed | "
+            "| listops, 5,000 updates of 32 rows, learning rate 0.001, 96,000 training and 2,000 test rows | neither: accuracy | neither: answers changed | "
             "SAOR: accuracy | SAOR: answers changed |",
             "| --- | ---: | ---: | ---: | ---: |",
             "| the model's own pattern | 41.0 ± 1.4 (2) | 0.0 ± 0.0 (2) | 45.0 (1) | 0.0 (1) |",
