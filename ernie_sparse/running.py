@@ -344,6 +344,13 @@ def longest_first(rows: Dataset) -> Dataset:
     return rows.select(np.argsort(-np.asarray(rows["length"]), kind="stable"))
 
 
+def subset(rows: Dataset, count: int | None, seed: int) -> Dataset:
+    """At most `count` rows, drawn by `seed`, in their order; all of them when `count` is `None`."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]))
+
+
 def write_json(path: Path, content: Mapping):
     """Write a file of JSON as a whole or not at all, and its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,6 @@ from ernie_sparse.finetune.data import (
     load_splits,
     repeated_rows,
     split_label_sets,
-    subset,
     with_named_labels,
     with_numeric_labels,
 )
@@ -346,14 +345,6 @@ def test_another_seed_holds_out_other_rows_and_a_validation_set_is_left_alone():
         ValueError, match=r"--validation-fraction 0.991 of 50 training documents leaves none to train on"
     ):
         hold_out({"train": rows}, 0.991, 0)
-
-
-def test_a_subset_is_drawn_by_the_seed_and_keeps_the_order():
-    rows = Dataset.from_dict({"n": list(range(100))})
-    drawn = subset(rows, 10, 0)["n"][:]
-    assert len(set(drawn)) == 10 and drawn == sorted(drawn) and drawn != list(range(10))
-    assert subset(rows, 10, 0)["n"][:] == drawn != subset(rows, 10, 1)["n"][:]
-    assert subset(rows, None, 0) is rows and subset(rows, 100, 0) is rows
 
 
 def test_training_rows_that_stand_in_another_split_are_found_by_all_of_their_texts():

@@ -1,11 +1,13 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""What results say of where they come from."""
+"""What results say of where they come from, and rows drawn by a seed."""
 
 import subprocess
 
 import pytest
+from datasets import Dataset
 
 from ernie_sparse import running
+from ernie_sparse.running import subset
 
 
 @pytest.fixture
@@ -49,3 +51,11 @@ def test_what_is_committed_during_a_run_is_not_what_ran(sources):
     git(sources, "commit", "--quiet", "-m", "later")
     assert running.commit() != running.COMMIT
     assert running.run_facts("lra", ["--task", "listops"])["commit"] == running.COMMIT
+
+
+def test_a_subset_is_drawn_by_the_seed_and_keeps_the_order():
+    rows = Dataset.from_dict({"n": list(range(100))})
+    drawn = subset(rows, 10, 0)["n"][:]
+    assert len(set(drawn)) == 10 and drawn == sorted(drawn) and drawn != list(range(10))
+    assert subset(rows, 10, 0)["n"][:] == drawn != subset(rows, 10, 1)["n"][:]
+    assert subset(rows, None, 0) is rows and subset(rows, 100, 0) is rows

@@ -222,13 +222,6 @@ def hold_out(splits: dict[str, Dataset], fraction: float, seed: int) -> dict[str
     return {"train": parts["train"], "validation": parts["test"], **{k: v for k, v in splits.items() if k != "train"}}
 
 
-def subset(rows: Dataset, count: int | None, seed: int) -> Dataset:
-    """At most `count` rows, drawn by `seed`, in their order; all of them when `count` is `None`."""
-    if count is None or count >= len(rows):
-        return rows
-    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]))
-
-
 def repeated_rows(splits: dict[str, Dataset], roles: list[str]) -> dict[str, set[int]]:
     """Per split other than train: the training rows that stand in it as well, word for word in all of these roles."""
 

@@ -24,6 +24,7 @@ from ..running import (
     parse_arguments,
     print_table,
     resume_point,
+    subset,
     train,
     write_json,
 )
@@ -149,7 +150,7 @@ def select_rows(task: Task, args: FinetuneArguments, rows: dict[str, Dataset], s
             raise ValueError("every training row stands in another split as well: --drop-repeated leaves none")
     rows = data.hold_out(rows, args.validation_fraction, seed)
     limits = {"train": args.max_train_documents, "test": args.max_test_documents}
-    rows = {s: data.subset(r, limits.get(s, args.max_validation_documents), seed) for s, r in rows.items()}
+    rows = {s: subset(r, limits.get(s, args.max_validation_documents), seed) for s, r in rows.items()}
     return rows, names, repeated
 
 

@@ -18,7 +18,7 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from ..running import load_raw_dataset
+from ..running import load_raw_dataset, subset
 from .listops import OPERATORS, parse
 from .make import GENERATED, PIXELS, SIZES, SUMS, checksum
 from .tasks import TASKS
@@ -112,7 +112,8 @@ def load_task(
             if len(source.rows) == 0:
                 raise ValueError(f"{source.where}: the {split} split has no rows")
         sources = _hold_out(sources)
-        return DatasetDict({split: _encode(name, _subset(sources[split], limits.get(split), seed)) for split in SPLITS})
+        chosen = {split: subset(sources[split].rows, limits.get(split), seed) for split in SPLITS}
+        return DatasetDict({split: _encode(name, replace(sources[split], rows=rows)) for split, rows in chosen.items()})
     except ValueError as error:
         # Some of those of other libraries have several lines.
         raise ValueError(
@@ -179,13 +180,6 @@ def _hold_out(sources: dict[str, Source]) -> dict[str, Source]:
     parts = {"validation": order[:count], "train": order[count:]}
     parts = {split: replace(train, rows=train.rows.select(np.sort(part))) for split, part in parts.items()}
     return {**sources, **parts}
-
-
-def _subset(source: Source, limit: int | None, seed: int) -> Source:
-    number = len(source.rows)
-    if limit is None or limit >= number:
-        return source
-    return replace(source, rows=source.rows.select(np.sort(np.random.default_rng(seed).permutation(number)[:limit])))
 
 
 def _encode(name: str, source: Source) -> Dataset:
