@@ -476,3 +476,10 @@ COMMIT = commit()
 def as_dict(*arguments) -> dict:
     """The fields of some argument dataclasses, for results.json."""
     return {f.name: getattr(args, f.name) for args in arguments for f in dataclasses.fields(args)}
+
+
+def training_facts(training: TrainingArguments) -> dict:
+    """What a training was done with."""
+    names = ("seed", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
+    names += ("gradient_accumulation_steps", "warmup_steps", "weight_decay")
+    return {name: getattr(training, name) for name in names}

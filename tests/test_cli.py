@@ -122,7 +122,7 @@ def test_csv_and_parquet_and_integer_labels_give_the_same_model_as_jsonl(workspa
     assert losses[0] == losses[1] == losses[2]
 
 
-def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, tmp_path):
+def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, tmp_path, capsys):
     out = tmp_path / "resumed"
     assert run(pretrain_arguments(workspace, out)) == 0
     (out / "model.safetensors").unlink()
@@ -130,11 +130,19 @@ def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, t
         leftover.unlink()
     (out / "checkpoint-6").rmdir()
     assert run(pretrain_arguments(workspace, out)) == 2
-    assert run(pretrain_arguments(workspace, out, "--resume-from-checkpoint", "last")) == 0
+    resume = ("--resume-from-checkpoint", "last")
+    assert run(pretrain_arguments(workspace, out, *resume, "--learning-rate", "1e-9")) == 2
+    assert (
+        f"{out} holds another run, of learning_rate 0.001 and not 1e-09: name another folder" in capsys.readouterr().err
+    )
+    assert run(pretrain_arguments(workspace, out, *resume)) == 0
     expected = AutoModelForMaskedLM.from_pretrained(workspace / "pretrained").state_dict()
     actual = AutoModelForMaskedLM.from_pretrained(out).state_dict()
     for name, weight in expected.items():
         torch.testing.assert_close(actual[name], weight, msg=name)
+    # For longer than it was first told.
+    assert run(pretrain_arguments(workspace, out, *resume, "--max-steps", "12")) == 0
+    assert (out / "checkpoint-12").is_dir()
 
 
 def test_pretraining_on_a_table_is_pretraining_on_its_column(workspace, tmp_path):

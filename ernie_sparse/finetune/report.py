@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..running import as_dict, finish, print_table, run_facts, write_json
+from ..running import as_dict, finish, print_table, run_facts, training_facts, write_json
 from .question_answering import predictions_as_json
 
 MOST_CLASSES = 30
@@ -49,13 +49,6 @@ def collect(job, args, saor, training, results: dict, state) -> dict:
         "max_length": job.settings.max_length,
         "arguments": {**as_dict(args, saor), **training_facts(training)},
     }
-
-
-def training_facts(training) -> dict:
-    """What a training was done with."""
-    names = ("seed", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
-    names += ("gradient_accumulation_steps", "warmup_steps", "weight_decay")
-    return {name: getattr(training, name) for name in names}
 
 
 def largest_class(job) -> float | None:

@@ -26,6 +26,7 @@ from ..running import (
     resume_point,
     subset,
     train,
+    training_facts,
     write_json,
 )
 from ..trainer import SaorArguments
@@ -334,7 +335,7 @@ SEARCHED = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
 
 def identity(args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
     """What makes a run the one it is: with another of these it does not go on in the same folder."""
-    content = {**as_dict(args, saor), **report.training_facts(training)}
+    content = {**as_dict(args, saor), **training_facts(training)}
     found_out = ("seeds", *(SEARCHED if args.search_trials else ()))
     return {name: value for name, value in content.items() if name not in found_out}
 

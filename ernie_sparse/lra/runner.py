@@ -22,6 +22,7 @@ from ..running import (
     print_table,
     resume_point,
     train,
+    training_facts,
     write_json,
 )
 from ..trainer import SaorArguments, SaorTrainer
@@ -127,11 +128,9 @@ def identity(args: LraArguments, saor: SaorArguments, training: TrainingArgument
     """What makes a run the one it is: with another of these it does not go on in the same folder."""
     same = ("task", "model", "pattern", "data_dir", "train_size", "validation_size", "test_size")
     pretraining = ("self_pretrain", "self_pretrain_steps", "self_pretrain_learning_rate")
-    recipe = ("seed", "max_steps", "learning_rate", "warmup_steps", "weight_decay")
-    recipe += ("per_device_train_batch_size", "gradient_accumulation_steps")
     return {
         **{name: getattr(args, name) for name in (*same, *pretraining)},
-        **{name: getattr(training, name) for name in recipe},
+        **training_facts(training),
         **dataclasses.asdict(saor),
     }
 

@@ -12,7 +12,17 @@ from transformers import AutoTokenizer, set_seed
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..masking import MaskAnew, MaskingCollator, mask_once
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
-from ..running import as_dict, finish, load_config, load_raw_dataset, parse_arguments, resume_point, train
+from ..running import (
+    as_dict,
+    check_same_run,
+    finish,
+    load_config,
+    load_raw_dataset,
+    parse_arguments,
+    resume_point,
+    train,
+    training_facts,
+)
 from ..sparse_pattern import SparsePattern
 from ..trainer import SaorTrainer
 from .text import pack, train_tokenizer
@@ -149,12 +159,20 @@ def build_rows(args: PretrainArguments, raw, tokenizer, max_length: int, seed: i
     return rows, mask_once(validation, tokenizer, args.mlm_probability, seed)
 
 
+# What may change when a run goes on: it may be told to go on for longer.
+FREE = ("num_train_epochs", "max_steps", "preprocessing_processes")
+
+
 def main(argv: list[str]):
     """Run `ernie-sparse pretrain` with the arguments `argv`."""
     args, saor, training = parse_arguments(argv, "pretrain", USAGE, __doc__, PretrainArguments)
     training.prediction_loss_only = True
     training.remove_unused_columns = False
     checkpoint = resume_point(training)
+    content = {**as_dict(args, saor), **training_facts(training)}
+    identity = {name: value for name, value in content.items() if name not in FREE}
+    if checkpoint is not None:
+        check_same_run(training.output_dir, identity)
     set_seed(training.seed)
     config = build_config(args)
     max_length = args.max_length or config.max_position_embeddings
@@ -185,7 +203,7 @@ def main(argv: list[str]):
         processing_class=tokenizer,
         callbacks=[MaskAnew(collator)],
     )
-    train(trainer, checkpoint)
+    train(trainer, checkpoint, identity)
     trainer.save_model()
     metrics = trainer.evaluate()
     if not trainer.is_world_process_zero():
@@ -196,7 +214,7 @@ def main(argv: list[str]):
         "perplexity": perplexity,
         "training_rows": len(rows),
         "validation_rows": len(validation),
-        "arguments": as_dict(args, saor),
+        "arguments": content,
     }
     table = [
         ("parameters", f"{model.num_parameters():,}"),
