@@ -163,7 +163,7 @@ def test_evaluation_keeps_the_order_of_its_rows_where_training_groups_by_length(
         trainer.evaluation_loop(trainer.get_eval_dataloader(), "").predictions,
     ):
         np.testing.assert_allclose(outputs, torch.stack(expected), atol=1e-5)
-    assert type(trainer._get_train_sampler()).__name__ == "LengthGroupedSampler"
+    assert type(trainer._get_train_sampler().sampler).__name__ == "LengthGroupedSampler"
 
 
 def test_classes_of_tokens_leave_the_device_and_not_their_logits(tiny_config, tmp_path):

@@ -35,7 +35,7 @@ datasets.disable_progress_bars()
 BUDGETS = {
     "listops": (48, 32, 24),
     "text": (36, 8, 18),
-    "retrieval": (20, 8, 10),
+    "retrieval": (40, 8, 20),
     "image": (12, 4, 6),
     "pathfinder": (20, 4, 5),
 }
