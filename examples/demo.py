@@ -298,7 +298,7 @@ def main():
     }
     accuracies = {
         "chance": 1 / len({row["label"] for row in rows["test"]}),
-        "largest\nclass": results["classifier"]["majority_class"],
+        "largest\nclass": results["classifier"]["largest_class"],
         "not\npretrained": results["classifier_from_scratch"]["accuracy"],
         "pretrained": results["classifier"]["accuracy"],
     }
