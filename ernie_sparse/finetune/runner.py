@@ -74,7 +74,7 @@ def read_arguments(argv: list[str]) -> tuple[str, Task, FinetuneArguments, SaorA
         "train_sampling_strategy": "group_by_length",
         "load_best_model_at_end": by_epoch,
         "metric_for_best_model": task.best,
-        # Of what can be asked for; transformers knows of losses.
+        # Of these metrics mse alone is better when smaller; of losses transformers knows.
         "greater_is_better": False if known.metric_for_best_model in ("mse", "eval_mse") else None,
         # Rows carry more than the head reads: where they belong, how long they are.
         "remove_unused_columns": False,

@@ -29,8 +29,7 @@ SIZES = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.0,
-    # As wide as PyTorch's own of that width. BERT's 0.02 is of width 768: at 64, attention begins so flat that ListOps stays
-    # at chance for thousands of updates.
+    # As wide as PyTorch's own of that width. BERT's 0.02 is of width 768: at 64, attention begins nearly flat.
     "initializer_range": 0.07,
     "pad_token_id": 0,
     "bos_token_id": None,

@@ -338,8 +338,8 @@ def runs_table(cells: list[dict]) -> str:
         machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
         pretraining = cell.get("self_pretraining")
         steps = f"{pretraining['steps']:,} + {cell['steps']:,}" if pretraining else f"{cell['steps']:,}"
-        commit, *changed = (cell["commit"] or "").partition("-")
-        commit = commit[:9] + "".join(changed)
+        digits, dash, changed = (cell["commit"] or "").partition("-")
+        commit = digits[:9] + dash + changed
         accuracy = f"{100 * cell['accuracy']:.2f}"
         rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, rows_text(cell), commit, machine])
     header = ["command", "test accuracy", "seed", "updates", "training / test rows", "commit", "hardware"]
