@@ -33,6 +33,9 @@ COMPARISONS = {
         f"short-{name}": ("--model", name, *SHORT)
         for name in ("hst", "hst-saor", "bigbird", "hst-rdrop", "flat", "dense", "bigbird-like", "window", "longformer")
     },
+    "short-self-pretrained": {
+        f"short-{name}-self-pretrained": ("--model", name, "--self-pretrain", *SHORT) for name in ("hst", "hst-saor")
+    },
     # One global block is what both models have of their own: `short-models` has it.
     "short-bottleneck": {
         f"short-{name}-{number}-global": (
