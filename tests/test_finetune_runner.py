@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import datasets
+import evaluate
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
@@ -35,6 +36,7 @@ from transformers import (
 from ernie_sparse import ErnieSparseForCandidateChoice, cli
 from ernie_sparse.finetune import runner
 from ernie_sparse.finetune.kinds import KINDS
+from ernie_sparse.finetune.metrics import METRICS
 from ernie_sparse.finetune.settings import Settings
 from ernie_sparse.finetune.tasks import GLUE, TASKS
 
@@ -314,7 +316,7 @@ def test_what_is_trained_and_evaluated_on_can_be_less(tmp_path):
     assert lengths == sorted(lengths, reverse=True) and sorted(job.features["validation"]["document"]) == list(range(8))
 
 
-def test_glue_is_every_task_with_data_and_their_average(tmp_path):
+def test_glue_is_every_task_with_data_and_their_average(tmp_path, monkeypatch):
     draw = random.Random(0)
     pairs = [
         {"premise": "north", "hypothesis": draw.choice(FILLER), "label": n % 3, "idx": n, "sentence": "snow"}
@@ -345,12 +347,14 @@ def test_glue_is_every_task_with_data_and_their_average(tmp_path):
     shutil.rmtree(out / "cola")
     assert cli.main([*map(str, words), "--resume-from-checkpoint", "last"]) == 0
     assert read_results(out / "mnli")["kept"] and read_results(out)["average"] == pytest.approx(results["average"])
-    # Several seeds, and metrics of long texts alone: the average is of the tasks' own metrics.
-    more = ["--seeds", "0", "1", "--longer-than", "3", "--output-dir", tmp_path / "seeds"]
+    # Several seeds, and metrics of long texts and of the hub: the average is of the tasks' own metrics.
+    monkeypatch.setattr(evaluate, "load", lambda *_, **__: METRICS["accuracy"]())
+    more = ["--seeds", "0", "1", "--longer-than", "3", "--hub-metrics", "owner/own", "--output-dir", tmp_path / "seeds"]
     assert cli.main([str(word) for word in [*words, *more]]) == 0
     results = read_results(tmp_path / "seeds")
     runs = [read_results(tmp_path / "seeds" / "mnli" / f"seed-{seed}")["splits"] for seed in (0, 1)]
     for name, split in (("mnli", "validation"), ("mnli_mismatched", "validation_mismatched")):
+        assert all(run[split]["hub_accuracy"] == run[split]["accuracy"] for run in runs)
         expected = statistics.fmean(run[split]["accuracy"] for run in runs)
         assert results["tasks"][name] == {"accuracy": pytest.approx(expected)}
     assert set(results["tasks"]["cola"]) == {"matthews_correlation"}

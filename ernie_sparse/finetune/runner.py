@@ -336,8 +336,8 @@ SEARCHED = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
 def identity(args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
     """What makes a run the one it is: with another of these it does not go on in the same folder."""
     content = {**as_dict(args, saor), **training_facts(training)}
-    found_out = ("seeds", *(SEARCHED if args.search_trials else ()))
-    return {name: value for name, value in content.items() if name not in found_out}
+    # Another seed more is still the same comparison.
+    return {name: value for name, value in content.items() if name != "seeds"}
 
 
 def going_on(training: TrainingArguments, what: dict, is_one_of_many: bool) -> tuple[dict | None, str | None]:
