@@ -57,6 +57,15 @@ def logits_of(model: LraClassifier, batch: dict, **options) -> torch.Tensor:
         return model.eval()(batch["input_ids"], batch["attention_mask"], **options).logits
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_begins_with_weights_as_wide(name):
+    torch.manual_seed(0)
+    encoder = AutoModelForMaskedLM.from_config(build_config(name, TASKS["text"])).base_model
+    weights = [weight for key, weight in encoder.named_parameters() if key.endswith(("query.weight", "dense.weight"))]
+    assert len(weights) >= 8
+    assert all(weight.detach().std().item() == pytest.approx(0.07, rel=0.1) for weight in weights)
+
+
 @pytest.mark.parametrize("task", ["listops", "retrieval"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_is_of_one_size_and_trains_all_its_weights(name, task):

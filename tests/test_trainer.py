@@ -290,6 +290,21 @@ def test_evaluation_keeps_the_order_of_the_rows_when_batches_hold_rows_of_a_leng
     assert len(set(predictions.tolist())) > 1
 
 
+def test_batches_of_a_length_come_in_the_order_of_the_data_seed(tmp_path):
+    orders = {
+        seeds: list(
+            build_trainer(
+                "single_label",
+                str(tmp_path),
+                train_sampling_strategy="group_by_length",
+                **dict(zip(("seed", "data_seed"), seeds, strict=True)),
+            )._get_train_sampler()
+        )
+        for seeds in ((0, None), (1, None), (1, 0), (0, 5))
+    }
+    assert orders[1, 0] == orders[0, None] and orders[1, None] != orders[0, None] != orders[0, 5]
+
+
 def test_saor_is_on_with_its_defaults_unless_told_otherwise():
     trainer = SaorTrainer(model=build_model("single_label"))
     assert trainer.saor == SaorArguments(1.0, ["shift", "block_size", "window", "random"], 0)
