@@ -355,6 +355,8 @@ def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
         (("--model", "flat"), "model hst and not flat"),
         (("--seed", 9), "seed 0 and not 9, saor_seed 0 and not 9"),
         (("--pattern", "block_size=32"), "pattern None and not block_size=32"),
+        (("--data-dir", "elsewhere"), f"data_dir {data_of('text')} and not elsewhere"),
+        (("--train-size", 9), "train_size None and not 9"),
         (("--max-steps", 9), "max_steps 6 and not 9"),
         (("--self-pretrain-steps", 4), "self_pretrain_steps 2 and not 4"),
         (("--saor-alpha", 1), "saor_alpha 0.0 and not 1.0"),
