@@ -291,17 +291,10 @@ def test_evaluation_keeps_the_order_of_the_rows_when_batches_hold_rows_of_a_leng
 
 
 def test_batches_of_a_length_come_in_the_order_of_the_data_seed(tmp_path):
-    orders = {
-        seeds: list(
-            build_trainer(
-                "single_label",
-                str(tmp_path),
-                train_sampling_strategy="group_by_length",
-                **dict(zip(("seed", "data_seed"), seeds, strict=True)),
-            )._get_train_sampler()
-        )
-        for seeds in ((0, None), (1, None), (1, 0), (0, 5))
-    }
+    orders = {}
+    for seed, data_seed in ((0, None), (1, None), (1, 0), (0, 5)):
+        options = {"train_sampling_strategy": "group_by_length", "seed": seed, "data_seed": data_seed}
+        orders[seed, data_seed] = list(build_trainer("single_label", str(tmp_path), **options)._get_train_sampler())
     assert orders[1, 0] == orders[0, None] and orders[1, None] != orders[0, None] != orders[0, 5]
 
 

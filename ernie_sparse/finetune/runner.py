@@ -329,10 +329,6 @@ def longer_documents(job: Job, split: str, predictions: list[dict], limit: int) 
     return {name: {"documents": len(index), **metrics}}
 
 
-# What `--search-trials` looks for.
-SEARCHED = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
-
-
 def identity(args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
     """What makes a run the one it is: with another of these it does not go on in the same folder."""
     content = {**as_dict(args, saor), **training_facts(training)}
@@ -404,7 +400,7 @@ def search(job: Job, args: FinetuneArguments, saor: SaorArguments, training: Tra
     own.output_dir = str(Path(training.output_dir) / "search")
     own.save_strategy, own.load_best_model_at_end = "no", False
     trainer = build_trainer(job, dataclasses.replace(args, early_stopping_patience=None), saor, own)
-    rate, epochs, batch = (getattr(own, name) for name in SEARCHED)
+    rate, epochs, batch = own.learning_rate, own.num_train_epochs, own.per_device_train_batch_size
 
     def space(trial) -> dict:
         return {
