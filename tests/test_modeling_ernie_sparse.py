@@ -3,14 +3,13 @@
 
 import math
 import random
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -35,7 +34,6 @@ from ernie_sparse import (
     ErnieSparseForTokenClassification,
     ErnieSparseModel,
     SparsePattern,
-    modeling_ernie_sparse,
 )
 
 EXECUTORS = ["eager", "sdpa"]
@@ -121,17 +119,18 @@ def randomise(model: nn.Module) -> nn.Module:
     return model
 
 
+def build_head(make_config, name: str, executor: str = "sdpa", **overrides) -> nn.Module:
+    """A head in eval mode, all parameters random and no dropout, of a config by `make_config`."""
+    head = HEADS.get(name, BASE)
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = make_config(attn_implementation=executor, **{**no_dropout, **head.config, **overrides})
+    return randomise(head.model(config)).eval()
+
+
 @pytest.fixture
 def build(tiny_config):
-    """Builds a head in eval mode, all parameters random and no dropout: `build("masked_lm", block_size=4)`."""
-
-    def build_head(name: str, executor: str = "sdpa", **overrides) -> nn.Module:
-        head = HEADS.get(name, BASE)
-        no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        config = tiny_config(attn_implementation=executor, **{**no_dropout, **head.config, **overrides})
-        return randomise(head.model(config)).eval()
-
-    return build_head
+    """Builds a head: `build("masked_lm", block_size=4)`."""
+    return partial(build_head, tiny_config)
 
 
 def make_inputs(name: str = "base", lengths: tuple[int, ...] = (40, 23), num_tokens: int | None = None) -> dict:
@@ -635,207 +634,6 @@ def test_a_document_of_padding_gives_no_nan(name, dtype, executor, build):
     evaluated = model.eval()(**without_labels(batch))
     assert all(torch.isfinite(value).all() for value in predictions(head, evaluated))
     assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
-
-
-class RowsAsWideAs(TorchDispatchMode):
-    """Records the shapes of all tensors computed under it whose last dimension has `width`."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.width, self.shapes = width, set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        outputs = function(*args, **(kwargs or {}))
-        for output in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
-            if isinstance(output, torch.Tensor) and output.dim() and output.shape[-1] == self.width:
-                self.shapes.add(tuple(output.shape))
-        return outputs
-
-
-@pytest.mark.parametrize("consistency", [None, OTHER_PATTERN])
-def test_masked_lm_in_training_computes_logits_of_labelled_positions_only(consistency, build):
-    model, batch = build("masked_lm").train(), make_batch("masked_lm")
-    num_labelled = int((batch["labels"] != -100).sum())
-    assert 3 < num_labelled < 32
-    with RowsAsWideAs(99) as recorder:
-        output = model(**batch, consistency_pattern=consistency)
-        output.loss.backward()
-    assert output.logits is None
-    # The transposed vocabulary matrix and its gradient are as wide.
-    rows = {math.prod(shape[:-1]) for shape in recorder.shapes - {(32, 99)}}
-    assert max(rows) == num_labelled
-
-
-@pytest.mark.parametrize("num_items", [None, 7])
-def test_masked_lm_in_chunks_of_logits_changes_neither_losses_nor_gradients(num_items, build, monkeypatch):
-    batch = {**make_batch("masked_lm"), "consistency_pattern": OTHER_PATTERN, "num_items_in_batch": num_items}
-    model, results = build("masked_lm").train(), []
-    num_labelled = int((batch["labels"] != -100).sum())
-    for rows, expected in ((num_labelled, num_labelled), (num_labelled - 1, num_labelled - 1), (3, 3), (0, 1)):
-        monkeypatch.setattr(modeling_ernie_sparse, "CHUNK_LOGITS", rows * 99 + 98)
-        model.zero_grad()
-        with RowsAsWideAs(99) as recorder:
-            output = model(**batch)
-            output.loss.backward()
-        assert max(math.prod(shape[:-1]) for shape in recorder.shapes - {(32, 99)}) == expected
-        losses = torch.stack([output.loss, output.task_loss, output.consistency_loss]).detach()
-        results.append((losses, {name: gradient.clone() for name, gradient in gradients(model).items()}))
-    for losses, by_name in results[1:]:
-        torch.testing.assert_close(losses, results[0][0], rtol=1e-5, atol=1e-7)
-        for name, gradient in by_name.items():
-            torch.testing.assert_close(gradient, results[0][1][name], rtol=1e-4, atol=1e-6)
-
-
-def test_masked_lm_in_training_equals_the_full_computation(build):
-    batch = make_batch("masked_lm")
-    model = build("masked_lm").train()
-    loss = model(**batch).loss
-    loss.backward()
-    ours = gradients(model)
-    model.zero_grad()
-    full_logits = model(**without_labels(batch)).logits
-    assert full_logits.shape == (2, 40, 99)
-    expected = nn.functional.cross_entropy(full_logits.flatten(0, 1), batch["labels"].flatten())
-    expected.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    for name, gradient in gradients(model).items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6)
-    evaluated = model.eval()(**batch)
-    assert torch.equal(evaluated.logits, full_logits)
-    torch.testing.assert_close(evaluated.loss, expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("is_training", [True, False])
-@pytest.mark.parametrize("consistency", [None, OTHER_PATTERN])
-def test_masked_lm_without_a_label_has_no_loss(consistency, is_training, build):
-    model, inputs = build("masked_lm").train(is_training), make_inputs()
-    labels = torch.full_like(inputs["input_ids"], -100)
-    loss = model(**inputs, labels=labels, consistency_pattern=consistency).loss
-    loss.backward()
-    assert loss == 0
-    assert all(gradient is None or torch.equal(gradient, 0 * gradient) for gradient in gradients(model).values())
-
-
-def losses_by_hand(name: str, model, batch: dict, second_pattern) -> tuple[torch.Tensor, torch.Tensor]:
-    """Task loss and consistency loss from two calls of one pass each, with torch's own losses and divergences."""
-    inputs = without_labels(batch)
-    first, second = (predictions(HEADS[name], model(**inputs, pattern=p)) for p in (None, second_pattern))
-    if name == "question_answering":
-        task, consistency = [], []
-        for p, q, positions in zip(first, second, (batch["start_positions"], batch["end_positions"]), strict=True):
-            for i, is_real in enumerate(batch["attention_mask"].bool()):
-                pair, label = (p[i, is_real], q[i, is_real]), positions[i]
-                task += [nn.functional.cross_entropy(logits, label) for logits in pair]
-                consistency.append(symmetric_divergence(*(Categorical(logits=logits) for logits in pair)))
-        return torch.stack(task).mean(), torch.stack(consistency).mean()
-    (p,), (q,), labels = first, second, batch["labels"]
-    if name in ("masked_lm", "token_classification"):
-        is_labelled = labels != -100
-        p, q, labels = p[is_labelled], q[is_labelled], labels[is_labelled]
-    if name == "regression":
-        labels = labels[:, None]
-    task_loss, distribution = {
-        "categorical": (nn.functional.cross_entropy, lambda logits: Categorical(logits=logits)),
-        "bernoulli": (nn.functional.binary_cross_entropy_with_logits, lambda logits: Bernoulli(logits=logits)),
-        "gaussian": (nn.functional.mse_loss, lambda means: Normal(means, 1.0)),
-    }[HEADS[name].distribution]
-    task = (task_loss(p, labels) + task_loss(q, labels)) / 2
-    return task, symmetric_divergence(distribution(p), distribution(q)).mean()
-
-
-def symmetric_divergence(p, q) -> torch.Tensor:
-    return (kl_divergence(p, q) + kl_divergence(q, p)) / 2
-
-
-@every_head
-def test_two_passes_equal_the_losses_by_hand_with_gradients(name, build):
-    model, batch = build(name).train(), make_batch(name)
-    task, consistency = losses_by_hand(name, model, batch, OTHER_PATTERN)
-    expected = task + 2.5 * consistency
-    expected.backward()
-    by_hand = gradients(model)
-    model.zero_grad()
-    output = model(**batch, consistency_pattern=OTHER_PATTERN, consistency_alpha=2.5)
-    output.loss.backward()
-    assert consistency > 1e-3
-    for ours, theirs in (
-        (output.task_loss, task),
-        (output.consistency_loss, consistency),
-        (output.loss, expected),
-    ):
-        assert ours.shape == ()
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    for parameter_name, gradient in gradients(model).items():
-        torch.testing.assert_close(gradient, by_hand[parameter_name], rtol=1e-3, atol=1e-4)
-
-
-@every_head
-def test_one_pass_equals_the_task_loss_by_hand(name, build):
-    model, batch = build(name).train(), make_batch(name)
-    output = model(**batch)
-    task, _ = losses_by_hand(name, model, batch, None)
-    torch.testing.assert_close(output.loss, task, rtol=1e-5, atol=1e-5)
-    assert output.task_loss is None and output.consistency_loss is None
-
-
-@every_head
-def test_the_same_pattern_twice_is_consistent(name, build):
-    model, batch = build(name).train(), make_batch(name)
-    output = model(**batch, consistency_pattern=model.config.pattern)
-    assert output.consistency_loss == 0
-    torch.testing.assert_close(output.loss, model(**batch).loss, rtol=1e-6, atol=1e-6)
-
-
-@every_head
-def test_num_items_divides_both_losses(name, build):
-    model, batch = build(name).train(), {**make_batch(name), "consistency_pattern": OTHER_PATTERN}
-    labels = batch["start_positions"] if name == "question_answering" else batch["labels"]
-    count = (labels != -100).sum()
-    mean = model(**batch)
-    for num_items in (4 * count, int(4 * count)):
-        quarter = model(**batch, num_items_in_batch=num_items)
-        for part in ("loss", "task_loss", "consistency_loss"):
-            torch.testing.assert_close(4 * quarter[part], mean[part], rtol=1e-5, atol=1e-6)
-
-
-def test_consistency_compares_the_pattern_of_the_call_with_the_second_one(build):
-    model, batch = build("single_label"), make_batch("single_label")
-    output = model(**batch, pattern=OTHER_PATTERN, consistency_pattern=OTHER_PATTERN)
-    assert output.consistency_loss == 0
-    assert torch.equal(output.logits, model(**without_labels(batch), pattern=OTHER_PATTERN).logits)
-
-
-def test_question_answering_loss_ignores_padding(build):
-    model, batch = build("question_answering").train(), make_batch("question_answering")
-    batch["consistency_pattern"] = OTHER_PATTERN
-    padding = batch["attention_mask"] == 0
-    poisoned = {**batch, "input_ids": torch.where(padding, 57, batch["input_ids"])}
-    output, poisoned_output = model(**batch), model(**poisoned)
-    assert not torch.allclose(output.start_logits[padding], poisoned_output.start_logits[padding], atol=1e-2)
-    for part in ("task_loss", "consistency_loss", "loss"):
-        torch.testing.assert_close(output[part], poisoned_output[part], rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("outside", [-1, -100, 40, 1000])
-def test_question_answering_takes_an_answer_outside_the_input_for_none(outside, build):
-    model, batch = build("question_answering").train(), make_batch("question_answering", lengths=(40, 23, 31))
-    inside = {key: value[:2] for key, value in batch.items()}
-    for positions in ("start_positions", "end_positions"):
-        batch[positions][2] = outside
-    ours, expected = (model(**b, consistency_pattern=OTHER_PATTERN) for b in (batch, inside))
-    for part in ("loss", "task_loss", "consistency_loss"):
-        torch.testing.assert_close(ours[part], expected[part], rtol=1e-5, atol=1e-6)
-
-
-def test_problem_type_follows_the_labels_where_the_config_names_none(build):
-    model, inputs = build("single_label"), make_inputs()
-    logits = model(**inputs).logits
-    classes, targets = torch.tensor([0, 2]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
-    torch.testing.assert_close(model(**inputs, labels=classes).loss, nn.functional.cross_entropy(logits, classes))
-    torch.testing.assert_close(
-        model(**inputs, labels=targets).loss, nn.functional.binary_cross_entropy_with_logits(logits, targets)
-    )
-    assert model.config.problem_type is None
 
 
 @pytest.mark.parametrize("size", [120, 60])
