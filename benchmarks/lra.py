@@ -7,8 +7,10 @@ was stopped goes on from its last checkpoint; what was measured is kept in `--re
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ernie_sparse.running import last_checkpoint, write_json
@@ -57,7 +59,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--comparisons", nargs="+", default=list(COMPARISONS), choices=list(COMPARISONS))
     parser.add_argument("--models", nargs="+", help="only these models of the comparisons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    return parser.parse_args()
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time: models this small leave most of a GPU idle"
+    )
+    parser.add_argument(
+        "--at-last-update",
+        action="store_true",
+        help="test the last checkpoint of runs that are done instead of the one the validation set chose; use a "
+        "--results-dir of its own",
+    )
+    args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: at least 1")
+    return args
 
 
 def run(name: str, flags: tuple[str, ...], seed: int, args: argparse.Namespace):
@@ -66,6 +80,11 @@ def run(name: str, flags: tuple[str, ...], seed: int, args: argparse.Namespace):
     kept, out = Path(args.results_dir) / f"{label}.json", Path(args.work_dir) / label
     if kept.is_file():
         return
+    if args.at_last_update:
+        # A copy, so that the run stays what it is.
+        done, out = out, out.with_name(f"{out.name}-last-update")
+        flags = (*flags, "--load-best-model-at-end", "false")
+        shutil.copytree(done, out, dirs_exist_ok=True)
     command = ["lra", "--task", args.task, *flags, "--seed", str(seed), "--output-dir", str(out)]
     if args.data_dir is not None:
         command += ["--data-dir", args.data_dir]
@@ -80,11 +99,18 @@ def run(name: str, flags: tuple[str, ...], seed: int, args: argparse.Namespace):
 
 def main():
     args = parse_arguments()
-    for seed in args.seeds:
-        for comparison in args.comparisons:
-            for name, flags in COMPARISONS[comparison].items():
-                if args.models is None or flags[1] in args.models:
-                    run(name, flags, seed, args)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        runs = [
+            pool.submit(run, name, flags, seed, args)
+            for seed in args.seeds
+            for comparison in args.comparisons
+            for name, flags in COMPARISONS[comparison].items()
+            if args.models is None or flags[1] in args.models
+        ]
+    failed = [error for error in (future.exception() for future in runs) if error is not None]
+    for error in failed:
+        print(error, file=sys.stderr)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
