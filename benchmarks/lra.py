@@ -2,7 +2,7 @@
 """
 The runs of docs/lra.md, one after the other by `ernie-sparse lra`, the most wanted first. What is done is skipped and what
 was stopped goes on from its last checkpoint; what was measured is kept in `--results-dir`, of which
-`ernie-sparse lra --report` makes the page.
+`ernie-sparse lra --report` makes the page. Flags that are not listed here go to every run.
 """
 
 import argparse
@@ -51,7 +51,9 @@ COMPARISONS = {
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--task", default="listops", help="of Long Range Arena")
     parser.add_argument("--data-dir", help="folder of the task's files; data/lra/TASK if none is given")
     parser.add_argument("--work-dir", default="runs/lra", help="where models are written")
@@ -68,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
         help="test the last checkpoint of runs that are done instead of the one the validation set chose; use a "
         "--results-dir of its own",
     )
-    args = parser.parse_args()
+    args, args.flags = parser.parse_known_args()
     if args.jobs < 1:
         parser.error(f"--jobs {args.jobs}: at least 1")
     return args
@@ -85,7 +87,7 @@ def run(name: str, flags: tuple[str, ...], seed: int, args: argparse.Namespace):
         done, out = out, out.with_name(f"{out.name}-last-update")
         flags = (*flags, "--load-best-model-at-end", "false")
         shutil.copytree(done, out, dirs_exist_ok=True)
-    command = ["lra", "--task", args.task, *flags, "--seed", str(seed), "--output-dir", str(out)]
+    command = ["lra", "--task", args.task, *flags, *args.flags, "--seed", str(seed), "--output-dir", str(out)]
     if args.data_dir is not None:
         command += ["--data-dir", args.data_dir]
     if last_checkpoint(out) is not None:
