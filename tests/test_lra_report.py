@@ -118,6 +118,11 @@ def test_accuracies_are_means_over_seeds_of_whole_runs_under_the_models_own_patt
     )
 
 
+def test_the_average_over_one_task_is_that_tasks_mean():
+    table = report.accuracy_table([cell("hst", 0.358, 0), cell("hst", 0.359, 1)])
+    assert "| 35.8 ± 0.1 (2) |  |  |  |  | 35.8 over 1 |" in table
+
+
 def test_patterns_that_saor_draws_are_its_defaults():
     assert SaorArguments().saor_patterns == DRAWN
 

@@ -225,8 +225,8 @@ def accuracy_table(cells: list[dict]) -> str:
     ]
     for name, is_pretrained in row_names(cells):
         columns = [accuracies(full[task], name, is_pretrained) for task in TASKS]
-        means = [statistics.fmean(column) for column in columns if column]
-        average = f"{100 * statistics.fmean(means):.1f} over {len(means)}" if means else ""
+        means = [statistics.fmean(100 * value for value in column) for column in columns if column]
+        average = f"{statistics.fmean(means):.1f} over {len(means)}" if means else ""
         rows.append([row_title(name, is_pretrained), *map(mean_text, columns), average])
     return "\n\n".join([markdown(["model", *TASKS, "average over tasks"], rows), against_bigbird(full)])
 
