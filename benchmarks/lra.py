@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", help="only these models of the comparisons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
-        "--jobs", type=int, default=1, help="runs at a time: models this small leave most of a GPU idle"
+        "--jobs", type=int, default=1, help="runs at a time, for a GPU that one such model does not fill"
     )
     parser.add_argument(
         "--at-last-update",
@@ -109,7 +109,12 @@ def main():
             for name, flags in COMPARISONS[comparison].items()
             if args.models is None or flags[1] in args.models
         ]
-    failed = [error for error in (future.exception() for future in runs) if error is not None]
+        try:
+            failed = [error for error in (future.exception() for future in runs) if error is not None]
+        except KeyboardInterrupt:
+            # Those that wait must not begin.
+            pool.shutdown(cancel_futures=True)
+            sys.exit(130)
     for error in failed:
         print(error, file=sys.stderr)
     sys.exit(1 if failed else 0)
