@@ -109,12 +109,7 @@ def main():
             for name, flags in COMPARISONS[comparison].items()
             if args.models is None or flags[1] in args.models
         ]
-        try:
-            failed = [error for error in (future.exception() for future in runs) if error is not None]
-        except KeyboardInterrupt:
-            # Those that wait must not begin.
-            pool.shutdown(cancel_futures=True)
-            sys.exit(130)
+    failed = [error for error in (future.exception() for future in runs) if error is not None]
     for error in failed:
         print(error, file=sys.stderr)
     sys.exit(1 if failed else 0)
