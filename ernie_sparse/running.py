@@ -175,8 +175,8 @@ def check_same_run(folder: str | Path, identity: Mapping):
 
 class _Progress(TrainerCallback):
     """
-    Notes that a training has begun: everything of a checkpoint but the random state has been read by then. Where something is
-    left to go on from, the folder says of which run.
+    Notes that a training has begun: everything of a checkpoint but the random state has been read by then. The log says what
+    each stretch of it ran on. Where something is left to go on from, the folder says of which run.
     """
 
     def __init__(self, identity: Mapping | None):
@@ -185,6 +185,11 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.has_begun = True
+        ground = run_ground()
+        earlier = stretches(state.log_history)
+        if state.global_step < state.max_steps and not (earlier and earlier[-1].items() >= ground.items()):
+            # In the log, a checkpoint carries it along, and forgets what came after the checkpoint.
+            state.log_history.append({"step": state.global_step, **ground})
 
     def on_save(self, args, state, control, **kwargs):
         if self.identity is not None and state.is_world_process_zero:
@@ -314,7 +319,8 @@ def finish(
 ):
     """Write `results.json` and, where matplotlib is installed, `training.png`, and print the table of `rows`."""
     out = Path(output_dir)
-    write_json(out / "results.json", {**results, **run_facts(verb, argv), "history": history})
+    content = {**results, **run_facts(verb, argv), "stretches": stretches(history)}
+    write_json(out / "results.json", {**content, "history": [entry for entry in history if "hardware" not in entry]})
     rows = [*rows, ("results", out / "results.json")]
     if plot_history(history, out / "training.png"):
         rows.append(("training curves", out / "training.png"))
@@ -323,12 +329,20 @@ def finish(
 
 def run_facts(verb: str, argv: list[str]) -> dict:
     """What a result cannot be run again without: the command from its beginning, the commit, the versions and the hardware."""
-    return {
-        "command": shlex.join(["ernie-sparse", verb, *_without_resuming(argv)]),
-        "commit": COMMIT,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
+    return {"command": shlex.join(["ernie-sparse", verb, *_without_resuming(argv)]), **run_ground()}
+
+
+def run_ground() -> dict:
+    """What this process runs on: the commit, the versions and the hardware."""
+    return {"commit": COMMIT, "versions": versions(), "hardware": hardware()}
+
+
+def stretches(history: list[dict]) -> list[dict]:
+    """
+    What a training ran on, from which update (`step`): once, unless it went on after a stop with another commit, other
+    versions or other hardware. One that began before such notes were made has none from its first update.
+    """
+    return [entry for entry in history if "hardware" in entry]
 
 
 def _without_resuming(argv: list[str]) -> list[str]:

@@ -242,6 +242,17 @@ def test_every_run_stands_with_what_it_needs_to_be_done_again():
             commit=None,
         ),
         cell("hst", 0.4, 4, commit="fedcba9876543210-dirty"),
+        cell(
+            "hst-saor",
+            0.3,
+            stretches=[
+                {"step": 0, "commit": "a" * 40, "hardware": {"cpu": "A CPU", "threads": 2, "gpu": "A GPU"}},
+                {"step": 1_500, "commit": "b" * 40, "hardware": {"cpu": "A CPU", "threads": 2, "gpu": "A GPU"}},
+                {"step": 2_000, "commit": "b" * 40, "hardware": {"cpu": "A CPU", "threads": 1, "gpu": None}},
+            ],
+        ),
+        # What came before it was not noted.
+        cell("bigbird", 0.2, stretches=[{"step": 500, "commit": None, "hardware": {"gpu": "A GPU"}}]),
     ]
     assert report.runs_table(cells) == "\n".join(
         [
@@ -250,6 +261,8 @@ def test_every_run_stands_with_what_it_needs_to_be_done_again():
             "| `ernie-sparse lra --task listops --model hst` | 41.23 | 3 | 5,000 | 96,000 / 2,000 | 012345678 | A CPU, 2 thread(s) |",
             "| `ernie-sparse lra --task text --model dense` | 50.00 | 0 | 1,500 + 20,000 | 96,000 / 2,000 |  | A GPU |",
             "| `ernie-sparse lra --task listops --model hst` | 40.00 | 4 | 5,000 | 96,000 / 2,000 | fedcba987-dirty | A CPU, 2 thread(s) |",
+            "| `ernie-sparse lra --task listops --model hst-saor` | 30.00 | 0 | 5,000 | 96,000 / 2,000 | aaaaaaaaa; from update 1,500: bbbbbbbbb | A GPU; from update 2,000: A CPU, 1 thread(s) |",
+            "| `ernie-sparse lra --task listops --model bigbird` | 20.00 | 0 | 5,000 | 96,000 / 2,000 |  | from update 500: A GPU |",
         ]
     )
 

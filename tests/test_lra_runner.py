@@ -19,7 +19,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
-from ernie_sparse import SparsePattern, cli
+from ernie_sparse import SparsePattern, cli, running
 from ernie_sparse.lra import report, runner
 from ernie_sparse.lra.data import load_task
 from ernie_sparse.lra.listops import ListOpsShape, generate
@@ -314,8 +314,18 @@ def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeyp
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(SaorTrainer, "training_step", counted)
+    here = running.hardware()
+    monkeypatch.setattr(running, "hardware", lambda: here | {"gpu": "another machine's"})
     results = short(tmp_path / "killed", "--resume-from-checkpoint", "last", model="hst-saor")
     assert steps == [3, 4, 5]
+    assert [(s["step"], s["hardware"]["gpu"]) for s in results["stretches"]] == [
+        (0, here["gpu"]),
+        (3, "another machine's"),
+    ]
+    assert results["hardware"] == results["stretches"][-1]["hardware"]
+    monkeypatch.setattr(running, "hardware", lambda: here | {"gpu": "where it was only tested"})
+    tested = short(tmp_path / "killed", "--resume-from-checkpoint", "last", model="hst-saor")
+    assert steps == [3, 4, 5] and tested["stretches"] == results["stretches"] and "tested" in tested["hardware"]["gpu"]
     assert are_equal(tmp_path / "killed", tmp_path / "whole")
     same = ("accuracy", "validation_accuracy", "steps", "seed", "saor")
     assert {name: results[name] for name in same} == {name: whole[name] for name in same}
@@ -334,6 +344,10 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path, monkeypatc
     )
     results = short(tmp_path / "killed", "--resume-from-checkpoint", "last")
     assert steps == [3, 4, 5] and results["accuracy"] == whole["accuracy"]
+    # On what it ran before: one stretch.
+    ground = {name: whole[name] for name in ("commit", "versions", "hardware")}
+    assert results["stretches"] == whole["stretches"] == [{"step": 0, **ground}]
+    assert results["history"][0].keys() == whole["history"][0].keys() and "loss" in whole["history"][0]
     assert are_equal(tmp_path / "killed", tmp_path / "whole")
 
 

@@ -4,6 +4,7 @@
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from ..running import ArgumentParser, fill_page
@@ -334,16 +335,33 @@ def runs_table(cells: list[dict]) -> str:
     """Every run with what it needs to be done again."""
     rows = []
     for cell in cells:
-        hardware = cell["hardware"]
-        machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
         pretraining = cell.get("self_pretraining")
         steps = f"{pretraining['steps']:,} + {cell['steps']:,}" if pretraining else f"{cell['steps']:,}"
-        digits, dash, changed = (cell["commit"] or "").partition("-")
-        commit = digits[:9] + dash + changed
         accuracy = f"{100 * cell['accuracy']:.2f}"
-        rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, rows_text(cell), commit, machine])
+        ground = [by_stretch(cell, text) for text in (commit_text, hardware_text)]
+        rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, rows_text(cell), *ground])
     header = ["command", "test accuracy", "seed", "updates", "training / test rows", "commit", "hardware"]
     return markdown(header, rows) if rows else "None yet."
+
+
+def by_stretch(cell: dict, text: Callable[[dict], str]) -> str:
+    """What `text` says of a run's stretches, each with the update it began at where that is not the first."""
+    parts = []
+    for stretch in cell.get("stretches") or [cell]:
+        found, step = text(stretch), stretch.get("step", 0)
+        if not parts or parts[-1][1] != found:
+            parts.append((f"from update {step:,}: " if step and found else "", found))
+    return "; ".join(start + found for start, found in parts)
+
+
+def commit_text(stretch: dict) -> str:
+    digits, dash, changed = (stretch["commit"] or "").partition("-")
+    return digits[:9] + dash + changed
+
+
+def hardware_text(stretch: dict) -> str:
+    hardware = stretch["hardware"]
+    return hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
 
 
 def draw(cells: list[dict], folder: Path) -> list[Path]:
