@@ -36,6 +36,7 @@ def cell(model: str, accuracy: float, seed: int = 0, task: str = "listops", **mo
         "steps": TASKS[task].recipe.max_steps,
         "batch_size": TASKS[task].recipe.batch_size,
         "learning_rate": TASKS[task].recipe.learning_rate,
+        "warmup_steps": TASKS[task].recipe.warmup_steps,
         "rows": ROWS,
         "limits": {},
         "accuracy": accuracy,
@@ -83,6 +84,7 @@ def test_accuracies_are_means_over_seeds_of_whole_runs_under_the_models_own_patt
         cell("hst", 0.03, pattern=other),
         cell("hst", 0.05, learning_rate=1e-4),
         cell("hst", 0.06, batch_size=64),
+        cell("hst", 0.14, warmup_steps=999),
         cell("hst", 0.07, saor={"alpha": 0.5, "patterns": DRAWN}),
         cell("hst-saor", 0.08, saor={"alpha": 0.5, "patterns": DRAWN}),
         cell("hst-saor", 0.09, saor={"alpha": 1.0, "patterns": ["none"]}),
@@ -151,13 +153,13 @@ def test_shorter_runs_stand_apart_by_updates_and_rows():
     ]
     assert report.shorter_tables(cells) == "\n".join(
         [
-            "| listops, 5,000 updates of 32 rows, learning rate 0.001, 9,000 training and 2,000 test rows | test accuracy |",
+            "| listops, 5,000 updates of 32 rows, learning rate 0.001 after a warm-up of 1,000, 9,000 training and 2,000 test rows | test accuracy |",
             "| --- | ---: |",
             "| chance, most frequent class | 10.0, 17.5 |",
             "| `hst`: ERNIE-Sparse: HST | 30.0 (1) |",
             "| `flat`: the same pattern without HST | 25.0 (1) |",
             "",
-            "| listops, 2,000 updates of 32 rows, learning rate 0.001, 96,000 training and 2,000 test rows | test accuracy |",
+            "| listops, 2,000 updates of 32 rows, learning rate 0.001 after a warm-up of 1,000, 96,000 training and 2,000 test rows | test accuracy |",
             "| --- | ---: |",
             "| chance, most frequent class | 10.0, 17.5 |",
             "| `hst`: ERNIE-Sparse: HST | 32.0 ± 1.4 (2) |",
@@ -207,7 +209,7 @@ def test_the_bottleneck_counts_runs_by_their_pattern_alone():
     ]
     assert report.bottleneck_tables([*BOTTLENECK, *left_out]) == "\n".join(
         [
-            "| listops, 2,000 updates of 32 rows, learning rate 0.001, 96,000 training and 2,000 test rows | 0 global | 1 global | 2 global | 4 global |",
+            "| listops, 2,000 updates of 32 rows, learning rate 0.001 after a warm-up of 1,000, 96,000 training and 2,000 test rows | 0 global | 1 global | 2 global | 4 global |",
             "| --- | ---: | ---: | ---: | ---: |",
             "| with HST | 25.0 (1) | 27.5 ± 0.7 (2) |  | 29.0 (1) |",
             "| without HST | 19.0 ± 1.4 (2) | 20.0 (1) |  |  |",
@@ -220,7 +222,7 @@ def test_what_other_patterns_change_is_set_side_by_side():
     pretrained = cell("hst-rdrop", 0.9, self_pretraining={"steps": 1})
     assert report.pattern_tables([*PATTERNS, alone, pretrained]) == "\n".join(
         [
-            "| listops, 5,000 updates of 32 rows, learning rate 0.001, 96,000 training and 2,000 test rows | neither: accuracy | neither: answers changed | "
+            "| listops, 5,000 updates of 32 rows, learning rate 0.001 after a warm-up of 1,000, 96,000 training and 2,000 test rows | neither: accuracy | neither: answers changed | "
             "SAOR: accuracy | SAOR: answers changed |",
             "| --- | ---: | ---: | ---: | ---: |",
             "| the model's own pattern | 41.0 ± 1.4 (2) | 0.0 ± 0.0 (2) | 45.0 (1) | 0.0 (1) |",
@@ -291,7 +293,7 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
         ('{"task": "listops"', "is not a result of `ernie-sparse lra`: Expecting"),
         (
             '{"task": "listops", "model": "hst"}',
-            "is not a result of `ernie-sparse lra`: it has no seed, steps, batch_size, learning_rate, rows",
+            "is not a result of `ernie-sparse lra`: it has no seed, steps, batch_size, learning_rate, warmup_steps, rows",
         ),
         ("17", "is not a result"),
         ("[]", "is not a result"),

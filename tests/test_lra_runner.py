@@ -227,6 +227,7 @@ def test_what_a_run_says_is_true_of_the_model_it_leaves(task):
         "steps": steps,
         "batch_size": rows,
         "learning_rate": 3e-3,
+        "warmup_steps": {"text": 4, "listops": 5}[task],
         "saor": None,
         "limits": {},
         "pattern": str(HST),

@@ -3,6 +3,7 @@
 
 import json
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ KEYS = (
     "steps",
     "batch_size",
     "learning_rate",
+    "warmup_steps",
     "rows",
     "accuracy",
     "chance",
@@ -134,8 +136,12 @@ def _check_cell(cell: dict):
 def has_whole_recipe(cell: dict) -> bool:
     """Whether a run had the task's whole recipe, on all the rows there were."""
     recipe = TASKS[cell["task"]].recipe
-    own = (recipe.max_steps, recipe.batch_size, recipe.learning_rate)
-    return (cell["steps"], cell["batch_size"], cell["learning_rate"]) == own and not cell.get("limits")
+    own = (recipe.max_steps, recipe.batch_size, recipe.learning_rate, recipe.warmup_steps)
+    return trained_with(cell) == own and not cell.get("limits")
+
+
+def trained_with(cell: dict) -> tuple:
+    return cell["steps"], cell["batch_size"], cell["learning_rate"], cell["warmup_steps"]
 
 
 def full_cells(cells: list[dict]) -> dict[str, list[dict]]:
@@ -171,14 +177,14 @@ def is_as_named(cell: dict) -> bool:
 
 def setting(cell: dict) -> tuple:
     """What runs must share to stand in one table."""
-    return cell["task"], cell["steps"], cell["batch_size"], cell["learning_rate"], *num_rows(cell)
+    return cell["task"], *trained_with(cell), *num_rows(cell)
 
 
 def setting_text(key: tuple) -> str:
-    task, steps, batch_size, learning_rate, train_rows, test_rows = key
+    task, steps, batch_size, learning_rate, warmup_steps, train_rows, test_rows = key
     return (
-        f"{task}, {steps:,} updates of {batch_size} rows, learning rate {learning_rate:g}, {train_rows:,} training and "
-        f"{test_rows:,} test rows"
+        f"{task}, {steps:,} updates of {batch_size} rows, learning rate {learning_rate:g} after a warm-up of "
+        f"{warmup_steps:,}, {train_rows:,} training and {test_rows:,} test rows"
     )
 
 
@@ -381,7 +387,7 @@ def draw(cells: list[dict], folder: Path) -> list[Path]:
                 figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True
             ):
                 panel(axes, values)
-                axes.set_title(setting_text(key), fontsize=9)
+                axes.set_title(textwrap.fill(setting_text(key), 100), fontsize=9)
                 axes.legend(frameon=False, fontsize=9)
             figure.savefig(folder / name, dpi=130)
             paths.append(folder / name)

@@ -213,6 +213,7 @@ def run(argv: list[str]):
         "steps": trainer.state.global_step,
         "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
         "learning_rate": training.learning_rate,
+        "warmup_steps": training.get_warmup_steps(training.max_steps),
         "saor": {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns} if saor.saor_alpha else None,
         "rows": {split: len(split_rows) for split, split_rows in rows.items()},
         # Those that left something out.

@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """The five tasks of Long Range Arena, one row each: what a document is made of, how long it is, and the recipe."""
 
+import math
 from dataclasses import dataclass
 
 # Ids of every vocabulary; the symbols of a task follow behind them.
@@ -25,6 +26,11 @@ class Recipe:
     batch_size: int
     warmup: float
     learning_rate: float = 1e-4
+
+    @property
+    def warmup_steps(self) -> int:
+        """Updates of the warm-up."""
+        return math.ceil(self.max_steps * self.warmup)
 
 
 @dataclass(frozen=True)
