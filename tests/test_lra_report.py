@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from ernie_sparse import SaorArguments, SparsePattern, cli
@@ -366,6 +367,19 @@ def test_the_verb_fills_the_page_and_draws(tmp_path, capsys):
     assert all(shows_both(page.parent / name) for name in pictures)
     assert all(f"![The table as a picture]({name})\n<!-- end {name[4:-4]} -->" in text for name in pictures)
     assert cli.main(words) == 0 and page.read_text() == text
+
+
+def test_titles_are_no_wider_than_their_pictures(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    longest = {"task": "pathfinder", "rows": {**ROWS, "train": 160_000, "test": 20_000}}
+    report.draw([found | longest for found in (*BOTTLENECK, *PATTERNS)], tmp_path)
+    assert len(figures) == 2
+    for figure in figures:
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            title = axes.title.get_window_extent()
+            assert axes.get_title().startswith("pathfinder") and 0 < title.x0 < title.x1 < figure.bbox.width
 
 
 def test_a_folder_of_runs_is_read_without_what_stands_beside_their_results(tmp_path):

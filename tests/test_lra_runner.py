@@ -474,6 +474,7 @@ def test_a_recipe_stands_in_for_what_is_not_given(task):
         assert training.per_device_train_batch_size == training.per_device_eval_batch_size == recipe.batch_size
         assert (
             training.get_warmup_steps(recipe.max_steps)
+            == recipe.warmup_steps
             == {"listops": 1000, "text": 8000, "retrieval": 800, "image": 175, "pathfinder": 312}[task]
         )
         assert training.load_best_model_at_end and training.metric_for_best_model == "accuracy"
