@@ -86,6 +86,7 @@ def test_accuracies_are_means_over_seeds_of_whole_runs_under_the_models_own_patt
         cell("hst", 0.05, learning_rate=1e-4),
         cell("hst", 0.06, batch_size=64),
         cell("hst", 0.14, warmup_steps=999),
+        cell("hst", 0.15, changed={"weight_decay": 0.1}),
         cell("hst", 0.07, saor={"alpha": 0.5, "patterns": DRAWN}),
         cell("hst-saor", 0.08, saor={"alpha": 0.5, "patterns": DRAWN}),
         cell("hst-saor", 0.09, saor={"alpha": 1.0, "patterns": ["none"]}),
@@ -143,6 +144,7 @@ def test_shorter_runs_stand_apart_by_updates_and_rows():
     few = {"steps": 5_000, "limits": {"train": 9_000}, "rows": {**ROWS, "train": 9_000}}
     cells = [
         cell("hst", 0.9),
+        cell("hst", 0.4, changed={"optim": "sgd", "weight_decay": 0.1}),
         # The whole recipe on a smaller set of data.
         cell("flat", 0.25, 0, rows={**ROWS, "train": 9_000}),
         cell("hst", 0.30, 0, **few),
@@ -154,6 +156,11 @@ def test_shorter_runs_stand_apart_by_updates_and_rows():
     ]
     assert report.shorter_tables(cells) == "\n".join(
         [
+            "| listops, 5,000 updates of 32 rows, learning rate 0.001 after a warm-up of 1,000, optim sgd, weight_decay 0.1, 96,000 training and 2,000 test rows | test accuracy |",
+            "| --- | ---: |",
+            "| chance, most frequent class | 10.0, 17.5 |",
+            "| `hst`: ERNIE-Sparse: HST | 40.0 (1) |",
+            "",
             "| listops, 5,000 updates of 32 rows, learning rate 0.001 after a warm-up of 1,000, 9,000 training and 2,000 test rows | test accuracy |",
             "| --- | ---: |",
             "| chance, most frequent class | 10.0, 17.5 |",
@@ -254,6 +261,14 @@ def test_every_run_stands_with_what_it_needs_to_be_done_again():
                 {"step": 2_000, "commit": "b" * 40, "hardware": {"cpu": "A CPU", "threads": 1, "gpu": None}},
             ],
         ),
+        cell(
+            "dense",
+            0.1,
+            self_pretraining={
+                "steps": 1_500,
+                "stretches": [{"step": 0, "commit": "0123456789abcdef", "hardware": {"gpu": "A GPU"}}],
+            },
+        ),
         # What came before it was not noted.
         cell("bigbird", 0.2, stretches=[{"step": 500, "commit": None, "hardware": {"gpu": "A GPU"}}]),
     ]
@@ -265,6 +280,7 @@ def test_every_run_stands_with_what_it_needs_to_be_done_again():
             "| `ernie-sparse lra --task text --model dense` | 50.00 | 0 | 1,500 + 20,000 | 96,000 / 2,000 |  | A GPU |",
             "| `ernie-sparse lra --task listops --model hst` | 40.00 | 4 | 5,000 | 96,000 / 2,000 | fedcba987-dirty | A CPU, 2 thread(s) |",
             "| `ernie-sparse lra --task listops --model hst-saor` | 30.00 | 0 | 5,000 | 96,000 / 2,000 | aaaaaaaaa; from update 1,500: bbbbbbbbb | A GPU; from update 2,000: A CPU, 1 thread(s) |",
+            "| `ernie-sparse lra --task listops --model dense` | 10.00 | 0 | 1,500 + 5,000 | 96,000 / 2,000 | 012345678 | self-pretraining: A GPU; then: A CPU, 2 thread(s) |",
             "| `ernie-sparse lra --task listops --model bigbird` | 20.00 | 0 | 5,000 | 96,000 / 2,000 |  | from update 500: A GPU |",
         ]
     )

@@ -228,6 +228,7 @@ def test_what_a_run_says_is_true_of_the_model_it_leaves(task):
         "batch_size": rows,
         "learning_rate": 3e-3,
         "warmup_steps": {"text": 4, "listops": 5}[task],
+        "changed": {"eval_steps": interval},
         "saor": None,
         "limits": {},
         "pattern": str(HST),
@@ -397,6 +398,7 @@ def test_self_pretraining_comes_first_and_a_kill_costs_nothing_of_it(tmp_path, m
     assert facts == json.loads((tmp_path / "whole" / "self-pretraining" / "facts.json").read_text())
     assert (facts["steps"], facts["learning_rate"], facts["saor_alpha"]) == (4, 2e-3, 1.0) and whole["steps"] == 6
     assert (facts["mlm_probability"], whole["learning_rate"], whole["saor"]) == (0.15, 3e-3, None)
+    assert facts["stretches"] == whole["stretches"] and facts["stretches"][0]["commit"] == whole["commit"]
     # Killed in the middle of the first training, then in the middle of the second before it has a checkpoint.
     for number in (3, 2):
         with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -489,6 +491,41 @@ def test_a_recipe_stands_in_for_what_is_not_given(task):
     _, saor, training = runner.read_arguments(["--task", task, "--model", "hst", *words, "--saor-seed", "2"])
     assert (training.max_steps, training.learning_rate, training.warmup_steps) == (7, 0.1, 3)
     assert (training.per_device_train_batch_size, saor.saor_alpha, saor.saor_seed) == (2, 0.5, 2)
+
+
+CHANGES = {
+    "optim": "sgd",
+    "optim_args": "foreach=true",
+    "weight_decay": 0.1,
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.9,
+    "adam_epsilon": 1e-6,
+    "max_grad_norm": 2.0,
+    "lr_scheduler_type": "cosine",
+    "lr_scheduler_kwargs": {"last_epoch": -1},
+    "label_smoothing_factor": 0.1,
+    "neftune_noise_alpha": 5.0,
+    "bf16": True,
+    "train_sampling_strategy": "random",
+    "load_best_model_at_end": False,
+    "metric_for_best_model": "loss",
+}
+
+
+def test_what_a_run_does_otherwise_than_the_harness_is_named():
+    def changed(*words):
+        training = runner.read_arguments(["--task", "text", "--model", "hst", *map(str, words)])[2]
+        return json.loads(json.dumps(runner.changed_settings(training)))
+
+    for name, value in CHANGES.items():
+        assert changed(f"--{name}", json.dumps(value) if isinstance(value, dict) else value) == {name: value}
+    own_saving = ("--load-best-model-at-end", "false", "--eval-strategy")
+    assert changed(*own_saving, "no") == {"eval_strategy": "no", "load_best_model_at_end": False}
+    assert changed("--eval-steps", 0.2, "--save-steps", 0.2) == {"eval_steps": 0.2}
+    # Those of the recipe stand in the results as they are, and these bear on no result.
+    assert changed("--max-steps", 7, "--learning-rate", 0.1, "--warmup-steps", 3, "--seed", 3) == {}
+    assert changed("--per-device-eval-batch-size", 7, "--disable-tqdm", "true", "--logging-steps", 1) == {}
+    assert {*CHANGES, "eval_strategy", "eval_steps", "fp16"} == set(runner.COMPARED)
 
 
 def test_list_prints_tasks_and_models(capsys):

@@ -137,11 +137,13 @@ def has_whole_recipe(cell: dict) -> bool:
     """Whether a run had the task's whole recipe, on all the rows there were."""
     recipe = TASKS[cell["task"]].recipe
     own = (recipe.max_steps, recipe.batch_size, recipe.learning_rate, recipe.warmup_steps)
-    return trained_with(cell) == own and not cell.get("limits")
+    return trained_with(cell) == (*own, "") and not cell.get("limits")
 
 
 def trained_with(cell: dict) -> tuple:
-    return cell["steps"], cell["batch_size"], cell["learning_rate"], cell["warmup_steps"]
+    """A run's recipe, and what it did otherwise than the harness, which is nothing in most."""
+    changed = ", ".join(f"{name} {value}" for name, value in cell.get("changed", {}).items())
+    return cell["steps"], cell["batch_size"], cell["learning_rate"], cell["warmup_steps"], changed
 
 
 def full_cells(cells: list[dict]) -> dict[str, list[dict]]:
@@ -181,10 +183,10 @@ def setting(cell: dict) -> tuple:
 
 
 def setting_text(key: tuple) -> str:
-    task, steps, batch_size, learning_rate, warmup_steps, train_rows, test_rows = key
+    task, steps, batch_size, learning_rate, warmup_steps, changed, train_rows, test_rows = key
     return (
         f"{task}, {steps:,} updates of {batch_size} rows, learning rate {learning_rate:g} after a warm-up of "
-        f"{warmup_steps:,}, {train_rows:,} training and {test_rows:,} test rows"
+        f"{warmup_steps:,}, {f'{changed}, ' if changed else ''}{train_rows:,} training and {test_rows:,} test rows"
     )
 
 
@@ -344,16 +346,23 @@ def runs_table(cells: list[dict]) -> str:
         pretraining = cell.get("self_pretraining")
         steps = f"{pretraining['steps']:,} + {cell['steps']:,}" if pretraining else f"{cell['steps']:,}"
         accuracy = f"{100 * cell['accuracy']:.2f}"
-        ground = [by_stretch(cell, text) for text in (commit_text, hardware_text)]
+        ground = [ground_text(cell, text) for text in (commit_text, hardware_text)]
         rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, rows_text(cell), *ground])
     header = ["command", "test accuracy", "seed", "updates", "training / test rows", "commit", "hardware"]
     return markdown(header, rows) if rows else "None yet."
 
 
-def by_stretch(cell: dict, text: Callable[[dict], str]) -> str:
-    """What `text` says of a run's stretches, each with the update it began at where that is not the first."""
+def ground_text(cell: dict, text: Callable[[dict], str]) -> str:
+    """What `text` says of what a run was trained on, and of its self-pretraining where that is something else."""
+    own = by_stretch(cell.get("stretches") or [cell], text)
+    first = by_stretch((cell.get("self_pretraining") or {}).get("stretches", []), text)
+    return own if first in ("", own) else f"self-pretraining: {first}; then: {own}"
+
+
+def by_stretch(stretches: list[dict], text: Callable[[dict], str]) -> str:
+    """What `text` says of stretches, each with the update it began at where that is not the first."""
     parts = []
-    for stretch in cell.get("stretches") or [cell]:
+    for stretch in stretches:
         found, step = text(stretch), stretch.get("step", 0)
         if not parts or parts[-1][1] != found:
             parts.append((f"from update {step:,}: " if step and found else "", found))

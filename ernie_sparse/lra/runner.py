@@ -13,6 +13,7 @@ from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 from ..running import (
     RUN,
     ArgumentParser,
+    RunArguments,
     check_same_run,
     finish,
     given,
@@ -32,6 +33,26 @@ from .make import GENERATED, SIZES
 from .models import MODELS, LraClassifier, build_config, encoder_of
 from .tasks import TASKS
 from .training import DocumentCollator, accuracy, self_pretrained
+
+# How every run is trained and its checkpoint chosen, as far as no flag says otherwise.
+HARNESS = {
+    "eval_strategy": "steps",
+    "save_strategy": "steps",
+    # Shares of all updates.
+    "eval_steps": 0.1,
+    "save_steps": 0.1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "train_sampling_strategy": "group_by_length",
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+}
+# What beside the recipe, by its flag, makes a run one that is not compared with those of the harness.
+COMPARED = (
+    *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16"),
+    *("train_sampling_strategy", "eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model"),
+)
 
 
 def main(argv: list[str]):
@@ -85,16 +106,7 @@ def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, Traini
     defaults = {
         "seed": 0,
         "saor_seed": known.seed or 0,
-        "eval_strategy": "steps",
-        "save_strategy": "steps",
-        # Shares of all updates.
-        "eval_steps": 0.1,
-        "save_steps": 0.1,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "accuracy",
-        "train_sampling_strategy": "group_by_length",
-        "remove_unused_columns": False,
-        "label_names": ["labels"],
+        **HARNESS,
     }
     if known.task in TASKS and known.model in MODELS:
         recipe, model = TASKS[known.task].recipe, MODELS[known.model]
@@ -133,6 +145,13 @@ def identity(args: LraArguments, saor: SaorArguments, training: TrainingArgument
         **training_facts(training),
         **dataclasses.asdict(saor),
     }
+
+
+def changed_settings(training: TrainingArguments) -> dict:
+    """What of `COMPARED` a run has otherwise than the harness."""
+    usual = {field.name: field.default for field in dataclasses.fields(RunArguments)} | HARNESS
+    found = {name: getattr(training, name) for name in COMPARED}
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def going_on(args: LraArguments, saor: SaorArguments, training: TrainingArguments) -> str | None:
@@ -214,6 +233,7 @@ def run(argv: list[str]):
         "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
         "learning_rate": training.learning_rate,
         "warmup_steps": training.get_warmup_steps(training.max_steps),
+        "changed": changed_settings(training),
         "saor": {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns} if saor.saor_alpha else None,
         "rows": {split: len(split_rows) for split, split_rows in rows.items()},
         # Those that left something out.

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 
 from ..masking import MaskAnew, MaskingCollator
-from ..running import last_checkpoint, train, write_json
+from ..running import last_checkpoint, stretches, train, write_json
 from ..trainer import SaorArguments, SaorTrainer
 from .models import LraModel
 from .tasks import MASK_TOKEN_ID, NUM_SPECIAL_TOKENS, PAD_TOKEN_ID, LraTask
@@ -139,6 +139,7 @@ def self_pretrained(
             "mlm_probability": task.mlm_probability,
             "saor_alpha": trainer.saor.saor_alpha,
             "last_loss": losses[-1] if losses else None,
+            "stretches": stretches(trainer.state.log_history),
         }
         if trainer.is_world_process_zero():
             write_json(facts, content)
