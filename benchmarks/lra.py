@@ -67,8 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--at-last-update",
         action="store_true",
-        help="test the last checkpoint of runs that are done instead of the one the validation set chose; use a "
-        "--results-dir of its own",
+        help="of runs that are done here, test the last checkpoint beside the one the validation set chose",
     )
     args, args.flags = parser.parse_known_args()
     if args.jobs < 1:
@@ -78,15 +77,15 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(name: str, flags: tuple[str, ...], seed: int, args: argparse.Namespace):
     """One run, unless it is there."""
-    label = f"{args.task}/{name}-seed-{seed}"
+    label = done = f"{args.task}/{name}-seed-{seed}"
+    if args.at_last_update:
+        label, flags = f"{done}-last-update", (*flags, "--load-best-model-at-end", "false")
     kept, out = Path(args.results_dir) / f"{label}.json", Path(args.work_dir) / label
     if kept.is_file():
         return
     if args.at_last_update:
         # A copy, so that the run stays what it is.
-        done, out = out, out.with_name(f"{out.name}-last-update")
-        flags = (*flags, "--load-best-model-at-end", "false")
-        shutil.copytree(done, out, dirs_exist_ok=True)
+        shutil.copytree(Path(args.work_dir) / done, out, dirs_exist_ok=True)
     command = ["lra", "--task", args.task, *flags, *args.flags, "--seed", str(seed), "--output-dir", str(out)]
     if args.data_dir is not None:
         command += ["--data-dir", args.data_dir]

@@ -292,11 +292,12 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
         cell("hst", 0.2, 1),
         cell("hst", 0.3, 0, self_pretraining={"steps": 1}),
         cell("longformer", 0.4),
+        cell("hst", 0.45, changed={"weight_decay": 0.1}),
         cell("hst", 0.5, steps=10),
         cell("hst", 0.6, task="pathfinder"),
     ]
     read = report.read_cells(write(tmp_path, cells))
-    assert [found["accuracy"] for found in read] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6] and read == cells
+    assert [found["accuracy"] for found in read] == [0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.6] and read == cells
     # Without those that only some runs have.
     bare = {name: value for name, value in cells[0].items() if name in report.KEYS}
     (tmp_path / "bare").mkdir()

@@ -101,6 +101,7 @@ def read_cells(folder: str | Path) -> list[dict]:
         key=lambda cell: (
             tasks.index(cell["task"]),
             -cell["steps"],
+            bool(cell.get("changed")),
             models.index(cell["model"]),
             bool(cell.get("self_pretraining")),
             str(cell.get("pattern")),
