@@ -492,8 +492,16 @@ def as_dict(*arguments) -> dict:
     return {f.name: getattr(args, f.name) for args in arguments for f in dataclasses.fields(args)}
 
 
+# The flags of transformers that make an update what it is, beside the recipe of rows and rate.
+OPTIMIZATION = (
+    *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "label_smoothing_factor", "neftune_noise_alpha"),
+    "train_sampling_strategy",
+)
+
+
 def training_facts(training: TrainingArguments) -> dict:
     """What a training was done with."""
     names = ("seed", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
-    names += ("gradient_accumulation_steps", "warmup_steps", "weight_decay")
-    return {name: getattr(training, name) for name in names}
+    names += ("gradient_accumulation_steps", "warmup_steps")
+    return {name: getattr(training, name) for name in names + OPTIMIZATION}

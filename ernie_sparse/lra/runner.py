@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
 from ..running import (
+    OPTIMIZATION,
     RUN,
     ArgumentParser,
     RunArguments,
@@ -49,9 +50,8 @@ HARNESS = {
 }
 # What beside the recipe, by its flag, makes a run one that is not compared with those of the harness.
 COMPARED = (
-    *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
-    *("lr_scheduler_type", "lr_scheduler_kwargs", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16"),
-    *("train_sampling_strategy", "eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model"),
+    *OPTIMIZATION,
+    *("bf16", "fp16", "eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model"),
 )
 
 
