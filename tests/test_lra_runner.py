@@ -401,6 +401,9 @@ def test_self_pretraining_comes_first_and_a_kill_costs_nothing_of_it(tmp_path, m
     assert (facts["steps"], facts["learning_rate"], facts["saor_alpha"]) == (4, 2e-3, 1.0) and whole["steps"] == 6
     assert (facts["mlm_probability"], whole["learning_rate"], whole["saor"]) == (0.15, 3e-3, None)
     assert facts["stretches"] == whole["stretches"] and facts["stretches"][0]["commit"] == whole["commit"]
+    # As often as in the training that follows, by the share of all updates.
+    saved = {path.name for path in (tmp_path / "whole" / "self-pretraining").glob("checkpoint-*")}
+    assert saved == {"checkpoint-2", "checkpoint-4"}
     # Killed in the middle of the first training, then in the middle of the second before it has a checkpoint.
     for number in (3, 2):
         with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -482,7 +485,7 @@ def test_a_recipe_stands_in_for_what_is_not_given(task):
             == {"listops": 1000, "text": 8000, "retrieval": 800, "image": 175, "pathfinder": 312}[task]
         )
         assert training.load_best_model_at_end and training.metric_for_best_model == "accuracy"
-        assert training.greater_is_better and training.eval_steps == training.save_steps == 0.1
+        assert training.greater_is_better and training.eval_steps == training.save_steps == recipe.max_steps // 10
         assert training.seed == saor.saor_seed == 9 and args.eval_patterns == list(UNSEEN_PATTERNS)
         assert saor.saor_alpha == (0.0 if model == "hst" else 1.0)
         assert (saor.saor_patterns == ["none"]) == (model == "hst-rdrop")
@@ -523,7 +526,8 @@ def test_what_a_run_does_otherwise_than_the_harness_is_named():
         assert changed(f"--{name}", json.dumps(value) if isinstance(value, dict) else value) == {name: value}
     own_saving = ("--load-best-model-at-end", "false", "--eval-strategy")
     assert changed(*own_saving, "no") == {"eval_strategy": "no", "load_best_model_at_end": False}
-    assert changed("--eval-steps", 0.2, "--save-steps", 0.2) == {"eval_steps": 0.2}
+    assert changed("--eval-steps", 0.2, "--save-steps", 0.2) == {"eval_steps": 4_000}
+    assert changed("--eval-steps", 2_000, "--save-steps", 2_000) == {}
     # Those of the recipe stand in the results as they are, and these bear on no result.
     assert changed("--max-steps", 7, "--learning-rate", 0.1, "--warmup-steps", 3, "--seed", 3) == {}
     assert changed("--per-device-eval-batch-size", 7, "--disable-tqdm", "true", "--logging-steps", 1) == {}

@@ -24,6 +24,7 @@ from ernie_sparse.lra.training import (
     symbol_tokenizer,
     token_ids,
 )
+from ernie_sparse.running import run_ground
 from ernie_sparse.trainer import SaorTrainer
 
 LISTOPS, TEXT, RETRIEVAL, IMAGE = (TASKS[name] for name in ("listops", "text", "retrieval", "image"))
@@ -194,6 +195,7 @@ def test_self_pretraining_leaves_its_facts_and_is_not_done_twice(name, alpha, tm
         "mlm_probability": 0.15,
         "saor_alpha": alpha,
         "last_loss": logs[-1]["loss"],
+        "stretches": [{"step": 0, **run_ground()}],
     }
     assert len(logs) == 5 and all(("consistency_loss" in entry) == (alpha > 0) for entry in logs)
     assert trainer.saor.saor_seed == trainer.data_collator.masking.seed == 5

@@ -3,6 +3,7 @@
 
 import copy
 import dataclasses
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -130,10 +131,18 @@ def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, Traini
     if training.push_to_hub:
         raise ValueError("--push-to-hub: these models are for comparison and are no checkpoints of transformers")
     training.remove_unused_columns = False
+    # transformers warns of a checkpoint that has them in updates where the arguments have shares.
+    training.eval_steps = in_updates(training.eval_steps, training.max_steps)
+    training.save_steps = in_updates(training.save_steps, training.max_steps)
     if known.output_dir is None:
         words = [args.model, args.pattern, "self-pretrained" if args.self_pretrain else None, f"seed-{training.seed}"]
         training.output_dir = str(Path("runs/lra", args.task, "-".join(filter(None, words))))
     return args, saor, training
+
+
+def in_updates(interval: float, max_steps: int) -> int:
+    """An interval that may be a share of all updates."""
+    return math.ceil(interval * max_steps) if interval < 1 else int(interval)
 
 
 def identity(args: LraArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
@@ -150,6 +159,7 @@ def identity(args: LraArguments, saor: SaorArguments, training: TrainingArgument
 def changed_settings(training: TrainingArguments) -> dict:
     """What of `COMPARED` a run has otherwise than the harness."""
     usual = {field.name: field.default for field in dataclasses.fields(RunArguments)} | HARNESS
+    usual["eval_steps"] = in_updates(usual["eval_steps"], training.max_steps)
     found = {name: getattr(training, name) for name in COMPARED}
     return {name: value for name, value in found.items() if value != usual[name]}
 
@@ -188,6 +198,7 @@ def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArgum
     own = copy.copy(training)
     own.output_dir = str(Path(training.output_dir) / "self-pretraining")
     own.max_steps = args.self_pretrain_steps or training.max_steps
+    own.save_steps = math.ceil(training.save_steps * own.max_steps / training.max_steps)
     own.learning_rate = args.self_pretrain_learning_rate
     own.eval_strategy, own.load_best_model_at_end = "no", False
     masked_lm, facts = self_pretrained(config, task, model, rows["train"], own)
