@@ -324,12 +324,17 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
         (json.dumps(cell("hst", 0.2, "a")), "seed is 'a'"),
         (json.dumps(cell("hst", 0.2, rows=[1])), "its rows or its hardware are incomplete"),
         (json.dumps(cell("hst", 0.2, hardware=None)), "is not a result"),
-        # The run that is there already.
+        (json.dumps(cell("hst", 0.2, changed=["optim"])), r"changed is \['optim'\]: it must have names and values"),
+        # The runs that are there already.
         (json.dumps(cell("hst", 0.2)), "are results of the same run: keep one of them"),
+        (
+            json.dumps(cell("hst", 0.2, self_pretraining=pretrained(9) | {"last_loss": 2.0})),
+            "are results of the same run: keep one of them",
+        ),
     ],
 )
 def test_what_is_no_result_is_named(text, message, tmp_path):
-    write(tmp_path, [cell("hst", 0.1)])
+    write(tmp_path, [cell("hst", 0.1), cell("hst", 0.1, self_pretraining=pretrained(9))])
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         report.read_cells(tmp_path)

@@ -87,7 +87,7 @@ def read_cells(folder: str | Path) -> list[dict]:
                 cell["model"],
                 cell.get("pattern"),
                 cell.get("saor"),
-                cell.get("self_pretraining"),
+                pretrained_with(cell),
                 cell["seed"],
             )
         )
@@ -132,6 +132,8 @@ def _check_cell(cell: dict):
             raise ValueError(f"{name} is {cell[name]!r}: it must be a whole number of at least {low}")
     if not {"train", "test"} <= set(cell["rows"]) or not {"cpu", "threads"} <= set(cell["hardware"]):
         raise ValueError("its rows or its hardware are incomplete")
+    if not isinstance(cell.get("changed", {}), dict):
+        raise ValueError(f"changed is {cell['changed']!r}: it must have names and values")
 
 
 def has_whole_recipe(cell: dict) -> bool:
@@ -169,13 +171,17 @@ def is_as_named(cell: dict) -> bool:
     if own.saor_alpha:
         patterns = SaorArguments().saor_patterns if own.saor_patterns is None else list(own.saor_patterns)
         saor = {"alpha": own.saor_alpha, "patterns": patterns}
-    pretraining = cell.get("self_pretraining")
-    recipe = {"steps": cell["steps"], "learning_rate": LraArguments.self_pretrain_learning_rate}
     return (
         cell.get("saor") == saor
         and (own.pattern is None or cell["pattern"] == str(own.pattern))
-        and (pretraining is None or {name: pretraining.get(name) for name in recipe} == recipe)
+        and pretrained_with(cell) in (None, (cell["steps"], LraArguments.self_pretrain_learning_rate))
     )
+
+
+def pretrained_with(cell: dict) -> tuple | None:
+    """The recipe of a run's self-pretraining, if it had any."""
+    pretraining = cell.get("self_pretraining")
+    return pretraining and (pretraining.get("steps"), pretraining.get("learning_rate"))
 
 
 def setting(cell: dict) -> tuple:
