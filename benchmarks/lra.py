@@ -94,8 +94,13 @@ def run(name: str, flags: tuple[str, ...], seed: int, args: argparse.Namespace):
     print(f"{label}: ernie-sparse {' '.join(command)}", flush=True)
     subprocess.run([sys.executable, "-m", "ernie_sparse", *command, "--disable-tqdm", "true"], check=True)
     results = json.loads((out / "results.json").read_text())
-    # The curve is in the run's folder.
-    write_json(kept, {key: value for key, value in results.items() if key != "history"})
+    # The training losses are in the run's folder.
+    write_json(kept, results | {"history": [evaluation(entry) for entry in results["history"] if "eval_loss" in entry]})
+
+
+def evaluation(entry: dict) -> dict:
+    """What a log says of the validation set, without how long that took."""
+    return {name: entry[name] for name in ("step", "eval_loss", "eval_accuracy")}
 
 
 def main():

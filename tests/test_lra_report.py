@@ -15,7 +15,7 @@ from ernie_sparse.lra.tasks import TASKS
 from ernie_sparse.running import fill_page
 
 ROWS = {"train": 96_000, "validation": 2_000, "test": 2_000}
-TABLES = ("accuracy", "shorter", "bottleneck", "patterns", "runs")
+TABLES = ("accuracy", "losses", "shorter", "bottleneck", "patterns", "runs")
 PAGE = "# Results\n\n" + "\n".join(f"## {name}\n\n<!-- begin {name} -->\nold\n<!-- end {name} -->\n" for name in TABLES)
 
 
@@ -136,7 +136,13 @@ def test_without_runs_the_tables_say_so():
     assert table.endswith("\n\nHST with SAOR and BigBird have no task in common yet.")
     assert "| most frequent class |  |  |  |  |  |  |" in table.splitlines()
     assert len(table.splitlines()) == 2 + 3 + len(MODELS) + 2 + 2
-    for make in (report.shorter_tables, report.bottleneck_tables, report.pattern_tables, report.runs_table):
+    for make in (
+        report.loss_table,
+        report.shorter_tables,
+        report.bottleneck_tables,
+        report.pattern_tables,
+        report.runs_table,
+    ):
         assert make([]) == "None yet."
 
 
@@ -175,6 +181,68 @@ def test_shorter_runs_stand_apart_by_updates_and_rows():
             "| `hst-saor`: ERNIE-Sparse: HST and SAOR, self-pretrained | 30.5 (1) |",
         ]
     )
+
+
+def with_losses(model: str, losses: list[float], seed: int = 0, **more) -> dict:
+    """A run of which the validation losses of every tenth update are known."""
+    evaluations = [{"step": 10 * (at + 1), "eval_loss": loss, "eval_accuracy": 0.3} for at, loss in enumerate(losses)]
+    return cell(model, 0.3, seed, history=[{"step": 5, "loss": 9.0}, *evaluations, {"eval_loss": 0.1}], **more)
+
+
+LOSSES = [
+    with_losses("hst", [2.0, 1.5, 1.75]),
+    with_losses("hst", [2.0, 1.7, 1.65], 1),
+    with_losses("hst", [1.25], self_pretraining=pretrained(5_000)),
+    with_losses("bigbird", [2.25, 1.875]),
+    with_losses("bigbird", [0.5], task="text"),
+    # Without any, and of other settings.
+    cell("flat", 0.4),
+    with_losses("dense", [1.0], steps=4_999),
+    with_losses("dense", [1.0], changed={"optim": "sgd"}),
+]
+
+
+def test_losses_are_those_of_the_end_and_the_lowest():
+    settings = [
+        "listops, 5,000 updates of 32 rows, learning rate 0.001 after a warm-up of 1,000",
+        "text, 20,000 updates of 32 rows, learning rate 0.0001 after a warm-up of 8,000",
+    ]
+    heads = [
+        f"| {text}, 96,000 training and 2,000 test rows | validation loss at the end | lowest |" for text in settings
+    ]
+    assert report.loss_table(LOSSES) == "\n".join(
+        [
+            heads[0],
+            "| --- | ---: | ---: |",
+            "| `hst`: ERNIE-Sparse: HST | 1.700 ± 0.071 (2) | 1.575 ± 0.106 (2) |",
+            "| `bigbird`: BigBird of transformers | 1.875 (1) | 1.875 (1) |",
+            "| `hst`: ERNIE-Sparse: HST, self-pretrained | 1.250 (1) | 1.250 (1) |",
+            "",
+            heads[1],
+            "| --- | ---: | ---: |",
+            "| `bigbird`: BigBird of transformers | 0.500 (1) | 0.500 (1) |",
+        ]
+    )
+
+
+def test_every_seed_has_its_curve_in_the_colour_of_its_model(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    assert report.draw(LOSSES, tmp_path) == [tmp_path / "lra_losses.png"]
+    listops, text = figures[0].axes
+    drawn = [([*map(float, line.get_xdata())], [*map(float, line.get_ydata())]) for line in listops.get_lines()]
+    assert drawn == [
+        ([10, 20, 30], [2.0, 1.5, 1.75]),
+        ([10, 20, 30], [2.0, 1.7, 1.65]),
+        ([10, 20], [2.25, 1.875]),
+        ([10], [1.25]),
+    ]
+    first, second, bigbird, pretraining = listops.get_lines()
+    assert first.get_color() == second.get_color() == pretraining.get_color() != bigbird.get_color()
+    assert text.get_lines()[0].get_color() == bigbird.get_color()
+    assert (first.get_linestyle(), pretraining.get_linestyle()) == ("-", "--")
+    names = [name.get_text() for name in listops.get_legend().get_texts()]
+    assert names == ["hst", "bigbird", "hst, self-pretrained"]
 
 
 def with_blocks(model: str, number: int, accuracy: float, seed: int = 0, **more) -> dict:
@@ -324,6 +392,7 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
         (json.dumps(cell("hst", 0.2, "a")), "seed is 'a'"),
         (json.dumps(cell("hst", 0.2, rows=[1])), "its rows or its hardware are incomplete"),
         (json.dumps(cell("hst", 0.2, hardware=None)), "is not a result"),
+        (json.dumps(cell("hst", 0.2, history=[1])), "is not a result"),
         (json.dumps(cell("hst", 0.2, changed=["optim"])), r"changed is \['optim'\]: it must have names and values"),
         # The runs that are there already.
         (json.dumps(cell("hst", 0.2)), "are results of the same run: keep one of them"),
@@ -374,19 +443,19 @@ def test_the_verb_fills_the_page_and_draws(tmp_path, capsys):
         "lra",
         "--report",
         "--results-dir",
-        str(write(tmp_path / "runs", [*BOTTLENECK, *PATTERNS])),
+        str(write(tmp_path / "runs", [*BOTTLENECK, *PATTERNS, with_losses("flat", [2.0, 1.5])])),
         "--page",
         str(page),
     ]
     assert cli.main(words) == 0
-    assert f"{page}: 10 runs of " in capsys.readouterr().out
+    assert f"{page}: 11 runs of " in capsys.readouterr().out
     text = page.read_text()
     for name in TABLES:
         assert f"## {name}\n\n<!-- begin {name} -->\n|" in text
     assert "old" not in text and "| with HST | 25.0 (1) |" in text and "SAOR: answers changed" in text
     pictures = sorted(path.name for path in page.parent.glob("*.png"))
-    assert pictures == ["lra_bottleneck.png", "lra_patterns.png"]
-    assert all(shows_both(page.parent / name) for name in pictures)
+    assert pictures == ["lra_bottleneck.png", "lra_losses.png", "lra_patterns.png"]
+    assert all(shows_both(page.parent / name) for name in pictures if name != "lra_losses.png")
     assert all(f"![The table as a picture]({name})\n<!-- end {name[4:-4]} -->" in text for name in pictures)
     assert cli.main(words) == 0 and page.read_text() == text
 
@@ -395,8 +464,9 @@ def test_titles_are_no_wider_than_their_pictures(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
     longest = {"task": "pathfinder", "rows": {**ROWS, "train": 160_000, "test": 20_000}}
-    report.draw([found | longest for found in (*BOTTLENECK, *PATTERNS)], tmp_path)
-    assert len(figures) == 2
+    cells = [*BOTTLENECK, *PATTERNS, with_losses("hst", [2.0, 1.5], task="pathfinder")]
+    report.draw([found | longest for found in cells], tmp_path)
+    assert len(figures) == 3
     for figure in figures:
         figure.draw_without_rendering()
         for axes in figure.axes:

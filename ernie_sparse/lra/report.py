@@ -48,6 +48,7 @@ def main(argv: list[str]):
     cells, page = read_cells(args.results_dir), Path(args.page)
     tables = {
         "accuracy": accuracy_table(cells),
+        "losses": loss_table(cells),
         "shorter": shorter_tables(cells),
         "bottleneck": bottleneck_tables(cells),
         "patterns": pattern_tables(cells),
@@ -132,6 +133,7 @@ def _check_cell(cell: dict):
             raise ValueError(f"{name} is {cell[name]!r}: it must be a whole number of at least {low}")
     if not {"train", "test"} <= set(cell["rows"]) or not {"cpu", "threads"} <= set(cell["hardware"]):
         raise ValueError("its rows or its hardware are incomplete")
+    validation_losses(cell)
     if not isinstance(cell.get("changed", {}), dict):
         raise ValueError(f"changed is {cell['changed']!r}: it must have names and values")
 
@@ -204,13 +206,13 @@ def by_setting(cells: list[dict]) -> dict[tuple, list[dict]]:
     return groups
 
 
-def mean_text(values: list[float], scale: float = 100) -> str:
+def mean_text(values: list[float], scale: float = 100, digits: int = 1) -> str:
     """Mean and standard deviation over seeds, and how many there are; nothing where there are none."""
     if not values:
         return ""
     values = [scale * value for value in values]
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread} ({len(values)})"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread} ({len(values)})"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -224,9 +226,14 @@ def row_names(cells: list[dict]) -> list[tuple[str, bool]]:
     return [(name, False) for name in MODELS] + [(name, True) for name in MODELS if name in pretrained]
 
 
-def accuracies(cells: list[dict], name: str, is_pretrained: bool) -> list[float]:
+def of_row(cells: list[dict], name: str, is_pretrained: bool) -> list[dict]:
+    """The runs that a row of a table is of."""
     own = [cell for cell in cells if cell["model"] == name and is_as_named(cell)]
-    return [cell["accuracy"] for cell in own if bool(cell.get("self_pretraining")) == is_pretrained]
+    return [cell for cell in own if bool(cell.get("self_pretraining")) == is_pretrained]
+
+
+def accuracies(cells: list[dict], name: str, is_pretrained: bool) -> list[float]:
+    return [cell["accuracy"] for cell in of_row(cells, name, is_pretrained)]
 
 
 def accuracy_table(cells: list[dict]) -> str:
@@ -245,6 +252,34 @@ def accuracy_table(cells: list[dict]) -> str:
         average = f"{statistics.fmean(means):.1f} over {len(means)}" if means else ""
         rows.append([row_title(name, is_pretrained), *map(mean_text, columns), average])
     return "\n\n".join([markdown(["model", *TASKS, "average over tasks"], rows), against_bigbird(full)])
+
+
+def validation_losses(cell: dict) -> list[tuple[int, float]]:
+    """Updates and the validation losses there, as far as a result has them."""
+    evaluated = [entry for entry in cell.get("history", []) if {"step", "eval_loss"} <= entry.keys()]
+    return [(entry["step"], entry["eval_loss"]) for entry in evaluated]
+
+
+def loss_curves(cells: list[dict]) -> dict[tuple, dict[tuple[str, bool], list[list[tuple[int, float]]]]]:
+    """The validation losses of the whole recipe's runs, by setting and row."""
+    found = {}
+    for group in full_cells(cells).values():
+        rows = {row: list(filter(None, map(validation_losses, of_row(group, *row)))) for row in row_names(group)}
+        if any(rows.values()):
+            found[setting(group[0])] = {row: curves for row, curves in rows.items() if curves}
+    return found
+
+
+def loss_table(cells: list[dict]) -> str:
+    """Validation losses where a training ended and at their lowest, of the whole recipe's runs."""
+    parts = []
+    for key, rows in loss_curves(cells).items():
+        lines = []
+        for row, curves in rows.items():
+            ends, lows = [curve[-1][1] for curve in curves], [min(loss for _, loss in curve) for curve in curves]
+            lines.append([row_title(*row), *(mean_text(values, 1, 3) for values in (ends, lows))])
+        parts.append(markdown([setting_text(key), "validation loss at the end", "lowest"], lines))
+    return "\n\n".join(parts) or "None yet."
 
 
 def row_title(name: str, is_pretrained: bool) -> str:
@@ -387,13 +422,14 @@ def hardware_text(stretch: dict) -> str:
 
 
 def draw(cells: list[dict], folder: Path) -> list[Path]:
-    """The two pictures, where there is something to show and matplotlib to show it with."""
+    """The pictures, where there is something to show and matplotlib to show it with."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return []
     paths = []
     for name, groups, panel in (
+        ("lra_losses.png", loss_curves(cells), _loss_panel),
         ("lra_bottleneck.png", bottleneck(cells), _bottleneck_panel),
         ("lra_patterns.png", pattern_changes(cells), _pattern_panel),
     ):
@@ -408,6 +444,16 @@ def draw(cells: list[dict], folder: Path) -> list[Path]:
             figure.savefig(folder / name, dpi=130)
             paths.append(folder / name)
     return paths
+
+
+def _loss_panel(axes, values: dict[tuple[str, bool], list[list[tuple[int, float]]]]):
+    for (name, is_pretrained), curves in values.items():
+        label = f"{name}{', self-pretrained' if is_pretrained else ''}"
+        style = {"color": f"C{list(MODELS).index(name)}", "linestyle": "--" if is_pretrained else "-", "marker": "."}
+        for number, curve in enumerate(curves):
+            axes.plot(*zip(*curve, strict=True), **style, label=None if number else label)
+    axes.set(xlabel="updates", ylabel="validation loss")
+    axes.grid(alpha=0.3)
 
 
 def _bottleneck_panel(axes, values: dict[tuple[bool, int], list[float]]):
