@@ -133,6 +133,7 @@ def _check_cell(cell: dict):
             raise ValueError(f"{name} is {cell[name]!r}: it must be a whole number of at least {low}")
     if not {"train", "test"} <= set(cell["rows"]) or not {"cpu", "threads"} <= set(cell["hardware"]):
         raise ValueError("its rows or its hardware are incomplete")
+    # Raises what `read_cells` names where the history is none.
     validation_losses(cell)
     if not isinstance(cell.get("changed", {}), dict):
         raise ValueError(f"changed is {cell['changed']!r}: it must have names and values")
@@ -277,7 +278,7 @@ def loss_table(cells: list[dict]) -> str:
         lines = []
         for row, curves in rows.items():
             ends, lows = [curve[-1][1] for curve in curves], [min(loss for _, loss in curve) for curve in curves]
-            lines.append([row_title(*row), *(mean_text(values, 1, 3) for values in (ends, lows))])
+            lines.append([row_title(*row), *(mean_text(values, scale=1, digits=3) for values in (ends, lows))])
         parts.append(markdown([setting_text(key), "validation loss at the end", "lowest"], lines))
     return "\n\n".join(parts) or "None yet."
 
