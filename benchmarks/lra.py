@@ -17,7 +17,16 @@ from ernie_sparse.running import last_checkpoint, write_json
 
 # What a CPU has time for: a twelfth of the updates of ListOps, with the recipe's rows and rate.
 SHORT = ("--max-steps", "400", "--warmup-steps", "0.1", "--validation-size", "500")
-OWN_PATTERN_ALONE = ("--eval-patterns", "none")
+
+# One global block is what both models have of their own: the comparisons of models have it.
+BOTTLENECK = {
+    f"{name}-{number}-global": (
+        *("--model", name, "--pattern", f"num_global_blocks={number}"),
+        *("--eval-patterns", "none"),
+    )
+    for number in (0, 2, 4)
+    for name in ("hst", "flat")
+}
 
 # Runs by comparison, each a name and its flags.
 COMPARISONS = {
@@ -31,6 +40,7 @@ COMPARISONS = {
     "self-pretrained": {
         f"{name}-self-pretrained": ("--model", name, "--self-pretrain") for name in ("hst-saor", "hst", "dense")
     },
+    "bottleneck": BOTTLENECK,
     "short-models": {
         f"short-{name}": ("--model", name, *SHORT)
         for name in ("hst", "hst-saor", "bigbird", "hst-rdrop", "flat", "dense", "bigbird-like", "window", "longformer")
@@ -38,15 +48,7 @@ COMPARISONS = {
     "short-self-pretrained": {
         f"short-{name}-self-pretrained": ("--model", name, "--self-pretrain", *SHORT) for name in ("hst", "hst-saor")
     },
-    # One global block is what both models have of their own: `short-models` has it.
-    "short-bottleneck": {
-        f"short-{name}-{number}-global": (
-            *("--model", name, "--pattern", f"num_global_blocks={number}"),
-            *(*SHORT, *OWN_PATTERN_ALONE),
-        )
-        for number in (0, 2, 4)
-        for name in ("hst", "flat")
-    },
+    "short-bottleneck": {f"short-{name}": (*flags, *SHORT) for name, flags in BOTTLENECK.items()},
 }
 
 
