@@ -293,6 +293,37 @@ def test_the_bottleneck_counts_runs_by_their_pattern_alone():
     )
 
 
+def test_the_bottleneck_has_the_losses_that_all_runs_of_a_cell_have():
+    cells = [
+        with_losses("hst", [1.9, 1.5]),
+        with_losses("hst", [1.9, 1.7], 1),
+        with_losses("hst", [1.75], pattern=str(MODELS["hst"].pattern.changed_by("num_global_blocks=2"))),
+        with_losses("flat", [1.8]),
+        cell("flat", 0.2, 1),
+        with_losses("window", [2.0, 1.875, 1.9375]),
+    ]
+    assert report.bottleneck_tables(cells).splitlines()[4:] == [
+        "| with HST: validation loss at the end |  | 1.600 ± 0.141 (2) | 1.750 (1) |  |",
+        "| without HST: validation loss at the end | 1.938 (1) |  |  |  |",
+    ]
+
+
+def test_the_picture_of_the_bottleneck_shows_what_knowing_nothing_gives(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    report.draw(BOTTLENECK, tmp_path)
+    (axes,) = figures[0].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "most frequent class",
+        "with HST",
+        "without HST",
+    ]
+    (guess,) = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+    assert list(guess.get_ydata()) == [17.5, 17.5] and axes.get_ylim()[0] < 17.5
+    with_hst, without_hst = (list(container.lines[0].get_xydata().flat) for container in axes.containers)
+    assert with_hst == pytest.approx([0, 25.0, 1, 27.5, 4, 29.0]) and without_hst == pytest.approx([0, 19.0, 1, 20.0])
+
+
 def test_what_other_patterns_change_is_set_side_by_side():
     alone = cell("hst", 0.9, task="text", other_patterns={"block_size=16": {"accuracy": 0.3, "flipped": 0.2}})
     pretrained = cell("hst-rdrop", 0.9, self_pretraining={"steps": 1})
@@ -398,6 +429,11 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
         (json.dumps(cell("hst", 0.2)), "are results of the same run: keep one of them"),
         (
             json.dumps(cell("hst", 0.2, self_pretraining=pretrained(9) | {"last_loss": 2.0})),
+            "are results of the same run: keep one of them",
+        ),
+        # By another name.
+        (
+            json.dumps(cell("hst-rdrop", 0.2, saor=None) | {"pattern": cell("hst", 0.1)["pattern"]}),
             "are results of the same run: keep one of them",
         ),
     ],

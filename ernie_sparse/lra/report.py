@@ -35,6 +35,7 @@ KEYS = (
 SELF_PRETRAINED = ("hst", "hst-saor")
 GLOBAL_BLOCKS = (0, 1, 2, 4)
 BOTTLENECK_MODELS = ("hst", "flat", "window")
+HIERARCHY = {"with HST": True, "without HST": False}
 REGULARISED = {"hst": "neither", "hst-rdrop": "R-Drop", "hst-saor": "SAOR"}
 
 
@@ -85,8 +86,8 @@ def read_cells(folder: str | Path) -> list[dict]:
         run = str(
             (
                 setting(cell),
-                cell["model"],
-                cell.get("pattern"),
+                # `window` is `flat` without global blocks: where there is a pattern, the name says no more.
+                cell.get("pattern") or cell["model"],
                 cell.get("saor"),
                 pretrained_with(cell),
                 cell["seed"],
@@ -314,14 +315,14 @@ def shorter_tables(cells: list[dict]) -> str:
     return "\n\n".join(parts) or "None yet."
 
 
-def bottleneck(cells: list[dict]) -> dict[tuple, dict[tuple[bool, int], list[float]]]:
-    """Accuracies by setting, then by hierarchy and number of global blocks, of the default pattern otherwise."""
+def bottleneck(cells: list[dict]) -> dict[tuple, dict[tuple[bool, int], list[dict]]]:
+    """Runs by setting, then by hierarchy and number of global blocks, of the default pattern otherwise."""
     patterns = {
         str(HST.changed_by(f"num_global_blocks={number},hierarchical={str(hierarchical).lower()}")): (
             hierarchical,
             number,
         )
-        for hierarchical in (True, False)
+        for hierarchical in HIERARCHY.values()
         for number in GLOBAL_BLOCKS
     }
     plain = [
@@ -331,21 +332,28 @@ def bottleneck(cells: list[dict]) -> dict[tuple, dict[tuple[bool, int], list[flo
     ]
     found = {}
     for key, group in by_setting([cell for cell in plain if cell.get("pattern") in patterns]).items():
-        values = defaultdict(list)
+        runs = defaultdict(list)
         for cell in group:
-            values[patterns[cell["pattern"]]].append(cell["accuracy"])
-        if len({number for _, number in values}) > 1:
-            found[key] = values
+            runs[patterns[cell["pattern"]]].append(cell)
+        if len({number for _, number in runs}) > 1:
+            found[key] = runs
     return found
 
 
 def bottleneck_tables(cells: list[dict]) -> str:
+    """Accuracies by hierarchy and number of global blocks, and the validation losses at the end where all runs have them."""
     parts = []
-    for key, values in bottleneck(cells).items():
-        rows = [
-            [title, *(mean_text(values[is_hierarchical, number]) for number in GLOBAL_BLOCKS)]
-            for title, is_hierarchical in (("with HST", True), ("without HST", False))
-        ]
+    for key, runs in bottleneck(cells).items():
+        rows, losses = [], []
+        for title, is_hierarchical in HIERARCHY.items():
+            groups = [runs[is_hierarchical, number] for number in GLOBAL_BLOCKS]
+            rows.append([title, *(mean_text([run["accuracy"] for run in group]) for group in groups)])
+            curves = [list(map(validation_losses, group)) for group in groups]
+            ends = [[curve[-1][1] for curve in group] if all(group) else [] for group in curves]
+            if any(ends):
+                texts = (mean_text(values, scale=1, digits=3) for values in ends)
+                losses.append([f"{title}: validation loss at the end", *texts])
+        rows += losses
         parts.append(markdown([setting_text(key), *(f"{number} global" for number in GLOBAL_BLOCKS)], rows))
     return "\n\n".join(parts) or "None yet."
 
@@ -457,12 +465,15 @@ def _loss_panel(axes, values: dict[tuple[str, bool], list[list[tuple[int, float]
     axes.grid(alpha=0.3)
 
 
-def _bottleneck_panel(axes, values: dict[tuple[bool, int], list[float]]):
-    for label, is_hierarchical in (("with HST", True), ("without HST", False)):
+def _bottleneck_panel(axes, values: dict[tuple[bool, int], list[dict]]):
+    for label, is_hierarchical in HIERARCHY.items():
         numbers = [number for number in GLOBAL_BLOCKS if values[is_hierarchical, number]]
-        runs = [[100 * value for value in values[is_hierarchical, number]] for number in numbers]
+        runs = [[100 * run["accuracy"] for run in values[is_hierarchical, number]] for number in numbers]
         spreads = [statistics.stdev(run) if len(run) > 1 else 0 for run in runs]
         axes.errorbar(numbers, [statistics.fmean(run) for run in runs], spreads, marker="o", capsize=3, label=label)
+    # Without it the axis would show the noise of an accuracy as if it were a difference.
+    guess = next(run["constant_guess"] for group in values.values() for run in group)
+    axes.axhline(100 * guess, color="gray", linestyle=":", label="most frequent class")
     axes.set(xlabel="global blocks", ylabel="test accuracy, %", xticks=GLOBAL_BLOCKS)
     axes.grid(alpha=0.3)
 
