@@ -327,7 +327,8 @@ def test_the_picture_of_the_bottleneck_shows_what_knowing_nothing_gives(tmp_path
 def test_what_other_patterns_change_is_set_side_by_side():
     alone = cell("hst", 0.9, task="text", other_patterns={"block_size=16": {"accuracy": 0.3, "flipped": 0.2}})
     pretrained = cell("hst-rdrop", 0.9, self_pretraining={"steps": 1})
-    assert report.pattern_tables([*PATTERNS, alone, pretrained]) == "\n".join(
+    untested = [cell("hst-saor", 0.9, task="text"), cell("hst-rdrop", 0.9)]
+    assert report.pattern_tables([*PATTERNS, alone, pretrained, *untested]) == "\n".join(
         [
             "| listops, 5,000 updates of 32 rows, learning rate 0.001 after a warm-up of 1,000, 96,000 training and 2,000 test rows | neither: accuracy | neither: answers changed | "
             "SAOR: accuracy | SAOR: answers changed |",

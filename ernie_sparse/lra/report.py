@@ -359,9 +359,14 @@ def bottleneck_tables(cells: list[dict]) -> str:
 
 
 def pattern_changes(cells: list[dict]) -> dict[tuple, dict[str, dict[str, list[dict]]]]:
-    """What other patterns did, by setting, regularisation and change of the pattern; where two regularisations were run."""
+    """
+    What other patterns did, by setting, regularisation and change of the pattern; where two regularisations were tested
+    under any.
+    """
     found = {}
-    chosen = [cell for cell in cells if cell["model"] in REGULARISED and is_as_named(cell)]
+    chosen = [
+        cell for cell in cells if cell["model"] in REGULARISED and is_as_named(cell) and cell.get("other_patterns")
+    ]
     for key, group in by_setting([cell for cell in chosen if not cell.get("self_pretraining")]).items():
         values = {name: defaultdict(list) for name in REGULARISED}
         for cell in group:
