@@ -11,7 +11,7 @@ from pathlib import Path
 from ..running import ArgumentParser, fill_page
 from ..trainer import SaorArguments
 from .arguments import LraArguments
-from .models import HST, MODELS
+from .models import HST, MODELS, LraModel
 from .tasks import TASKS
 
 # What a file must hold to be a result.
@@ -34,7 +34,6 @@ KEYS = (
 # Always in the table of accuracies, so that it is seen what has not been run.
 SELF_PRETRAINED = ("hst", "hst-saor")
 GLOBAL_BLOCKS = (0, 1, 2, 4)
-BOTTLENECK_MODELS = ("hst", "flat", "window")
 HIERARCHY = {"with HST": True, "without HST": False}
 REGULARISED = {"hst": "neither", "hst-rdrop": "R-Drop", "hst-saor": "SAOR"}
 
@@ -168,18 +167,25 @@ def rows_text(cell: dict) -> str:
     return " / ".join(f"{number:,}" for number in num_rows(cell))
 
 
-def is_as_named(cell: dict) -> bool:
-    """Whether a run had the pattern, the SAOR and the self-pretraining of its row."""
-    own = MODELS[cell["model"]]
+def row_of(cell: dict) -> str | None:
+    """
+    The model whose row a run is of, if any: the one whose pattern and SAOR it had, by whatever name it was run, and
+    self-pretrained by the recipe if at all.
+    """
+    if pretrained_with(cell) not in (None, (cell["steps"], LraArguments.self_pretrain_learning_rate)):
+        return None
+    found = (name for name, model in MODELS.items() if _had(cell, name, model))
+    return next(found, None)
+
+
+def _had(cell: dict, name: str, model: LraModel) -> bool:
+    """Whether a run had a model's pattern and SAOR."""
     saor = None
-    if own.saor_alpha:
-        patterns = SaorArguments().saor_patterns if own.saor_patterns is None else list(own.saor_patterns)
-        saor = {"alpha": own.saor_alpha, "patterns": patterns}
-    return (
-        cell.get("saor") == saor
-        and (own.pattern is None or cell["pattern"] == str(own.pattern))
-        and pretrained_with(cell) in (None, (cell["steps"], LraArguments.self_pretrain_learning_rate))
-    )
+    if model.saor_alpha:
+        patterns = SaorArguments().saor_patterns if model.saor_patterns is None else list(model.saor_patterns)
+        saor = {"alpha": model.saor_alpha, "patterns": patterns}
+    same = cell["model"] == name if model.pattern is None else cell.get("pattern") == str(model.pattern)
+    return same and cell.get("saor") == saor
 
 
 def pretrained_with(cell: dict) -> tuple | None:
@@ -230,7 +236,7 @@ def row_names(cells: list[dict]) -> list[tuple[str, bool]]:
 
 def of_row(cells: list[dict], name: str, is_pretrained: bool) -> list[dict]:
     """The runs that a row of a table is of."""
-    own = [cell for cell in cells if cell["model"] == name and is_as_named(cell)]
+    own = [cell for cell in cells if row_of(cell) == name]
     return [cell for cell in own if bool(cell.get("self_pretraining")) == is_pretrained]
 
 
@@ -301,7 +307,7 @@ def against_bigbird(full: dict[str, list[dict]]) -> str:
 def shorter_tables(cells: list[dict]) -> str:
     """As the table of accuracies, for runs of fewer updates or rows, a table per setting."""
     full = [cell for group in full_cells(cells).values() for cell in group]
-    shorter = by_setting([cell for cell in cells if cell not in full and is_as_named(cell)])
+    shorter = by_setting([cell for cell in cells if cell not in full and row_of(cell) is not None])
     parts = []
     for key, group in shorter.items():
         rows = [
@@ -325,11 +331,7 @@ def bottleneck(cells: list[dict]) -> dict[tuple, dict[tuple[bool, int], list[dic
         for hierarchical in HIERARCHY.values()
         for number in GLOBAL_BLOCKS
     }
-    plain = [
-        cell
-        for cell in cells
-        if cell["model"] in BOTTLENECK_MODELS and not cell.get("saor") and not cell.get("self_pretraining")
-    ]
+    plain = [cell for cell in cells if not cell.get("saor") and not cell.get("self_pretraining")]
     found = {}
     for key, group in by_setting([cell for cell in plain if cell.get("pattern") in patterns]).items():
         runs = defaultdict(list)
@@ -364,15 +366,14 @@ def pattern_changes(cells: list[dict]) -> dict[tuple, dict[str, dict[str, list[d
     under any.
     """
     found = {}
-    chosen = [
-        cell for cell in cells if cell["model"] in REGULARISED and is_as_named(cell) and cell.get("other_patterns")
-    ]
+    chosen = [cell for cell in cells if row_of(cell) in REGULARISED and cell.get("other_patterns")]
     for key, group in by_setting([cell for cell in chosen if not cell.get("self_pretraining")]).items():
         values = {name: defaultdict(list) for name in REGULARISED}
         for cell in group:
-            values[cell["model"]]["own"].append({"accuracy": cell["accuracy"], "flipped": 0.0})
+            name = row_of(cell)
+            values[name]["own"].append({"accuracy": cell["accuracy"], "flipped": 0.0})
             for text, other in cell["other_patterns"].items():
-                values[cell["model"]][text].append(other)
+                values[name][text].append(other)
         values = {name: changes for name, changes in values.items() if changes}
         if len(values) > 1:
             found[key] = values
