@@ -1,0 +1,69 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Command lines: flags made of dataclasses, and which of them were given."""
+
+import argparse
+from collections.abc import Mapping
+
+from transformers import HfArgumentParser
+
+from .errors import InputError, input_errors
+
+_NOT_GIVEN = object()
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Of a command: what is wrong is raised, without the usage before it, and `--help` is pointed at."""
+
+    def error(self, message: str):
+        raise InputError(f"{message} ({self.prog} --help shows every flag)")
+
+
+class CommandParser(ArgumentParser, HfArgumentParser):
+    """
+    The flags of some dataclasses, which are parsed once: [`CommandParser.given`] says what stands on the command line, and
+    [`CommandParser.fill`] makes the dataclasses of it and of what the command puts in where nothing was given.
+
+    Args:
+        prog (`str`): The command, as it is typed.
+        usage (`str`): What follows it, with examples.
+        description (`str`): What it does.
+        dataclass_types (`type`): Their fields are the flags.
+    """
+
+    def __init__(self, prog: str, usage: str, description: str, *dataclass_types: type):
+        super().__init__(
+            dataclass_types, prog=prog, usage=f"{prog} {usage}", description=description, allow_abbrev=False
+        )
+
+    def given(self, argv: list[str]) -> dict[str, object]:
+        """The flags that stand on the command line, by field. Raises an [`InputError`] for those that do not exist."""
+        # Their defaults are for `--help` alone: a recipe may have others.
+        nothing = argparse.Namespace(**{action.dest: _NOT_GIVEN for action in self._actions})
+        found = vars(self.parse_args(argv, nothing))
+        return {name: value for name, value in found.items() if value is not _NOT_GIVEN}
+
+    def fill(self, given: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> tuple:
+        """The dataclasses, from what was given, else `defaults`, else their own."""
+        with input_errors(ValueError, TypeError, ImportError):
+            return self.parse_dict({**(defaults or {}), **given})
+
+
+def check_least(arguments, least: Mapping[str, float]):
+    """Raise an [`InputError`] for a field of `arguments` that is set and is not at least what `least` has for it."""
+    for name, low in least.items():
+        value = getattr(arguments, name)
+        # So that nan is refused as well.
+        if value is not None and not value >= low:
+            raise InputError(f"--{name.replace('_', '-')} {value}: it must be at least {low}")
+
+
+def fields_of(*arguments) -> dict[str, object]:
+    """The fields of some dataclasses of flags."""
+    return {name: getattr(part, name) for part in arguments for name in part.__dataclass_fields__}
+
+
+def without_flag(argv: list[str], flag: str) -> list[str]:
+    """A command line without a flag that takes a value."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, f"--{flag[2:].replace('-', '_')}")
+    return parser.parse_known_args(argv)[1]
