@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer
+from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .sparse_pattern import SparsePattern, block_plan
+from .trainer_internals import PatchedTrainer
 
 PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
 
@@ -96,7 +96,7 @@ def perturb(own: SparsePattern, name: str, draw: random.Random) -> SparsePattern
     return dataclasses.replace(own, block_shift=shift)
 
 
-class SaorTrainer(Trainer):
+class SaorTrainer(PatchedTrainer):
     """
     Trains any ErnieSparse head with SAOR: each training step runs two passes in one forward, the first under the model's
     own pattern and the second under one drawn from `saor.saor_patterns`. Evaluation and prediction run one pass under
@@ -127,23 +127,9 @@ class SaorTrainer(Trainer):
         if self.args.ddp_find_unused_parameters is None and self.accelerator.ddp_handler is not None:
             # Every head uses every weight, but for those of the representatives where there is no hierarchy.
             self.accelerator.ddp_handler.find_unused_parameters = not getattr(config, "hierarchical", True)
+        self.add_callback(_OrderOfEpoch())
         self._loss_parts = {}
         self._loss_parts_since = 0
-
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        return _OrderOfEpoch(sampler, self) if isinstance(sampler, LengthGroupedSampler) else sampler
-
-    def _get_eval_sampler(self, eval_dataset):
-        # Predictions are matched with their rows, and with those of another evaluation, by their place.
-        return SequentialSampler(eval_dataset)
-
-    def _run_epoch(self, *args, **kwargs):
-        # transformers makes one more update before it looks whether any is left, where a run goes on from its last checkpoint.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.saor.saor_alpha > 0 and model.training:
@@ -171,11 +157,17 @@ class SaorTrainer(Trainer):
         for name in ("task_loss", "consistency_loss"):
             self._loss_parts[name] = self._loss_parts.get(name, 0.0) + outputs[name].detach().mean() * scale
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
-        """Question answering has no `labels` to count: there an item is a row of which an answer starts in it."""
-        if batch_samples and "labels" not in batch_samples[0] and "start_positions" in batch_samples[0]:
-            batch_samples = [{"labels": _positions_as_labels(batch)} for batch in batch_samples]
-        return super()._get_num_items_in_batch(batch_samples, device)
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        # Question answering has no `labels` to count: there an item is a row of which an answer starts in it.
+        batches = []
+
+        def with_labels(batch: dict) -> dict:
+            batches.append(batch)
+            is_extractive = "labels" not in batch and "start_positions" in batch
+            return {"labels": _positions_as_labels(batch)} if is_extractive else batch
+
+        _, num_items = super().get_batch_samples(map(with_labels, epoch_iterator), num_batches, device)
+        return batches, num_items
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._loss_parts:
@@ -186,25 +178,20 @@ class SaorTrainer(Trainer):
         super().log(logs, start_time)
 
 
-class _OrderOfEpoch(Sampler):
+class _OrderOfEpoch(TrainerCallback):
     """
-    The rows in an order that is a function of seed and epoch. What it stands for draws from the global random state, which
-    dropout on a CPU leaves different in each process, and which a run that goes on within an epoch no longer has.
+    Batches of rows of a length in an order that is a function of seed and epoch. Their sampler draws from the global random
+    state, which dropout on a CPU leaves different in each process, and which a run that goes on within an epoch no longer has.
     """
 
-    def __init__(self, sampler: LengthGroupedSampler, trainer: Trainer):
-        self.sampler = sampler
-        self.trainer = trainer
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self):
-        args, epoch = self.trainer.args, int(self.trainer.state.epoch or 0)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        draw = random.Random(f"{seed}/{epoch}")
-        self.sampler.generator = torch.Generator().manual_seed(draw.getrandbits(63))
-        return iter(self.sampler)
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        batches = getattr(train_dataloader, "batch_sampler", None)
+        # With several processes each has a part of the batches.
+        sampler = getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = args.seed if args.data_seed is None else args.data_seed
+            draw = random.Random(f"{seed}/{int(state.epoch or 0)}")
+            sampler.generator = torch.Generator().manual_seed(draw.getrandbits(63))
 
 
 def _positions_as_labels(batch: dict[str, torch.Tensor]) -> torch.Tensor:
