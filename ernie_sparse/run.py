@@ -35,21 +35,24 @@ class Run:
         self.record = record
         self.folder = Path(training.output_dir)
         self.resumes_from = training.resume_from_checkpoint
+        self.is_main_process = training.process_index == 0
         # As JSON has it.
         content = {name: value for name, value in identity.items() if name not in MAY_CHANGE}
         self.identity = json.loads(json.dumps(content, default=str))
 
     def finished_results(self) -> dict | None:
         """
-        The results of this run where it is to go on and has been brought to its end already.
+        The results of this run where it is to go on and has been brought to its end already, and says so.
 
         Raises:
             [`InputError`]: The folder holds another run.
         """
         path = self.folder / "results.json"
-        if self.resumes_from != "last" or not path.is_file():
+        if self.resumes_from != "last" or not path.is_file() or self.check_same(self.folder) != self.identity:
             return None
-        return json.loads(path.read_text()) if self.check_same(self.folder) == self.identity else None
+        if self.is_main_process:
+            print_table([("finished already", path)])
+        return json.loads(path.read_text())
 
     def checkpoint(self) -> str | None:
         """

@@ -7,24 +7,20 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets import Dataset
-from transformers import AutoTokenizer, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
+from ..checkpoints import load_config, load_tokenizer, set_pattern
+from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
-from ..masking import MaskAnew, MaskingCollator, mask_once
+from ..errors import InputError, input_errors
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
-from ..running import (
-    as_dict,
-    check_same_run,
-    finish,
-    load_config,
-    load_raw_dataset,
-    parse_arguments,
-    resume_point,
-    train,
-    training_facts,
-)
+from ..results import Record
+from ..run import Run
 from ..sparse_pattern import SparsePattern
-from ..trainer import SaorTrainer
+from ..tables import load_rows
+from ..trainer import SaorArguments, SaorTrainer
+from ..training_arguments import RunArguments, training_facts
+from .masking import MaskAnew, MaskingCollator, mask_once
 from .text import pack, train_tokenizer
 
 USAGE = """(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]
@@ -75,17 +71,17 @@ class PretrainArguments:
 
     def __post_init__(self):
         if self.sample_by not in ("document", "paragraph", "line"):
-            raise ValueError(f"--sample-by {self.sample_by}: it must be document, paragraph or line")
+            raise InputError(f"--sample-by {self.sample_by}: it must be document, paragraph or line")
         if not 0 < self.mlm_probability < 1:
-            raise ValueError(f"--mlm-probability {self.mlm_probability}: it must lie between 0 and 1")
+            raise InputError(f"--mlm-probability {self.mlm_probability}: it must lie between 0 and 1")
         if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"--validation-fraction {self.validation_fraction}: it must lie between 0 and 1")
+            raise InputError(f"--validation-fraction {self.validation_fraction}: it must lie between 0 and 1")
         if self.max_length is not None and self.max_length < 8:
-            raise ValueError(f"--max-length {self.max_length}: it must be at least 8")
+            raise InputError(f"--max-length {self.max_length}: it must be at least 8")
         if self.model is not None and (self.config is not None or self.train_tokenizer is not None):
-            raise ValueError("--config and --train-tokenizer are for a new model: leave them out with --model")
+            raise InputError("--config and --train-tokenizer are for a new model: leave them out with --model")
         if self.model is None and (self.tokenizer is None) == (self.train_tokenizer is None):
-            raise ValueError("a new model needs either --tokenizer or --train-tokenizer (or go on with --model)")
+            raise InputError("a new model needs either --tokenizer or --train-tokenizer (or go on with --model)")
 
 
 def parse_config(text: str | None) -> dict:
@@ -96,24 +92,26 @@ def parse_config(text: str | None) -> dict:
         name, _, word = (part.strip() for part in item.partition("="))
         if not isinstance(defaults.get(name), int | float | str):
             known = ", ".join(sorted(k for k, v in defaults.items() if isinstance(v, int | float | str)))
-            raise ValueError(f"--config: {name!r} is not one of {known}")
-        kind = type(defaults[name])
+            raise InputError(f"--config: {name!r} is not one of {known}")
+        value_type = type(defaults[name])
         try:
-            values[name] = {"true": True, "false": False}[word.lower()] if kind is bool else kind(word)
+            values[name] = {"true": True, "false": False}[word.lower()] if value_type is bool else value_type(word)
         except (ValueError, KeyError):
-            raise ValueError(f"--config: {name}={word!r} is not of type {kind.__name__}") from None
+            raise InputError(f"--config: {name}={word!r} is not of type {value_type.__name__}") from None
     return values
 
 
-def build_tokenizer(args: PretrainArguments, train_set: Dataset, max_length: int, folder: Path, is_main_process: bool):
+def build_tokenizer(
+    args: PretrainArguments, train_set: Dataset, max_length: int, folder: Path, is_main_process: bool
+) -> PreTrainedTokenizerBase:
     """The model's tokenizer, another one, or one that the main process trains on the training text and leaves in `folder`."""
     if args.train_tokenizer is None:
-        return AutoTokenizer.from_pretrained(args.tokenizer or args.model)
+        return load_tokenizer(args.tokenizer or args.model)
     if is_main_process:
         column = train_set.select_columns(args.text_column)
         texts = (text for batch in column.iter(batch_size=100) for text in batch[args.text_column] if text)
         train_tokenizer(texts, args.train_tokenizer, max_length).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    return load_tokenizer(folder)
 
 
 def build_config(args: PretrainArguments) -> ErnieSparseConfig:
@@ -123,9 +121,9 @@ def build_config(args: PretrainArguments) -> ErnieSparseConfig:
     values = parse_config(args.config)
     if args.max_length is not None:
         values.setdefault("max_position_embeddings", args.max_length)
-    config = ErnieSparseConfig(**values)
-    if args.pattern is not None:
-        config.pattern = SparsePattern.parse(args.pattern)
+    with input_errors(about="--config"):
+        config = ErnieSparseConfig(**values)
+    set_pattern(config, args.pattern)
     return config
 
 
@@ -133,7 +131,7 @@ def build_model(args: PretrainArguments, config: ErnieSparseConfig, tokenizer) -
     """The checkpoint's model, or a new one for the tokenizer's vocabulary."""
     if args.model is not None:
         if len(tokenizer) > config.vocab_size:
-            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
+            raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
         return ErnieSparseForMaskedLM.from_pretrained(args.model, config=config)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
@@ -151,59 +149,57 @@ def build_rows(args: PretrainArguments, raw, tokenizer, max_length: int, seed: i
         validation = packed("validation")
     else:
         if len(rows) < 2:
-            raise ValueError(f"the text fills {len(rows)} row(s) of {max_length} tokens: too few to train and validate")
+            raise InputError(f"the text fills {len(rows)} row(s) of {max_length} tokens: too few to train and validate")
         split = rows.train_test_split(test_size=max(1, round(len(rows) * args.validation_fraction)), seed=seed)
         rows, validation = split["train"], split["test"]
     if not len(rows) or not len(validation):
-        raise ValueError("there is no text to train or to validate on")
+        raise InputError("there is no text to train or to validate on")
     return rows, mask_once(validation, tokenizer, args.mlm_probability, seed)
-
-
-# What may change when a run goes on: it may be told to go on for longer.
-FREE = ("num_train_epochs", "max_steps", "preprocessing_processes")
 
 
 def main(argv: list[str]):
     """Run `ernie-sparse pretrain` with the arguments `argv`."""
-    args, saor, training = parse_arguments(argv, "pretrain", USAGE, __doc__, PretrainArguments)
+    parser = CommandParser("ernie-sparse pretrain", USAGE, __doc__, PretrainArguments, SaorArguments, RunArguments)
+    args, saor, training = parser.fill(parser.given(argv))
     training.prediction_loss_only = True
     training.remove_unused_columns = False
-    checkpoint = resume_point(training)
-    content = {**as_dict(args, saor), **training_facts(training)}
-    identity = {name: value for name, value in content.items() if name not in FREE}
-    if checkpoint is not None:
-        check_same_run(training.output_dir, identity)
+    facts = {**fields_of(args, saor), **training_facts(training)}
+    run = Run(Record(parser.prog, argv), training, facts)
+    if run.finished_results() is not None:
+        return
+    checkpoint = run.checkpoint()
     set_seed(training.seed)
     config = build_config(args)
     max_length = args.max_length or config.max_position_embeddings
     if max_length > config.max_position_embeddings:
-        raise ValueError(
+        raise InputError(
             f"--max-length {max_length} is more than max_position_embeddings={config.max_position_embeddings}"
         )
-    files = {"train": args.train_file, "validation": args.validation_file}
     with training.main_process_first(desc="reading and packing the text"):
-        raw = load_raw_dataset(files, args.dataset, args.dataset_config, args.sample_by)
+        files = {"train": args.train_file, "validation": args.validation_file}
+        raw = load_rows(files, args.dataset, args.dataset_config, args.sample_by)
         if args.text_column not in raw["train"].column_names:
-            raise ValueError(f"--text-column {args.text_column} is not one of {', '.join(raw['train'].column_names)}")
+            raise InputError(f"--text-column {args.text_column} is not one of {', '.join(raw['train'].column_names)}")
         if checkpoint is not None:
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+            tokenizer = load_tokenizer(checkpoint)
         else:
             folder = Path(training.output_dir) / "tokenizer"
             tokenizer = build_tokenizer(args, raw["train"], max_length, folder, training.process_index == 0)
         rows, validation = build_rows(args, raw, tokenizer, max_length, training.seed)
     model = build_model(args, config, tokenizer)
     collator = MaskingCollator(tokenizer, args.mlm_probability, training.seed)
-    trainer = SaorTrainer(
-        model=model,
-        args=training,
-        saor=saor,
-        train_dataset=rows,
-        eval_dataset=validation,
-        data_collator=collator,
-        processing_class=tokenizer,
-        callbacks=[MaskAnew(collator)],
-    )
-    train(trainer, checkpoint, identity)
+    with input_errors():
+        trainer = SaorTrainer(
+            model=model,
+            args=training,
+            saor=saor,
+            train_dataset=rows,
+            eval_dataset=validation,
+            data_collator=collator,
+            processing_class=tokenizer,
+            callbacks=[MaskAnew(collator)],
+        )
+    run.train(trainer, checkpoint)
     trainer.save_model()
     metrics = trainer.evaluate()
     if not trainer.is_world_process_zero():
@@ -214,7 +210,7 @@ def main(argv: list[str]):
         "perplexity": perplexity,
         "training_rows": len(rows),
         "validation_rows": len(validation),
-        "arguments": content,
+        "arguments": facts,
     }
     table = [
         ("parameters", f"{model.num_parameters():,}"),
@@ -224,4 +220,4 @@ def main(argv: list[str]):
         ("validation perplexity", perplexity),
         ("model", training.output_dir),
     ]
-    finish("pretrain", argv, training.output_dir, results, table, trainer.state.log_history)
+    run.finish(results, table, trainer.state.log_history)

@@ -8,6 +8,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ..errors import InputError
+
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -25,7 +27,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(special) + len(alphabet):
-        raise ValueError(
+        raise InputError(
             f"a vocabulary of {vocab_size} is too small: bytes and special tokens alone are {len(special) + len(alphabet)}"
         )
     trainer = trainers.BpeTrainer(
@@ -47,7 +49,7 @@ def pack(dataset: Dataset, text_column: str, tokenizer, max_length: int, num_pro
     """
     for name in ("cls_token_id", "sep_token_id", "mask_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is None:
-            raise ValueError(f"the tokenizer has no {name.removesuffix('_id')}: masked-LM pretraining needs one")
+            raise InputError(f"the tokenizer has no {name.removesuffix('_id')}: masked-LM pretraining needs one")
     first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
     room = max_length - 2
 

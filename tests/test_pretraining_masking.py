@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ernie_sparse.masking import MaskAnew, MaskingCollator, mask_once
+from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator, mask_once
 from ernie_sparse.pretraining.text import pack, train_tokenizer
 
 TEXTS = ["A harbour in the north. " * 7, "bees", "   ", "In the southern orchard, lemons! " * 11, "x" * 31, None]
