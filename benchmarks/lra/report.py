@@ -8,8 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from ..running import ArgumentParser, fill_page
-from ..trainer import SaorArguments
+from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.errors import InputError
+from ernie_sparse.run import FILE_NAME
+from ernie_sparse.trainer import SaorArguments
+
+from ..pages import fill_page
+from . import PROG
 from .arguments import LraArguments
 from .models import HST, MODELS, LraModel
 from .tasks import TASKS
@@ -39,8 +44,8 @@ REGULARISED = {"hst": "neither", "hst-rdrop": "R-Drop", "hst-saor": "SAOR"}
 
 
 def main(argv: list[str]):
-    """Run `ernie-sparse lra --report` with the arguments `argv`."""
-    parser = ArgumentParser(prog="ernie-sparse lra", description=__doc__, allow_abbrev=False)
+    """Run `python -m benchmarks.lra --report` with the arguments `argv`."""
+    parser = ArgumentParser(prog=PROG, description=__doc__, allow_abbrev=False)
     parser.add_argument("--report", action="store_true", required=True)
     parser.add_argument("--results-dir", default="benchmarks/results/lra", metavar="DIR", help="(%(default)s)")
     parser.add_argument("--page", default="docs/lra.md", metavar="FILE", help="(%(default)s)")
@@ -68,10 +73,10 @@ def read_cells(folder: str | Path) -> list[dict]:
     The results below a folder, in the order of tasks, models and seeds.
 
     Raises:
-        `ValueError`: No such folder, or a file that is no result.
+        [`InputError`]: No such folder, or a file that is no result.
     """
     if not Path(folder).is_dir():
-        raise ValueError(f"--results-dir {folder}: there is no such folder")
+        raise InputError(f"--results-dir {folder}: there is no such folder")
     cells = []
     paths = {}
     for path in sorted(Path(folder).rglob("*.json")):
@@ -81,7 +86,7 @@ def read_cells(folder: str | Path) -> list[dict]:
             cell = json.loads(path.read_text())
             _check_cell(cell)
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a result of `ernie-sparse lra`: {error}") from None
+            raise InputError(f"{path} is not a result of `{PROG}`: {error}") from None
         run = str(
             (
                 setting(cell),
@@ -93,7 +98,7 @@ def read_cells(folder: str | Path) -> list[dict]:
             )
         )
         if run in paths:
-            raise ValueError(f"{path} and {paths[run]} are results of the same run: keep one of them")
+            raise InputError(f"{path} and {paths[run]} are results of the same run: keep one of them")
         paths[run] = path
         cells.append(cell)
     tasks, models = list(TASKS), list(MODELS)
@@ -114,7 +119,7 @@ def read_cells(folder: str | Path) -> list[dict]:
 def _is_beside_results(path: Path) -> bool:
     """What a run leaves beside its results."""
     inner = any(part == "self-pretraining" or part.startswith("checkpoint-") for part in path.parts)
-    return inner or path.name == "run.json"
+    return inner or path.name == FILE_NAME
 
 
 def _check_cell(cell: dict):
@@ -403,36 +408,36 @@ def runs_table(cells: list[dict]) -> str:
         pretraining = cell.get("self_pretraining")
         steps = f"{pretraining['steps']:,} + {cell['steps']:,}" if pretraining else f"{cell['steps']:,}"
         accuracy = f"{100 * cell['accuracy']:.2f}"
-        ground = [ground_text(cell, text) for text in (commit_text, hardware_text)]
-        rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, rows_text(cell), *ground])
+        places = [environment_text(cell, text) for text in (commit_text, hardware_text)]
+        rows.append([f"`{cell['command']}`", accuracy, str(cell["seed"]), steps, rows_text(cell), *places])
     header = ["command", "test accuracy", "seed", "updates", "training / test rows", "commit", "hardware"]
     return markdown(header, rows) if rows else "None yet."
 
 
-def ground_text(cell: dict, text: Callable[[dict], str]) -> str:
+def environment_text(cell: dict, text: Callable[[dict], str]) -> str:
     """What `text` says of what a run was trained on, and of its self-pretraining where that is something else."""
-    own = by_stretch(cell.get("stretches") or [cell], text)
-    first = by_stretch((cell.get("self_pretraining") or {}).get("stretches", []), text)
+    own = by_update(cell.get("environments") or [cell], text)
+    first = by_update((cell.get("self_pretraining") or {}).get("environments", []), text)
     return own if first in ("", own) else f"self-pretraining: {first}; then: {own}"
 
 
-def by_stretch(stretches: list[dict], text: Callable[[dict], str]) -> str:
-    """What `text` says of stretches, each with the update it began at where that is not the first."""
+def by_update(environments: list[dict], text: Callable[[dict], str]) -> str:
+    """What `text` says of environments, each with the update it began at where that is not the first."""
     parts = []
-    for stretch in stretches:
-        found, step = text(stretch), stretch.get("step", 0)
+    for environment in environments:
+        found, step = text(environment), environment.get("step", 0)
         if not parts or parts[-1][1] != found:
             parts.append((f"from update {step:,}: " if step and found else "", found))
     return "; ".join(start + found for start, found in parts)
 
 
-def commit_text(stretch: dict) -> str:
-    digits, dash, changed = (stretch["commit"] or "").partition("-")
+def commit_text(environment: dict) -> str:
+    digits, dash, changed = (environment["commit"] or "").partition("-")
     return digits[:9] + dash + changed
 
 
-def hardware_text(stretch: dict) -> str:
-    hardware = stretch["hardware"]
+def hardware_text(environment: dict) -> str:
+    hardware = environment["hardware"]
     return hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
 
 

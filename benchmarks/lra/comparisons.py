@@ -1,8 +1,8 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-The runs of docs/lra.md, one after the other by `ernie-sparse lra`, the most wanted first. What is done is skipped and what
-was stopped goes on from its last checkpoint; what was measured is kept in `--results-dir`, of which
-`ernie-sparse lra --report` makes the page. Flags that are not listed here go to every run.
+The runs of docs/lra.md, one after the other by `python -m benchmarks.lra`, the most wanted first. What is done is skipped and
+what was stopped goes on from its last checkpoint; what was measured is kept in `--results-dir`, of which
+`python -m benchmarks.lra --report` makes the page. Flags that are not listed here go to every run.
 """
 
 import argparse
@@ -13,7 +13,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ernie_sparse.running import last_checkpoint, write_json
+from ernie_sparse.cli import run_command
+from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.results import write_json
+
+from . import PROG as RUN
+
+PROG = f"{RUN}.comparisons"
 
 # What a CPU has time for: a twelfth of the updates of ListOps, with the recipe's rows and rate.
 SHORT = ("--max-steps", "400", "--warmup-steps", "0.1", "--validation-size", "500")
@@ -51,9 +57,9 @@ COMPARISONS = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = ArgumentParser(
+        prog=PROG, description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--task", default="listops", help="of Long Range Arena")
     parser.add_argument("--data-dir", help="folder of the task's files; data/lra/TASK if none is given")
@@ -70,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="of runs that are done here, test the last checkpoint beside the one the validation set chose",
     )
-    args, args.flags = parser.parse_known_args()
+    args, args.flags = parser.parse_known_args(argv)
     if args.jobs < 1:
         parser.error(f"--jobs {args.jobs}: at least 1")
     return args
@@ -87,13 +93,12 @@ def run(name: str, flags: tuple[str, ...], seed: int, args: argparse.Namespace):
     if args.at_last_update:
         # A copy, so that the run stays what it is.
         shutil.copytree(Path(args.work_dir) / done, out, dirs_exist_ok=True)
-    command = ["lra", "--task", args.task, *flags, *args.flags, "--seed", str(seed), "--output-dir", str(out)]
+    command = ["--task", args.task, *flags, *args.flags, "--seed", str(seed), "--output-dir", str(out)]
     if args.data_dir is not None:
         command += ["--data-dir", args.data_dir]
-    if last_checkpoint(out) is not None:
-        command += ["--resume-from-checkpoint", "last"]
-    print(f"{label}: ernie-sparse {' '.join(command)}", flush=True)
-    subprocess.run([sys.executable, "-m", "ernie_sparse", *command, "--disable-tqdm", "true"], check=True)
+    command += ["--resume-from-checkpoint", "last", "--disable-tqdm", "true"]
+    print(f"{label}: {RUN} {' '.join(command)}", flush=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.lra", *command], check=True)
     results = json.loads((out / "results.json").read_text())
     # The training losses are in the run's folder.
     write_json(kept, results | {"history": [evaluation(entry) for entry in results["history"] if "eval_loss" in entry]})
@@ -104,8 +109,9 @@ def evaluation(entry: dict) -> dict:
     return {name: entry[name] for name in ("step", "eval_loss", "eval_accuracy")}
 
 
-def main():
-    args = parse_arguments()
+def main(argv: list[str]):
+    """Run `python -m benchmarks.lra.comparisons` with the arguments `argv`."""
+    args = parse_arguments(argv)
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = [
             pool.submit(run, name, flags, seed, args)
@@ -117,8 +123,9 @@ def main():
     failed = [error for error in (future.exception() for future in runs) if error is not None]
     for error in failed:
         print(error, file=sys.stderr)
-    sys.exit(1 if failed else 0)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(PROG, main, sys.argv[1:]))

@@ -1,8 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""`ernie-sparse lra`: Long Range Arena, its data, its models in one harness, and the page of results."""
+"""Long Range Arena in one harness: making the data, training and testing a cell of the table, and the page of results."""
 
 import copy
-import dataclasses
 import math
 from collections import Counter
 from pathlib import Path
@@ -11,33 +10,24 @@ import numpy as np
 from datasets import DatasetDict
 from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
-from ..running import (
-    OPTIMIZATION,
-    RUN,
-    ArgumentParser,
-    RunArguments,
-    check_same_run,
-    finish,
-    given,
-    last_checkpoint,
-    longest_first,
-    parse_arguments,
-    print_table,
-    resume_point,
-    train,
-    training_facts,
-    write_json,
-)
-from ..trainer import SaorArguments, SaorTrainer
-from . import data, report
-from .arguments import USAGE, LraArguments
+from ernie_sparse.command_line import ArgumentParser, CommandParser, fields_of
+from ernie_sparse.errors import InputError
+from ernie_sparse.results import Record, print_table
+from ernie_sparse.run import Run
+from ernie_sparse.tables import longest_first
+from ernie_sparse.trainer import SaorArguments, SaorTrainer
+from ernie_sparse.training_arguments import OPTIMIZATION, RunArguments, training_facts
+
+from . import PROG, data, report
+from .arguments import USAGE, LraArguments, LraRunArguments
 from .make import GENERATED, SIZES
 from .models import MODELS, LraClassifier, build_config, encoder_of
 from .tasks import TASKS
-from .training import DocumentCollator, accuracy, self_pretrained
+from .training import DocumentCollator, accuracy, has_begun, self_pretrained
 
 # How every run is trained and its checkpoint chosen, as far as no flag says otherwise.
 HARNESS = {
+    "seed": 0,
     "eval_strategy": "steps",
     "save_strategy": "steps",
     # Shares of all updates.
@@ -49,6 +39,8 @@ HARNESS = {
     "remove_unused_columns": False,
     "label_names": ["labels"],
 }
+# Where it goes in a run's folder.
+SELF_PRETRAINING = "self-pretraining"
 # What beside the recipe, by its flag, makes a run one that is not compared with those of the harness.
 COMPARED = (
     *OPTIMIZATION,
@@ -57,7 +49,7 @@ COMPARED = (
 
 
 def main(argv: list[str]):
-    """Run `ernie-sparse lra` with the arguments `argv`."""
+    """Run `python -m benchmarks.lra` with the arguments `argv`."""
     if "--list" in argv:
         print(list_tasks_and_models())
     elif any(word.partition("=")[0] == "--make" for word in argv):
@@ -65,7 +57,7 @@ def main(argv: list[str]):
     elif "--report" in argv:
         report.main(argv)
     else:
-        run(argv)
+        train_and_test(argv)
 
 
 def list_tasks_and_models() -> str:
@@ -84,7 +76,7 @@ def list_tasks_and_models() -> str:
 
 def make_data(argv: list[str]):
     """Write the files of a task that is generated."""
-    parser = ArgumentParser(prog="ernie-sparse lra", allow_abbrev=False)
+    parser = ArgumentParser(prog=PROG, allow_abbrev=False)
     parser.add_argument("--make", required=True, metavar="TASK", help=" or ".join(GENERATED))
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
     for flag in ("train", "validation", "test"):
@@ -92,51 +84,52 @@ def make_data(argv: list[str]):
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (0)")
     args = parser.parse_args(argv)
     if args.make not in GENERATED:
-        raise ValueError(f"--make {args.make!r}: {' and '.join(GENERATED)} can be made")
+        raise InputError(f"--make {args.make!r}: {' and '.join(GENERATED)} can be made")
     if args.seed < 0:
-        raise ValueError(f"--seed {args.seed}: it must be at least 0")
+        raise InputError(f"--seed {args.seed}: it must be at least 0")
     given_sizes = zip(SIZES[args.make], (args.train_size, args.validation_size, args.test_size), strict=True)
     sizes = {split: size for split, size in given_sizes if size is not None}
     paths = GENERATED[args.make](args.out, args.seed, sizes)
     print_table([(path.name, path) for path in paths])
 
 
-def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, TrainingArguments]:
+def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, LraRunArguments]:
     """All arguments; the task's recipe, the model's SAOR and a folder of their names stand in for what is not given."""
-    known = given(argv, "--task", "--model", "--seed", "--output-dir", "--num-train-epochs")
-    defaults = {
-        "seed": 0,
-        "saor_seed": known.seed or 0,
-        **HARNESS,
+    parser = CommandParser(PROG, USAGE, __doc__, LraArguments, SaorArguments, LraRunArguments, defaults=HARNESS)
+    given = parser.given(argv)
+    for name, known in (("task", TASKS), ("model", MODELS)):
+        if given[name] not in known:
+            raise InputError(f"--{name} {given[name]!r} is not one of {', '.join(known)}")
+    task, model = TASKS[given["task"]], MODELS[given["model"]]
+    seed = given.get("seed", HARNESS["seed"])
+    words = [given["model"], given.get("pattern"), given.get("self_pretrain") and "self-pretrained", f"seed-{seed}"]
+    recipe = {
+        "output_dir": str(Path("runs/lra", given["task"], "-".join(filter(None, words)))),
+        "saor_seed": seed,
+        "max_steps": task.recipe.max_steps,
+        "learning_rate": task.recipe.learning_rate,
+        "warmup_steps": task.recipe.warmup,
+        "per_device_train_batch_size": task.recipe.batch_size,
+        "per_device_eval_batch_size": task.recipe.batch_size,
+        "saor_alpha": model.saor_alpha,
     }
-    if known.task in TASKS and known.model in MODELS:
-        recipe, model = TASKS[known.task].recipe, MODELS[known.model]
-        defaults |= {
-            "max_steps": recipe.max_steps,
-            "learning_rate": recipe.learning_rate,
-            "warmup_steps": recipe.warmup,
-            "per_device_train_batch_size": recipe.batch_size,
-            "per_device_eval_batch_size": recipe.batch_size,
-            "saor_alpha": model.saor_alpha,
-        }
-        if model.saor_patterns is not None:
-            defaults["saor_patterns"] = list(model.saor_patterns)
-    if known.output_dir is None:
-        argv = [*argv, "--output-dir", "runs"]
-    args, saor, training = parse_arguments(argv, "lra", USAGE, __doc__, LraArguments, defaults=defaults)
-    if known.num_train_epochs is not None or training.max_steps < 1:
-        raise ValueError(f"runs are counted in updates, --max-steps {training.max_steps}: at least 1, and no epochs")
+    if model.saor_patterns is not None:
+        recipe["saor_patterns"] = list(model.saor_patterns)
+    args, saor, training = parser.fill(given, recipe)
+    if "num_train_epochs" in given or training.max_steps < 1:
+        raise InputError(f"runs are counted in updates, --max-steps {training.max_steps}: at least 1, and no epochs")
     if training.metric_for_best_model not in ("accuracy", "eval_accuracy", "loss", "eval_loss"):
-        raise ValueError(f"--metric-for-best-model {training.metric_for_best_model}: it is accuracy or loss")
+        raise InputError(f"--metric-for-best-model {training.metric_for_best_model}: it is accuracy or loss")
     if training.push_to_hub:
-        raise ValueError("--push-to-hub: these models are for comparison and are no checkpoints of transformers")
+        raise InputError("--push-to-hub: these models are for comparison and are no checkpoints of transformers")
+    if saor.saor_alpha > 0 and model.pattern is None:
+        raise InputError(
+            f"--saor-alpha {saor.saor_alpha}: {args.model} is transformers' own and has no pattern to perturb"
+        )
     training.remove_unused_columns = False
     # transformers warns of a checkpoint that has them in updates where the arguments have shares.
     training.eval_steps = in_updates(training.eval_steps, training.max_steps)
     training.save_steps = in_updates(training.save_steps, training.max_steps)
-    if known.output_dir is None:
-        words = [args.model, args.pattern, "self-pretrained" if args.self_pretrain else None, f"seed-{training.seed}"]
-        training.output_dir = str(Path("runs/lra", args.task, "-".join(filter(None, words))))
     return args, saor, training
 
 
@@ -147,46 +140,23 @@ def in_updates(interval: float, max_steps: int) -> int:
 
 def identity(args: LraArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
     """What makes a run the one it is: with another of these it does not go on in the same folder."""
-    same = ("task", "model", "pattern", "data_dir", "train_size", "validation_size", "test_size")
-    pretraining = ("self_pretrain", "self_pretrain_steps", "self_pretrain_learning_rate")
-    return {
-        **{name: getattr(args, name) for name in (*same, *pretraining)},
-        **training_facts(training),
-        **dataclasses.asdict(saor),
-    }
+    facts = {**fields_of(args, saor), **training_facts(training)}
+    # Asked of the model once it is trained.
+    del facts["eval_patterns"]
+    # By a name of its own, which says that a cell of the table does not go on for longer.
+    facts["updates"] = facts.pop("max_steps")
+    return facts
 
 
 def changed_settings(training: TrainingArguments) -> dict:
     """What of `COMPARED` a run has otherwise than the harness."""
-    usual = {field.name: field.default for field in dataclasses.fields(RunArguments)} | HARNESS
+    usual = {name: field.default for name, field in RunArguments.__dataclass_fields__.items()} | HARNESS
     usual["eval_steps"] = in_updates(usual["eval_steps"], training.max_steps)
     found = {name: getattr(training, name) for name in COMPARED}
     return {name: value for name, value in found.items() if value != usual[name]}
 
 
-def going_on(args: LraArguments, saor: SaorArguments, training: TrainingArguments) -> str | None:
-    """
-    The checkpoint that this run goes on from, if any.
-
-    Raises:
-        `ValueError`: The output folder holds another run, or what `resume_point` finds.
-    """
-    out = Path(training.output_dir)
-    asked = training.resume_from_checkpoint
-    if asked not in (None, "last") and Path(asked).resolve().parent != out.resolve():
-        raise ValueError(
-            f"--resume-from-checkpoint {asked} is not in the run's folder {out}: last is the newest one there"
-        )
-    has_pretraining = (out / "self-pretraining").is_dir()
-    if has_pretraining or last_checkpoint(out):
-        check_same_run(out, identity(args, saor, training))
-    if asked == "last" and has_pretraining and last_checkpoint(out) is None:
-        # That training goes on by itself.
-        training.resume_from_checkpoint = None
-    return resume_point(training)
-
-
-def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArguments) -> tuple:
+def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArguments, run: Run) -> tuple:
     """The encoder to train, new or self-pretrained, and the facts of its self-pretraining, if any."""
     task, model = TASKS[args.task], MODELS[args.model]
     pattern = (
@@ -196,34 +166,33 @@ def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArgum
     if not args.self_pretrain:
         return encoder_of(AutoModelForMaskedLM.from_config(config)), None
     own = copy.copy(training)
-    own.output_dir = str(Path(training.output_dir) / "self-pretraining")
+    own.output_dir = str(run.folder / SELF_PRETRAINING)
     own.max_steps = args.self_pretrain_steps or training.max_steps
     own.save_steps = math.ceil(training.save_steps * own.max_steps / training.max_steps)
     own.learning_rate = args.self_pretrain_learning_rate
     own.eval_strategy, own.load_best_model_at_end = "no", False
-    masked_lm, facts = self_pretrained(config, task, model, rows["train"], own)
+    masked_lm, facts = self_pretrained(config, task, model, rows["train"], own, run)
     # What follows draws alike whether that was trained just now or by an earlier run.
     set_seed(training.seed)
     return encoder_of(masked_lm), facts
 
 
-def run(argv: list[str]):
+def train_and_test(argv: list[str]):
     """One cell of the table: train a model on a task, test the checkpoint that was best on the validation set."""
+    record = Record(PROG, argv)
     args, saor, training = read_arguments(argv)
     task, model = TASKS[args.task], MODELS[args.model]
-    if saor.saor_alpha > 0 and model.pattern is None:
-        raise ValueError(
-            f"--saor-alpha {saor.saor_alpha}: {args.model} is transformers' own and has no pattern to perturb"
-        )
-    checkpoint = going_on(args, saor, training)
+    run = Run(record, training, identity(args, saor, training))
+    if has_begun(run.folder / SELF_PRETRAINING):
+        # It is taken up without being asked.
+        run.check_same(run.folder)
+    checkpoint = run.checkpoint()
     with training.main_process_first(desc="reading the documents"):
         rows = data.load_task(args.task, args.data_dir, args.limits())
     for split in ("validation", "test"):
         rows[split] = longest_first(rows[split])
-    if training.process_index == 0:
-        write_json(Path(training.output_dir) / RUN, identity(args, saor, training))
     set_seed(training.seed)
-    encoder, self_pretraining = build_encoder(args, rows, training)
+    encoder, self_pretraining = build_encoder(args, rows, training, run)
     trainer = SaorTrainer(
         model=LraClassifier(encoder, task.num_documents, task.num_labels),
         args=training,
@@ -233,7 +202,7 @@ def run(argv: list[str]):
         data_collator=DocumentCollator(task, model.min_length),
         compute_metrics=accuracy,
     )
-    train(trainer, checkpoint)
+    run.train(trainer, checkpoint)
     trainer.save_model()
     results = {
         "task": args.task,
@@ -253,7 +222,7 @@ def run(argv: list[str]):
         **evaluate(trainer, rows, args),
     }
     if trainer.is_world_process_zero():
-        finish("lra", argv, training.output_dir, results, table(results), trainer.state.log_history)
+        run.finish(results, table(results), trainer.state.log_history)
 
 
 def evaluate(trainer: SaorTrainer, rows: DatasetDict, args: LraArguments) -> dict:

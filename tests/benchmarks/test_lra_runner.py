@@ -19,17 +19,21 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
-from ernie_sparse import SparsePattern, cli, running
-from ernie_sparse.lra import report, runner
-from ernie_sparse.lra.data import load_task
-from ernie_sparse.lra.listops import ListOpsShape, generate
-from ernie_sparse.lra.make import make_pathfinder
-from ernie_sparse.lra.models import MODELS, UNSEEN_PATTERNS, LraClassifier, build_config, encoder_of
-from ernie_sparse.lra.pathfinder import PathfinderShape
-from ernie_sparse.lra.tasks import TASKS
+from benchmarks.lra import PROG, report, runner
+from benchmarks.lra.data import load_task
+from benchmarks.lra.listops import ListOpsShape, generate
+from benchmarks.lra.make import make_pathfinder
+from benchmarks.lra.models import MODELS, UNSEEN_PATTERNS, LraClassifier, build_config, encoder_of
+from benchmarks.lra.pathfinder import PathfinderShape
+from benchmarks.lra.tasks import TASKS
+from ernie_sparse import SparsePattern
+from ernie_sparse import results as results_module
+from ernie_sparse.cli import run_command
 from ernie_sparse.trainer import SaorTrainer
 
 datasets.disable_progress_bars()
+
+lra = functools.partial(run_command, PROG, runner.main)
 
 # Updates and rows per update, few where a row has 1,024 symbols; and the updates between two looks at the validation set.
 BUDGETS = {
@@ -142,7 +146,7 @@ def arguments(task: str, output_dir: Path, *more, model: str = "hst") -> list[st
     """A command line; of a flag given twice the last counts."""
     steps, rows, interval = BUDGETS[task]
     words = [
-        *("lra", "--task", task, "--model", model, "--data-dir", data_of(task), "--output-dir", output_dir),
+        *("--task", task, "--model", model, "--data-dir", data_of(task), "--output-dir", output_dir),
         *("--max-steps", steps, "--per-device-train-batch-size", rows, "--learning-rate", 3e-3, "--warmup-steps", 0.1),
         *("--eval-steps", interval, "--save-steps", interval, "--logging-steps", 4, "--eval-patterns", "none"),
         *("--report-to", "none", "--disable-tqdm", "true", *more),
@@ -151,7 +155,7 @@ def arguments(task: str, output_dir: Path, *more, model: str = "hst") -> list[st
 
 
 def run(task: str, output_dir: Path, *more, model: str = "hst") -> dict:
-    assert cli.main(arguments(task, output_dir, *more, model=model)) == 0
+    assert lra(arguments(task, output_dir, *more, model=model)) == 0
     return read_results(output_dir)
 
 
@@ -235,7 +239,7 @@ def test_what_a_run_says_is_true_of_the_model_it_leaves(task):
         "parameters": sum(weight.numel() for weight in load_file(out / "model.safetensors").values()),
     }
     assert {name: results[name] for name in expected} == expected
-    assert results["command"].startswith(f"ernie-sparse lra --task {task} --model hst --data-dir {data_of(task)}")
+    assert results["command"].startswith(f"{PROG} --task {task} --model hst --data-dir {data_of(task)}")
     assert set(results["hardware"]) >= {"cpu", "threads", "gpu"} and "transformers" in results["versions"]
     logged = [entry["step"] for entry in results["history"] if "eval_accuracy" in entry]
     assert logged == list(range(interval, steps + 1, interval))
@@ -306,7 +310,7 @@ def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeyp
     before = sorted((tmp_path / "killed").rglob("*"))
     capsys.readouterr()
     flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3)
-    assert cli.main(arguments("text", tmp_path / "killed", *flags, model="hst-saor")) == 2
+    assert lra(arguments("text", tmp_path / "killed", *flags, model="hst-saor")) == 2
     assert "holds checkpoints of an earlier run: pass --resume-from-checkpoint last" in capsys.readouterr().err
     assert sorted((tmp_path / "killed").rglob("*")) == before
     step, steps = SaorTrainer.training_step, []
@@ -316,18 +320,22 @@ def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeyp
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(SaorTrainer, "training_step", counted)
-    here = running.hardware()
-    monkeypatch.setattr(running, "hardware", lambda: here | {"gpu": "another machine's"})
+    here = results_module.hardware()
+    monkeypatch.setattr(results_module, "hardware", lambda: here | {"gpu": "another machine's"})
     results = short(tmp_path / "killed", "--resume-from-checkpoint", "last", model="hst-saor")
     assert steps == [3, 4, 5]
-    assert [(s["step"], s["hardware"]["gpu"]) for s in results["stretches"]] == [
+    assert [(s["step"], s["hardware"]["gpu"]) for s in results["environments"]] == [
         (0, here["gpu"]),
         (3, "another machine's"),
     ]
-    assert results["hardware"] == results["stretches"][-1]["hardware"]
-    monkeypatch.setattr(running, "hardware", lambda: here | {"gpu": "where it was only tested"})
+    assert results["hardware"] == results["environments"][-1]["hardware"]
+    monkeypatch.setattr(results_module, "hardware", lambda: here | {"gpu": "where it was only tested"})
     tested = short(tmp_path / "killed", "--resume-from-checkpoint", "last", model="hst-saor")
-    assert steps == [3, 4, 5] and tested["stretches"] == results["stretches"] and "tested" in tested["hardware"]["gpu"]
+    assert (
+        steps == [3, 4, 5]
+        and tested["environments"] == results["environments"]
+        and "tested" in tested["hardware"]["gpu"]
+    )
     assert are_equal(tmp_path / "killed", tmp_path / "whole")
     same = ("accuracy", "validation_accuracy", "steps", "seed", "saor")
     assert {name: results[name] for name in same} == {name: whole[name] for name in same}
@@ -346,9 +354,9 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path, monkeypatc
     )
     results = short(tmp_path / "killed", "--resume-from-checkpoint", "last")
     assert steps == [3, 4, 5] and results["accuracy"] == whole["accuracy"]
-    # On what it ran before: one stretch.
-    ground = {name: whole[name] for name in ("commit", "versions", "hardware")}
-    assert results["stretches"] == whole["stretches"] == [{"step": 0, **ground}]
+    # On what it ran before: one environment.
+    here = {name: whole[name] for name in ("commit", "versions", "hardware")}
+    assert results["environments"] == whole["environments"] == [{"step": 0, **here}]
     assert results["history"][0].keys() == whole["history"][0].keys() and "loss" in whole["history"][0]
     assert are_equal(tmp_path / "killed", tmp_path / "whole")
 
@@ -360,7 +368,7 @@ def test_a_checkpoint_that_was_cut_off_is_named(name, tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:1000])
     capsys.readouterr()
     flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3, "--resume-from-checkpoint", "last")
-    assert cli.main(arguments("text", tmp_path, *flags)) == 2
+    assert lra(arguments("text", tmp_path, *flags)) == 2
     assert "checkpoint-6 is damaged or another model's: " in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -370,11 +378,11 @@ def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
     optim = json.loads((tmp_path / "run.json").read_text())["optim"]
     for more, message in (
         (("--model", "flat"), "model hst and not flat"),
-        (("--seed", 9), "seed 0 and not 9, saor_seed 0 and not 9"),
+        (("--seed", 9), "saor_seed 0 and not 9, seed 0 and not 9"),
         (("--pattern", "block_size=32"), "pattern None and not block_size=32"),
         (("--data-dir", "elsewhere"), f"data_dir {data_of('text')} and not elsewhere"),
         (("--train-size", 9), "train_size None and not 9"),
-        (("--max-steps", 9), "max_steps 6 and not 9"),
+        (("--max-steps", 9), "updates 6 and not 9"),
         (("--self-pretrain-steps", 4), "self_pretrain_steps 2 and not 4"),
         (("--saor-alpha", 1), "saor_alpha 0.0 and not 1.0"),
         (
@@ -384,8 +392,8 @@ def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
     ):
         for resume in ((), ("--resume-from-checkpoint", "last")):
             capsys.readouterr()
-            assert cli.main(arguments("text", tmp_path, *flags, *more, *resume)) == 2
-            assert f"holds another run, of {message}: name another folder" in capsys.readouterr().err
+            assert lra(arguments("text", tmp_path, *flags, *more, *resume)) == 2
+            assert f"holds another run, of {message}: name another --output-dir" in capsys.readouterr().err
     assert json.loads((tmp_path / "results.json").read_text()) == whole
     # What came to an end is tested again, and not trained again.
     weights = load_file(tmp_path / "model.safetensors")
@@ -403,7 +411,7 @@ def test_self_pretraining_comes_first_and_a_kill_costs_nothing_of_it(tmp_path, m
     assert facts == json.loads((tmp_path / "whole" / "self-pretraining" / "facts.json").read_text())
     assert (facts["steps"], facts["learning_rate"], facts["saor_alpha"]) == (4, 2e-3, 1.0) and whole["steps"] == 6
     assert (facts["mlm_probability"], whole["learning_rate"], whole["saor"]) == (0.15, 3e-3, None)
-    assert facts["stretches"] == whole["stretches"] and facts["stretches"][0]["commit"] == whole["commit"]
+    assert facts["environments"] == whole["environments"] and facts["environments"][0]["commit"] == whole["commit"]
     # As often as in the training that follows, by the share of all updates.
     saved = {path.name for path in (tmp_path / "whole" / "self-pretraining").glob("checkpoint-*")}
     assert saved == {"checkpoint-2", "checkpoint-4"}
@@ -461,7 +469,7 @@ def test_a_run_has_a_folder_of_its_names_where_none_is_given(tmp_path, monkeypat
     )
     at = words.index("--output-dir")
     del words[at : at + 2]
-    assert cli.main(words) == 0
+    assert lra(words) == 0
     folder = Path("runs/lra/text/flat-num_global_blocks=2-seed-3")
     results = read_results(folder)
     assert [str(path) for path in Path("runs").rglob("results.json")] == [str(folder / "results.json")]
@@ -538,7 +546,7 @@ def test_what_a_run_does_otherwise_than_the_harness_is_named():
 
 
 def test_list_prints_tasks_and_models(capsys):
-    assert cli.main(["lra", "--list"]) == 0
+    assert lra(["--list"]) == 0
     printed = capsys.readouterr().out
     assert {line.split()[0] for line in printed.splitlines() if line.strip()} >= {*TASKS, *MODELS}
     assert "2 x 4,096 symbols, 2 classes; 30,000 updates of 32 rows" in printed
@@ -548,7 +556,7 @@ def test_list_prints_tasks_and_models(capsys):
 def test_make_writes_the_files_that_are_read(tmp_path):
     sizes = ["--train-size", "3", "--validation-size", "2", "--test-size", "1", "--seed", "4"]
     for task in ("listops", "pathfinder"):
-        assert cli.main(["lra", "--make", task, "--out", str(tmp_path / task), *sizes]) == 0
+        assert lra(["--make", task, "--out", str(tmp_path / task), *sizes]) == 0
         rows = load_task(task, tmp_path / task)
         assert {split: len(rows[split]) for split in rows} == {"train": 3, "validation": 2, "test": 1}
     targets = [
@@ -576,8 +584,7 @@ def errors(folder: Path):
     yield ("--num-train-epochs", "2"), "runs are counted in updates"
     yield ("--metric-for-best-model", "f1"), "--metric-for-best-model f1: it is accuracy or loss"
     yield ("--push-to-hub", "true"), "--push-to-hub: these models are for comparison"
-    yield ("--resume-from-checkpoint", "last"), "there is no complete checkpoint in"
-    yield ("--resume-from-checkpoint", str(folder)), "is not in the run's folder"
+    yield ("--resume-from-checkpoint", str(folder)), "its trainer_state.json is missing or cut off"
     yield (
         ("--model", "longformer", "--saor-alpha", "1"),
         "--saor-alpha 1.0: longformer is transformers' own and has no pattern",
@@ -593,19 +600,19 @@ def test_what_cannot_be_run_is_said_in_one_line_and_nothing_is_written(tmp_path,
     monkeypatch.chdir(place)
     lines = [(arguments("text", place / "out", *more), message) for more, message in errors(tmp_path)]
     words = arguments("text", place / "out")
-    lines.append(([words[0], *words[3:]], "the following arguments are required: --task"))
-    lines.append((["lra", "--make", "text", "--out", "made"], "listops and pathfinder can be made"))
-    lines.append((["lra", "--make", "listops"], "required: --out"))
+    lines.append((words[2:], "the following arguments are required: --task"))
+    lines.append((["--make", "text", "--out", "made"], "listops and pathfinder can be made"))
+    lines.append((["--make", "listops"], "required: --out"))
     for argv, message in lines:
         capsys.readouterr()
-        assert cli.main(argv) == 2, argv
+        assert lra(argv) == 2, argv
         printed = capsys.readouterr().err.splitlines()
-        assert len(printed) == 1 and printed[0].startswith("ernie-sparse lra: error: "), printed
+        assert len(printed) == 1 and printed[0].startswith(f"{PROG}: error: "), printed
         assert message in printed[0]
         assert list(place.iterdir()) == [], argv
 
 
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert cli.main(arguments("text", tmp_path / "file")) == 2
+    assert lra(arguments("text", tmp_path / "file")) == 2
     assert "is a file" in capsys.readouterr().err

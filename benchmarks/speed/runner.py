@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""`ernie-sparse benchmark`: task by task, length by length, all models side by side."""
+"""Task by task, length by length, all models side by side."""
 
 import argparse
 import datetime
@@ -11,9 +11,12 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
-from ..running import ArgumentParser, print_table, run_facts
-from ..sparse_pattern import SparsePattern
-from . import report
+from ernie_sparse import SparsePattern
+from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.errors import InputError, input_errors
+from ernie_sparse.results import Record, print_table
+
+from . import PROG, report
 from .measure import LeftOut, cpu_peak, cuda_peak, free_memory, left_out_by, time_rounds
 from .models import DEFAULT_MODELS, Sizes, canonical_name, note
 from .tasks import TASKS, Case, Row, Setup, Task, build_case, rows_of
@@ -22,9 +25,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 SHORTEST, LONGEST = 16, 2**20
 EXAMPLES = f"""models:
-  floor                     the layers of ernie-sparse with attention replaced by the identity on the values: no encoder
-                            with these linear layers can be faster, so time over the floor says what attention costs
-  ernie-sparse:<executor>   ErnieSparseModel under --pattern, with attn_implementation sdpa, eager or flex_attention
+  no-attention              the same model without attention: its layers with the identity on the values in its place; no
+                            encoder with these linear layers can be faster, so time over it says what attention costs
+  ernie-sparse:<backend>    ErnieSparseModel under --pattern, with attn_implementation sdpa, eager or flex_attention
   dense                     BERT, scaled_dot_product_attention over all tokens
   bigbird                   BigBird, blocks of 64, 3 random blocks; below 705 tokens it runs full attention by itself
   longformer                Longformer, window 512, the first token global; it pads to whole windows
@@ -39,10 +42,10 @@ and named in the tables; the others go on. Peak memory is that of one step on to
 in a fresh process per task, model and length. Times mean something on a quiet machine only.
 
 examples:
-  ernie-sparse benchmark --lengths 512 2048 --layers 1 --tasks forward --no-memory
-  ernie-sparse benchmark --models floor ernie-sparse:sdpa ernie-sparse:eager dense --lengths 1024 4096
-  ernie-sparse benchmark --device cuda --dtype bfloat16 --batch-size 4 --lengths 4096 16384 65536
-  ernie-sparse benchmark --tasks saor padding-training --pattern block_size=128,num_random_blocks=1
+  {PROG} --lengths 512 2048 --layers 1 --tasks forward --no-memory
+  {PROG} --models no-attention ernie-sparse:sdpa ernie-sparse:eager dense --lengths 1024 4096
+  {PROG} --device cuda --dtype bfloat16 --batch-size 4 --lengths 4096 16384 65536
+  {PROG} --tasks saor padding-training --pattern block_size=128,num_random_blocks=1
 """
 
 
@@ -150,12 +153,13 @@ def _print_cell(cell: dict):
 
 
 def main(argv: list[str]):
-    """Run `ernie-sparse benchmark` with the arguments `argv`."""
+    """Run `python -m benchmarks.speed` with the arguments `argv`."""
+    record = Record(PROG, argv)
     args = _parser().parse_args(argv)
     plan = _plan(args)
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output-dir {folder} is a file")
+        raise InputError(f"--output-dir {folder} is a file")
     folder.mkdir(parents=True, exist_ok=True)
     logging.set_verbosity_error()
     threads = torch.get_num_threads()
@@ -163,7 +167,7 @@ def main(argv: list[str]):
     settings = {**vars(args), "device": plan.setup.device, "pattern": str(plan.setup.sizes.pattern)}
     settings |= {"models": plan.models, "tasks": [task.name for task in plan.tasks], "lengths": plan.lengths}
     results = {
-        **run_facts("benchmark", argv),
+        **record.facts(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "complete": False,
         "settings": settings,
@@ -174,7 +178,7 @@ def main(argv: list[str]):
     finally:
         torch.set_num_threads(threads)
     if not any(cell["seconds"] for cell in results["cells"]):
-        raise ValueError(f"nothing could be measured: {'; '.join(report.remarks(results['cells']))}")
+        raise InputError(f"nothing could be measured: {'; '.join(report.remarks(results['cells']))}")
     results["complete"] = True
     _finish(results, folder)
 
@@ -199,9 +203,9 @@ def _finish(results: dict, folder: Path):
 
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
-        prog="ernie-sparse benchmark",
-        description="Time and peak memory over the length of the input: ERNIE-Sparse beside its floor and beside "
-        "the encoders of transformers. Ratios come first; they are of medians measured in turn in one process.",
+        prog=PROG,
+        description="Time and peak memory over the length of the input: ERNIE-Sparse beside the same model without "
+        "attention and beside the encoders of transformers. Ratios come first; they are of medians measured in turn in one process.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -243,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    """The plan that the arguments ask for, or a `ValueError` that says what is wrong with them."""
+    """The plan that the arguments ask for, or an [`InputError`] that says what is wrong with them."""
     for name in ("runs", "batch_size", "layers", "heads", "hidden_size"):
         _check(name, getattr(args, name), getattr(args, name) >= 1, "at least 1")
     _check("threads", args.threads, args.threads is None or args.threads >= 1, "at least 1")
@@ -254,19 +258,21 @@ def _plan(args: argparse.Namespace) -> Plan:
     _check("dtype", args.dtype, args.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
     _check("device", args.device, args.device in ("auto", "cpu", "cuda"), "one of auto, cpu, cuda")
     if args.hidden_size % args.heads:
-        raise ValueError(f"--hidden-size {args.hidden_size} is not a multiple of --heads {args.heads}")
+        raise InputError(f"--hidden-size {args.hidden_size} is not a multiple of --heads {args.heads}")
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU here")
+        raise InputError("--device cuda: torch finds no GPU here")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     models = list(dict.fromkeys(canonical_name(name) for name in args.models))
     lengths = sorted(set(args.lengths))
+    with input_errors(about="--pattern"):
+        pattern = SparsePattern.parse(args.pattern)
     sizes = Sizes(
         hidden_size=args.hidden_size,
         num_layers=args.layers,
         num_heads=args.heads,
         vocab_size=args.vocab_size,
         max_length=lengths[-1],
-        pattern=SparsePattern.parse(args.pattern),
+        pattern=pattern,
     )
     return Plan(
         models=models,
@@ -281,7 +287,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _check(name: str, value, is_allowed: bool, allowed: str):
     if not is_allowed:
-        raise ValueError(f"--{name.replace('_', '-')} {value} is not allowed: it must be {allowed}")
+        raise InputError(f"--{name.replace('_', '-')} {value} is not allowed: it must be {allowed}")
 
 
 def _tasks(names: list[str] | None, models: list[str]) -> list[Task]:
@@ -290,5 +296,5 @@ def _tasks(names: list[str] | None, models: list[str]) -> list[Task]:
     for name in names:
         _check("tasks", name, name in TASKS, f"one of {', '.join(TASKS)}")
         if not rows_of(TASKS[name], models):
-            raise ValueError(f"--tasks {name} is about ernie-sparse: --models names none of it")
+            raise InputError(f"--tasks {name} is about ernie-sparse: --models names none of it")
     return [TASKS[name] for name in dict.fromkeys(names)]

@@ -14,13 +14,15 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
-from ernie_sparse import cli
-from ernie_sparse.lra import data, make, pathfinder
-from ernie_sparse.lra.data import load_task, where_to_get
-from ernie_sparse.lra.listops import ListOpsShape, generate
-from ernie_sparse.lra.make import make_listops, make_pathfinder
-from ernie_sparse.lra.pathfinder import PathfinderShape, draw_image, generator_of
-from ernie_sparse.lra.tasks import TASKS
+from benchmarks.lra import PROG, data, make, pathfinder
+from benchmarks.lra.data import load_task, where_to_get
+from benchmarks.lra.listops import ListOpsShape, generate
+from benchmarks.lra.make import make_listops, make_pathfinder
+from benchmarks.lra.pathfinder import PathfinderShape, draw_image, generator_of
+from benchmarks.lra.runner import main
+from benchmarks.lra.tasks import TASKS
+from ernie_sparse.cli import run_command
+from ernie_sparse.errors import InputError
 
 datasets.disable_progress_bars()
 
@@ -206,7 +208,7 @@ def test_rows_are_those_of_the_files(tmp_path, name):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_texts_come_in_three_kinds_of_files(tmp_path, suffix):
+def test_texts_come_in_three_formats(tmp_path, suffix):
     rows = write_text(tmp_path, suffix, ("train", "test"))
     found = all_rows(load_task("text", str(tmp_path)))
     assert found == with_validation(rows, found)
@@ -342,7 +344,7 @@ def test_rows_that_are_not_wanted_are_not_encoded(tmp_path):
         row["text"] = row["text"] if row["text"] == kept else ""
     Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
     assert len(load_task("text", tmp_path, {"train": 1})["train"]) == 1
-    with pytest.raises(ValueError, match="the text is empty"):
+    with pytest.raises(InputError, match="the text is empty"):
         load_task("text", tmp_path)
 
 
@@ -371,14 +373,14 @@ def no_hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["text", "image"])
 def test_without_a_hub_the_error_says_what_to_put_where(no_hub, name):
     with pytest.raises(
-        ValueError, match=rf"the hub's {data.HUB[name]} cannot be loaded \(ConnectionError: no way to"
+        InputError, match=rf"the hub's {data.HUB[name]} cannot be loaded \(ConnectionError: no way to"
     ) as error:
         load_task(name)
     assert f"local files into data/lra/{name}" in str(error.value)
 
 
 def test_retrieval_has_no_hub(no_hub):
-    with pytest.raises(ValueError, match=r"data/lra/retrieval: there are no files.*new_aan_pairs.*lra_release\.gz"):
+    with pytest.raises(InputError, match=r"data/lra/retrieval: there are no files.*new_aan_pairs.*lra_release\.gz"):
         load_task("retrieval")
 
 
@@ -504,13 +506,13 @@ def test_pathfinder_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
             make_pathfinder(tmp_path, sizes=sizes, shape=EASY)
     assert list(tmp_path.iterdir()) == []
     make_pathfinder(tmp_path, sizes=sizes, shape=EASY)
-    with pytest.raises(ValueError, match=r"pathfinder32.npz, .*SHA256SUMS exists already"):
+    with pytest.raises(InputError, match=r"pathfinder32.npz, .*SHA256SUMS exists already"):
         make_pathfinder(tmp_path, sizes=sizes, shape=EASY)
 
 
-def test_the_verb_makes_pathfinder(tmp_path, capsys):
-    words = ["lra", "--make", "pathfinder", "--out", str(tmp_path), "--seed", "3"]
-    assert cli.main([*words, "--train-size", "3", "--validation-size", "1", "--test-size", "2"]) == 0
+def test_the_command_makes_pathfinder(tmp_path, capsys):
+    words = ["--make", "pathfinder", "--out", str(tmp_path), "--seed", "3"]
+    assert run_command(PROG, main, [*words, "--train-size", "3", "--validation-size", "1", "--test-size", "2"]) == 0
     assert str(tmp_path / "pathfinder32.npz") in capsys.readouterr().out
     splits = load_task("pathfinder", tmp_path)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 3, "validation": 1, "test": 2}

@@ -11,9 +11,11 @@ import sys
 
 import pytest
 
-from ernie_sparse import cli
-from ernie_sparse.lra.listops import ListOpsShape, draw_tree, generate, parse, source, tokens, value
-from ernie_sparse.lra.make import make_listops
+from benchmarks.lra import PROG, listops
+from benchmarks.lra.listops import ListOpsShape, draw_tree, generate, parse, source, tokens, value
+from benchmarks.lra.make import make_listops
+from benchmarks.lra.runner import main
+from ernie_sparse.cli import run_command
 
 SMALL = ListOpsShape(max_depth=4, max_args=4, min_length=5, max_length=60)
 # What generate(0) began with when it was written.
@@ -118,12 +120,14 @@ def test_the_first_rows_never_change():
 
 
 def test_rows_do_not_hang_on_the_hash_seed():
+    # The file alone, because the package imports much more.
     code = (
-        "import hashlib, itertools; from ernie_sparse.lra.listops import generate;"
+        "import hashlib, itertools, runpy, sys; generate = runpy.run_path(sys.argv[1])['generate'];"
         "print(hashlib.sha256(''.join(f'{s}\\t{t}\\n' for s, t in itertools.islice(generate(0), 5)).encode()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    command = [sys.executable, "-c", code, listops.__file__]
+    printed = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert printed.stdout.split()[-1] == GOLDEN
 
 
@@ -142,10 +146,10 @@ def test_files_are_one_set_of_rows_cut_in_order(tmp_path):
     assert rows == [(text, str(target)) for text, target in itertools.islice(generate(5, SMALL), 12)]
 
 
-def test_the_verb_writes_files_and_says_what_is_wrong(tmp_path, capsys):
-    words = ["lra", "--make", "listops", "--out", str(tmp_path / "data"), "--train-size", "3"]
+def test_the_command_writes_files_and_says_what_is_wrong(tmp_path, capsys):
+    words = ["--make", "listops", "--out", str(tmp_path / "data"), "--train-size", "3"]
     words += ["--validation-size", "1", "--test-size", "1", "--seed", "2"]
-    assert cli.main(words) == 0
+    assert run_command(PROG, main, words) == 0
     assert len((tmp_path / "data" / "basic_train.tsv").read_text().splitlines()) == 4
     (tmp_path / "file").touch()
     for argv, message in (
@@ -155,7 +159,7 @@ def test_the_verb_writes_files_and_says_what_is_wrong(tmp_path, capsys):
         ([*words, "--out", str(tmp_path / "new"), "--train-size", "0"], "0 rows for train"),
     ):
         capsys.readouterr()
-        assert cli.main(argv) == 2
+        assert run_command(PROG, main, argv) == 2
         errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "new").exists()
@@ -166,7 +170,7 @@ def test_a_draw_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
         yield "( ( [MAX 1 ) ] )", 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ernie_sparse.lra.make.generate", stopped)
+    monkeypatch.setattr("benchmarks.lra.make.generate", stopped)
     with pytest.raises(KeyboardInterrupt):
         make_listops(tmp_path, sizes={"train": 1, "val": 1, "test": 1})
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .measure import LeftOut
-from .models import FLOOR, is_ours
+from .models import NO_ATTENTION, is_ours
 from .tasks import TASKS, Row, Task
 
 ADVICE = (
@@ -19,8 +19,14 @@ ADVICE = (
     "one step, its gradients included, on top of the built model."
 )
 # Okabe and Ito's palette, which stays apart for every kind of colour vision; vermilion is ours alone.
-COLOURS = {FLOOR: "#8C8C8C", "dense": "#0072B2", "bigbird": "#009E73", "longformer": "#CC79A7", "modernbert": "#E69F00"}
-MARKERS = {FLOOR: "", "dense": "s", "bigbird": "^", "longformer": "v", "modernbert": "D"}
+COLOURS = {
+    NO_ATTENTION: "#8C8C8C",
+    "dense": "#0072B2",
+    "bigbird": "#009E73",
+    "longformer": "#CC79A7",
+    "modernbert": "#E69F00",
+}
+MARKERS = {NO_ATTENTION: "", "dense": "s", "bigbird": "^", "longformer": "v", "modernbert": "D"}
 OURS_COLOURS = ("#D55E00", "#7A3600", "#F2A36B")
 
 
@@ -44,10 +50,10 @@ def add_ratios(cells: list[dict]):
     ours = next((row for row in medians if is_ours(row.model)), None)
     for cell in cells:
         variants = TASKS[cell["task"]].variants
-        reference = Row(cell["model"], variants[0]) if variants else Row(FLOOR)
-        cell["reference"] = variants[0] if variants else FLOOR
+        reference = Row(cell["model"], variants[0]) if variants else Row(NO_ATTENTION)
+        cell["reference"] = variants[0] if variants else NO_ATTENTION
         cell["over_reference"] = _ratio(cell.get("median_seconds"), medians.get(reference))
-        is_peer = not variants and cell["model"] != FLOOR
+        is_peer = not variants and cell["model"] != NO_ATTENTION
         cell["over_ours"] = _ratio(cell.get("median_seconds"), medians.get(ours)) if is_peer else None
 
 
@@ -88,10 +94,10 @@ def tables(cells: list[dict]) -> list[Table]:
     found = []
     for name, of_task in by_task.items():
         reference = of_task[0]["reference"]
-        if TASKS[name].variants or any(cell["model"] == FLOOR for cell in of_task):
+        if TASKS[name].variants or any(cell["model"] == NO_ATTENTION for cell in of_task):
             found.append(_table(f"{name}: time over {reference}", of_task, "over_reference", f"{{:.2f}} x {reference}"))
         ours = next((cell["model"] for cell in of_task if is_ours(cell["model"])), None)
-        peers = [cell for cell in of_task if cell["model"] not in (FLOOR, ours)]
+        peers = [cell for cell in of_task if cell["model"] not in (NO_ATTENTION, ours)]
         if ours and peers and not TASKS[name].variants:
             found.append(_table(f"{name}: time over {ours}", peers, "over_ours", "{:.2f} x ours"))
     for name, of_task in by_task.items():
@@ -228,10 +234,10 @@ def _panel(axes, values: Iterable[tuple[dict, float | None]], title: str, unit: 
     models = dict.fromkeys(cell["model"] for cell, _ in values)
     ours = [model for model in models if is_ours(model)]
     # Ours last, so that nothing is drawn over it.
-    for model in sorted(models, key=lambda model: (is_ours(model), model != FLOOR)):
+    for model in sorted(models, key=lambda model: (is_ours(model), model != NO_ATTENTION)):
         points = [(cell["length"], value, cell["note"]) for cell, value in values if cell["model"] == model]
         style = {"color": COLOURS.get(model), "marker": MARKERS.get(model, "o"), "linewidth": 1.5, "markersize": 5}
-        if model == FLOOR:
+        if model == NO_ATTENTION:
             style["linestyle"] = "--"
         elif model in ours:
             style |= {"color": OURS_COLOURS[ours.index(model) % len(OURS_COLOURS)], "linewidth": 3, "markersize": 7}

@@ -13,10 +13,10 @@ from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import EvalPrediction
 
-from ernie_sparse.lra import training
-from ernie_sparse.lra.models import MODELS, build_config, encoder_of
-from ernie_sparse.lra.tasks import TASKS
-from ernie_sparse.lra.training import (
+from benchmarks.lra import training
+from benchmarks.lra.models import MODELS, build_config, encoder_of
+from benchmarks.lra.tasks import TASKS
+from benchmarks.lra.training import (
     DocumentCollator,
     MaskedDocumentCollator,
     accuracy,
@@ -24,7 +24,8 @@ from ernie_sparse.lra.training import (
     symbol_tokenizer,
     token_ids,
 )
-from ernie_sparse.running import run_ground
+from ernie_sparse.results import Record
+from ernie_sparse.run import Run
 from ernie_sparse.trainer import SaorTrainer
 
 LISTOPS, TEXT, RETRIEVAL, IMAGE = (TASKS[name] for name in ("listops", "text", "retrieval", "image"))
@@ -155,7 +156,7 @@ def train_set(number: int = 16, num_documents: int = 1) -> Dataset:
 
 def pretrain(folder: Path, name: str = "hst", task=LISTOPS, rows: Dataset | None = None, **options):
     set_seed(0)
-    arguments = {
+    options = {
         "output_dir": str(folder),
         "max_steps": 4,
         "per_device_train_batch_size": 4,
@@ -172,8 +173,9 @@ def pretrain(folder: Path, name: str = "hst", task=LISTOPS, rows: Dataset | None
         "seed": 5,
         **options,
     }
-    config = build_config(name, task)
-    return self_pretrained(config, task, MODELS[name], rows or train_set(), TrainingArguments(**arguments))
+    config, arguments = build_config(name, task), TrainingArguments(**options)
+    run = Run(Record("a run", []), arguments, {"name": name})
+    return self_pretrained(config, task, MODELS[name], rows or train_set(), arguments, run)
 
 
 def assert_same_weights(ours: torch.nn.Module, expected: torch.nn.Module):
@@ -195,7 +197,7 @@ def test_self_pretraining_leaves_its_facts_and_is_not_done_twice(name, alpha, tm
         "mlm_probability": 0.15,
         "saor_alpha": alpha,
         "last_loss": logs[-1]["loss"],
-        "stretches": [{"step": 0, **run_ground()}],
+        "environments": [{"step": 0, **Record("a run", []).environment()}],
     }
     assert len(logs) == 5 and all(("consistency_loss" in entry) == (alpha > 0) for entry in logs)
     assert trainer.saor.saor_seed == trainer.data_collator.masking.seed == 5

@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from ernie_sparse import cli
-from ernie_sparse.benchmark import measure, report, runner
-from ernie_sparse.benchmark.measure import LeftOut, cpu_peak, time_rounds
-from ernie_sparse.benchmark.models import BUILDERS, DEFAULT_MODELS, Sizes, build_encoder, note
-from ernie_sparse.benchmark.runner import Plan, measure_length
-from ernie_sparse.benchmark.tasks import (
+from benchmarks.speed import PROG, measure, report, runner
+from benchmarks.speed.measure import LeftOut, cpu_peak, time_rounds
+from benchmarks.speed.models import BUILDERS, DEFAULT_MODELS, Sizes, build_encoder, note
+from benchmarks.speed.runner import Plan, measure_length
+from benchmarks.speed.tasks import (
     CHECKPOINTED,
     FULL,
     KEPT,
@@ -31,6 +30,7 @@ from ernie_sparse.benchmark.tasks import (
     build_case,
     build_inputs,
 )
+from ernie_sparse.cli import run_command
 
 TINY = Sizes(hidden_size=48, num_layers=2, num_heads=4, vocab_size=99, max_length=256)
 OURS = "ernie-sparse:sdpa"
@@ -85,7 +85,7 @@ def fake_models(monkeypatch):
 
 def tiny_arguments(output_dir, *more) -> list[str]:
     words = [
-        *("benchmark", "--hidden-size", 32, "--layers", 1, "--heads", 4, "--vocab-size", 99, "--threads", 1),
+        *("--hidden-size", 32, "--layers", 1, "--heads", 4, "--vocab-size", 99, "--threads", 1),
         *("--lengths", 64, 128, "--runs", 2, "--no-memory", "--device", "cpu", "--output-dir", output_dir, *more),
     ]
     return [str(word) for word in words]
@@ -96,16 +96,16 @@ def read(folder: Path) -> dict:
 
 
 @torch.no_grad()
-def test_the_floor_is_the_same_layers_with_the_values_in_the_place_of_attention():
-    floor = build_encoder("floor", TINY).eval()
+def test_the_model_without_attention_has_the_same_layers_with_the_values_in_its_place():
+    model = build_encoder("no-attention", TINY).eval()
     input_ids = torch.randint(99, (2, 130))
-    tables = floor.embeddings
+    tables = model.embeddings
     states = tables.word_embeddings(input_ids) + tables.position_embeddings.weight[:130]
     states = tables.LayerNorm(states + tables.token_type_embeddings.weight[0])
-    for layer in floor.encoder.layer:
+    for layer in model.encoder.layer:
         states = layer.attention.output(layer.attention.self.value(states), states)
         states = layer.output(layer.intermediate(states), states)
-    output = floor(input_ids)
+    output = model(input_ids)
     torch.testing.assert_close(output.last_hidden_state, states)
     assert output.representative_hidden_state is None
     attending = build_encoder(OURS, TINY).eval()(input_ids).last_hidden_state
@@ -202,21 +202,21 @@ def test_a_step_finds_no_gradients_and_leaves_none():
 def test_medians_and_ratios(fake_models):
     fake_models(
         {
-            ("floor", 512): [50.0, 2.0, 1.0, 9.0],
+            ("no-attention", 512): [50.0, 2.0, 1.0, 9.0],
             (OURS, 512): [50.0, 3.0, 4.0, 3.0],
             ("dense", 512): [50.0, 6.0, 6.0, 1.0],
         }
     )
-    plan = Plan(["floor", OURS, "dense"], [], [512], runs=3, budget=60, with_memory=False)
+    plan = Plan(["no-attention", OURS, "dense"], [], [512], runs=3, budget=60, with_memory=False)
     cells = {cell["model"]: cell for cell in measure_length(TASKS["forward"], 512, plan, {})}
     assert [cells[name]["median_seconds"] for name in plan.models] == [2.0, 3.0, 6.0]
     assert [cells[name]["min_seconds"] for name in plan.models] == [1.0, 3.0, 1.0]
     assert [cells[name]["over_reference"] for name in plan.models] == [1.0, 1.5, 3.0]
-    assert cells["dense"]["over_ours"] == 2.0 and cells["floor"]["over_ours"] is None
+    assert cells["dense"]["over_ours"] == 2.0 and cells["no-attention"]["over_ours"] is None
     assert cells["dense"]["tokens_per_second"] == 100 / 6
     text = "\n".join(table.text() for table in report.tables(list(cells.values())))
-    assert "1.50 x floor" in text and "2.00 x ours" in text
-    assert text.index("x floor") < text.index("tokens per second")
+    assert "1.50 x no-attention" in text and "2.00 x ours" in text
+    assert text.index("x no-attention") < text.index("tokens per second")
     titles = [table.title for table in report.tables([cells[OURS], cells["dense"]])]
     assert titles == ["forward: time over ernie-sparse:sdpa", "forward: tokens per second"]
 
@@ -238,8 +238,8 @@ def test_variants_are_compared_with_the_first_one():
 
 def test_what_takes_too_long_is_left_out_from_there_on_and_said(fake_models, tmp_path, capsys):
     built = fake_models({("dense", 128): [31.0, 1.0]})
-    models = ("--models", "floor", OURS, "dense", "--tasks", "forward", "training")
-    assert cli.main(tiny_arguments(tmp_path, *models, "--lengths", "64", "128", "256")) == 0
+    models = ("--models", "no-attention", OURS, "dense", "--tasks", "forward", "training")
+    assert run_command(PROG, runner.main, tiny_arguments(tmp_path, *models, "--lengths", "64", "128", "256")) == 0
     assert built.count(("dense", 64)) == built.count(("dense", 128)) == 2 and ("dense", 256) not in built
     cells = {(cell["task"], cell["model"], cell["length"]): cell for cell in read(tmp_path)["cells"]}
     assert len(cells) == 18
@@ -257,35 +257,35 @@ def test_a_model_that_fails_is_a_reason_and_the_others_go_on(fake_models, tmp_pa
             ("longformer", 64): [KeyError("first")],
         }
     )
-    models = ("--models", "floor", "dense", OURS, "bigbird", "longformer", "--tasks", "forward")
-    assert cli.main(tiny_arguments(tmp_path, *models)) == 0
+    models = ("--models", "no-attention", "dense", OURS, "bigbird", "longformer", "--tasks", "forward")
+    assert run_command(PROG, runner.main, tiny_arguments(tmp_path, *models)) == 0
     cells = {(cell["model"], cell["length"]): cell for cell in read(tmp_path)["cells"]}
     assert cells["dense", 64]["reason"] == "ValueError: no such thing" and cells["dense", 128]["seconds"] == [1.0, 1.0]
     assert cells["longformer", 64]["reason"].startswith("KeyError") and cells["longformer", 128]["seconds"]
     # It will not take less memory with more tokens.
     assert cells["bigbird", 64]["reason"] == cells["bigbird", 128]["reason"] == "out of memory"
-    assert cells["floor", 64]["seconds"] == cells[OURS, 64]["seconds"] == [1.0, 1.0]
+    assert cells["no-attention", 64]["seconds"] == cells[OURS, 64]["seconds"] == [1.0, 1.0]
 
 
 def test_nothing_measured_is_an_error(tmp_path, capsys):
     models = ("--models", "ernie-sparse:flash_attention_3", "--tasks", "forward")
-    assert cli.main(tiny_arguments(tmp_path, *models)) == 2
+    assert run_command(PROG, runner.main, tiny_arguments(tmp_path, *models)) == 2
     assert "nothing could be measured" in capsys.readouterr().err
 
 
 def test_a_kill_loses_nothing_of_what_was_measured(fake_models, tmp_path, monkeypatch):
     fake_models({("dense", 128): KeyboardInterrupt()})
     monkeypatch.setattr(runner, "cpu_peak", lambda build, length, threads, budget: float(length))
-    arguments = tiny_arguments(tmp_path, "--models", "floor", "dense", "--tasks", "forward")
+    arguments = tiny_arguments(tmp_path, "--models", "no-attention", "dense", "--tasks", "forward")
     arguments.remove("--no-memory")
-    assert cli.main(arguments) == 130
+    assert run_command(PROG, runner.main, arguments) == 130
     results = read(tmp_path)
     assert results["complete"] is False
     found = [(c["model"], c["length"], c["seconds"], c["peak_memory_mib"], c["reason"]) for c in results["cells"]]
     assert found == [
-        ("floor", 64, [1.0, 1.0], 64.0, None),
+        ("no-attention", 64, [1.0, 1.0], 64.0, None),
         ("dense", 64, [1.0, 1.0], 64.0, None),
-        ("floor", 128, None, 128.0, "not timed yet"),
+        ("no-attention", 128, None, 128.0, "not timed yet"),
         ("dense", 128, None, 128.0, "not timed yet"),
     ]
 
@@ -308,24 +308,33 @@ def test_what_its_own_process_could_not_hold_is_not_tried_in_this_one(fake_model
     built = fake_models({})
     killed = LeftOut("killed", stays=True)
     monkeypatch.setattr(runner, "cpu_peak", lambda build, length, *_: killed if build.args[1].model == "dense" else 1.0)
-    arguments = tiny_arguments(tmp_path, "--models", "floor", "dense", "--tasks", "forward")
+    arguments = tiny_arguments(tmp_path, "--models", "no-attention", "dense", "--tasks", "forward")
     arguments.remove("--no-memory")
-    assert cli.main(arguments) == 0
-    assert {model for model, _ in built} == {"floor"}
+    assert run_command(PROG, runner.main, arguments) == 0
+    assert {model for model, _ in built} == {"no-attention"}
     reasons = [(cell["reason"], cell["memory_reason"]) for cell in read(tmp_path)["cells"] if cell["model"] == "dense"]
     assert reasons == [("killed", "killed")] * 2
 
 
 def test_everything_runs_and_is_told(tmp_path, capsys):
-    assert cli.main(tiny_arguments(tmp_path, "--lengths", "64", "--models", *DEFAULT_MODELS, "ernie-sparse:eager")) == 0
+    assert (
+        run_command(
+            PROG,
+            runner.main,
+            tiny_arguments(tmp_path, "--lengths", "64", "--models", *DEFAULT_MODELS, "ernie-sparse:eager"),
+        )
+        == 0
+    )
     results = read(tmp_path)
-    assert results["complete"] is True and results["command"].startswith("ernie-sparse benchmark --hidden-size 32")
+    assert results["complete"] is True and results["command"].startswith("python -m benchmarks.speed --hidden-size 32")
     assert {cell["task"] for cell in results["cells"]} == set(TASKS)
     assert len(results["cells"]) == 3 * 7 + 4 * 4 and all(len(cell["seconds"]) == 2 for cell in results["cells"])
     assert results["hardware"]["threads"] == 1 and results["settings"]["lengths"] == [64]
     assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     markdown = (tmp_path / "results.md").read_text()
-    assert results["command"] in markdown and "x floor (padded to 512)" in markdown and "1.00 x plain" in markdown
+    assert (
+        results["command"] in markdown and "x no-attention (padded to 512)" in markdown and "1.00 x plain" in markdown
+    )
     out = capsys.readouterr().out
     assert "ernie-sparse:sdpa, half padding" in out and "benchmark.png" in out
 
@@ -333,7 +342,9 @@ def test_everything_runs_and_is_told(tmp_path, capsys):
 def test_without_matplotlib_it_says_how_to_get_the_picture(fake_models, tmp_path, monkeypatch, capsys):
     fake_models({})
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert cli.main(tiny_arguments(tmp_path, "--models", "floor", "--tasks", "forward")) == 0
+    assert (
+        run_command(PROG, runner.main, tiny_arguments(tmp_path, "--models", "no-attention", "--tasks", "forward")) == 0
+    )
     assert "pip install 'ernie-sparse[plot]'" in capsys.readouterr().out
     assert (tmp_path / "results.md").exists() and not (tmp_path / "benchmark.png").exists()
 
@@ -358,7 +369,7 @@ def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(tmp_path, capsys):
         *([] if torch.cuda.is_available() else [(("--device", "cuda"), "torch finds no GPU here")]),
     ):
         capsys.readouterr()
-        assert cli.main(tiny_arguments(tmp_path / "never", *more)) == 2, more
+        assert run_command(PROG, runner.main, tiny_arguments(tmp_path / "never", *more)) == 2, more
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and message in error, (more, error)
         assert not (tmp_path / "never").exists()
@@ -396,11 +407,11 @@ def test_a_failure_in_the_process_is_a_reason(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_forward_of_4096_tokens_takes_at_most_one_and_a_half_times_its_floor():
+def test_a_forward_of_4096_tokens_takes_at_most_one_and_a_half_times_the_same_without_attention():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        plan = Plan(["floor", OURS], [], [4096], Setup(Sizes(max_length=4096)), with_memory=False)
+        plan = Plan(["no-attention", OURS], [], [4096], Setup(Sizes(max_length=4096)), with_memory=False)
         _, ours = measure_length(TASKS["forward"], 4096, plan, {})
     finally:
         torch.set_num_threads(threads)

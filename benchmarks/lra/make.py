@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from ernie_sparse.errors import InputError
+
 from . import pathfinder
 from .listops import ListOpsShape, generate
 from .pathfinder import PathfinderShape
@@ -35,7 +37,7 @@ def make_listops(
     trees, cut in that order, as `Source` and `Target` behind a header. All three or none.
 
     Raises:
-        `ValueError`: A size below 1 or of an unknown split, a folder that is a file, or one that holds such files already.
+        [`InputError`]: A size below 1, a folder that is a file, or one that holds such files already.
     """
     sizes = _all_sizes(LISTOPS_SIZES, sizes)
     rows = generate(seed, shape)
@@ -62,7 +64,8 @@ def make_pathfinder(
     `(images, 32, 32)`, and their labels as `y_train` and so on. `processes` (all cores) changes nothing but the time.
 
     Raises:
-        `ValueError`: As for `make_listops`, images of another size, or a shape of which no pair of curves fits.
+        [`InputError`]: As for `make_listops`.
+        `ValueError`: Images of another size, or a shape of which no pair of curves fits.
     """
     sizes, shape = _all_sizes(PATHFINDER_SIZES, sizes), shape or PathfinderShape()
     if shape.size != PIXELS:
@@ -118,7 +121,7 @@ def _all_sizes(defaults: Mapping[str, int], sizes: Mapping[str, int] | None) -> 
         if name not in defaults:
             raise ValueError(f"{name!r} is none of the splits {', '.join(defaults)}")
         if size < 1:
-            raise ValueError(f"{size} rows for {name}: at least 1 is needed")
+            raise InputError(f"{size} rows for {name}: at least 1 is needed")
     return sizes
 
 
@@ -129,11 +132,11 @@ def _new_files(folder: Path, names: list[str]) -> Iterator[tuple[list[Path], lis
     written; with one nothing is left.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file")
+        raise InputError(f"{folder} is a file")
     paths = [folder / name for name in (*names, SUMS)]
     there = [str(path) for path in paths if path.exists()]
     if there:
-        raise ValueError(f"{', '.join(there)} exists already: remove it or name another folder")
+        raise InputError(f"{', '.join(there)} exists already: remove it or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = [path.with_name(f"{path.name}.partial") for path in paths]
     try:

@@ -26,14 +26,15 @@ from test_lra_data import (
     write_pairs,
 )
 
-from ernie_sparse.lra import data, make
-from ernie_sparse.lra.data import load_task, where_to_get
-from ernie_sparse.lra.make import make_listops, make_pathfinder
-from ernie_sparse.lra.tasks import TASKS
+from benchmarks.lra import data, make
+from benchmarks.lra.data import load_task, where_to_get
+from benchmarks.lra.make import make_listops, make_pathfinder
+from benchmarks.lra.tasks import TASKS
+from ernie_sparse.errors import InputError
 
 
 def refused(name: str, folder: Path | None, words: str, **arguments):
-    with pytest.raises(ValueError, match=words) as error:
+    with pytest.raises(InputError, match=words) as error:
         load_task(name, folder, **arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -240,7 +241,7 @@ def test_checksums_are_checked_before_anything_is_read(tmp_path, monkeypatch):
     message = refused(
         "listops", tmp_path, "basic_val.tsv: its checksum is not the one in SHA256SUMS: it is damaged or was"
     )
-    assert f"remove {tmp_path} and make it anew: ernie-sparse lra --make listops --out {tmp_path}" in message
+    assert f"remove {tmp_path} and make it anew: python -m benchmarks.lra --make listops --out {tmp_path}" in message
     # It is the check and nothing else that sees the flipped bit.
     with monkeypatch.context() as patch:
         patch.setattr(data, "_check_sums", lambda name, folder: None)

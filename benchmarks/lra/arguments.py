@@ -1,23 +1,27 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""The arguments of `ernie-sparse lra`'s runs, beside SAOR's and the training's."""
+"""The flags of a run, beside SAOR's."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ernie_sparse.errors import InputError
+from ernie_sparse.training_arguments import RunArguments
+
+from . import PROG
 from .models import MODELS, UNSEEN_PATTERNS
 from .tasks import TASKS
 
-USAGE = """--task NAME --model NAME [--seed S] [--self-pretrain] [--data-dir D] [--output-dir OUT] [options]
-       ernie-sparse lra --list
-       ernie-sparse lra --make TASK --out DIR [--train-size N --validation-size N --test-size N --seed S]
-       ernie-sparse lra --report [--results-dir DIR] [--page FILE]
+USAGE = f"""--task NAME --model NAME [--seed S] [--self-pretrain] [--data-dir D] [--output-dir OUT] [options]
+       {PROG} --list
+       {PROG} --make TASK --out DIR [--train-size N --validation-size N --test-size N --seed S]
+       {PROG} --report [--results-dir DIR] [--page FILE]
 
 examples:
-  ernie-sparse lra --list
-  ernie-sparse lra --make listops --out data/lra/listops
-  ernie-sparse lra --task listops --model hst --seed 0
-  ernie-sparse lra --task text --model hst-saor --self-pretrain --data-dir imdb --bf16
-  ernie-sparse lra --task listops --model flat --pattern num_global_blocks=4 --max-steps 1000
+  {PROG} --list
+  {PROG} --make listops --out data/lra/listops
+  {PROG} --task listops --model hst --seed 0
+  {PROG} --task text --model hst-saor --self-pretrain --data-dir imdb --bf16
+  {PROG} --task listops --model flat --pattern num_global_blocks=4 --max-steps 1000
 
 --list shows tasks, models and where data comes from. --make writes the data of listops or pathfinder into --out. --report puts the
 results below --results-dir (benchmarks/results/lra) into the tables of --page (docs/lra.md). A run takes updates, batch size,
@@ -59,12 +63,9 @@ class LraArguments:
     )
 
     def __post_init__(self):
-        for flag, value, names in (("--task", self.task, TASKS), ("--model", self.model, MODELS)):
-            if value not in names:
-                raise ValueError(f"{flag} {value!r} is not one of {', '.join(names)}")
         own = MODELS[self.model].pattern
         if self.pattern is not None and own is None:
-            raise ValueError(
+            raise InputError(
                 f"--pattern {self.pattern}: {self.model} is transformers' own and has no pattern to change"
             )
         if self.eval_patterns == ["none"]:
@@ -73,14 +74,21 @@ class LraArguments:
             if own is not None and text is not None:
                 own.changed_by(text)
         if self.self_pretrain_steps is not None and (self.self_pretrain_steps < 1 or not self.self_pretrain):
-            raise ValueError(
+            raise InputError(
                 f"--self-pretrain-steps {self.self_pretrain_steps}: at least 1, and beside --self-pretrain"
             )
         for name, size in self.limits().items():
             if size < 1:
-                raise ValueError(f"--{name}-size {size}: at least 1 row is needed")
+                raise InputError(f"--{name}-size {size}: at least 1 row is needed")
 
     def limits(self) -> dict[str, int]:
         """The most rows of each split that has a limit."""
         sizes = {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
         return {name: size for name, size in sizes.items() if size is not None}
+
+
+@dataclass
+class LraRunArguments(RunArguments):
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Where everything of the run is written; runs/lra/TASK/MODEL-seed-S if None."}
+    )

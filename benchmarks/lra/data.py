@@ -18,7 +18,10 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from ..running import load_raw_dataset, subset
+from ernie_sparse.errors import InputError
+from ernie_sparse.tables import load_rows, subset
+
+from . import PROG
 from .listops import OPERATORS, parse
 from .make import GENERATED, PIXELS, SIZES, SUMS, checksum
 from .tasks import TASKS
@@ -41,15 +44,14 @@ GRAY = np.array([2989, 5870, 1140], dtype=np.uint32)
 
 _ARCHIVE = "the official archive https://storage.googleapis.com/long-range-arena/lra_release.gz"
 SOURCES = {
-    "listops": f"`ernie-sparse lra --make listops --out DIR`, or basic_{{train,val,test}}.tsv of {_ARCHIVE}",
+    "listops": f"`{PROG} --make listops --out DIR`, or basic_{{train,val,test}}.tsv of {_ARCHIVE}",
     "text": f"{HUB['text']} on the hub, or its rows as {{train,test}}.{{parquet,csv,jsonl}} with the columns text and label, "
     "or the folders {train,test}/{pos,neg} of https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
     "retrieval": f"new_aan_pairs.{{train,eval,test}}.tsv of {_ARCHIVE}, or aan_pairs.{{train,eval,test}}.tsv (label, id1, id2) "
     "with docs.parquet (id, text)",
     "image": f"{HUB['image']} on the hub, or https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz, or a .npz of gray images: "
     "x_train, y_train, x_test, y_test",
-    "pathfinder": "`ernie-sparse lra --make pathfinder --out DIR`, or the folder pathfinder32/curv_contour_length_14 of "
-    f"{_ARCHIVE}",
+    "pathfinder": f"`{PROG} --make pathfinder --out DIR`, or the folder pathfinder32/curv_contour_length_14 of {_ARCHIVE}",
 }
 
 
@@ -91,16 +93,16 @@ def load_task(
         limits (`Mapping[str, int]`, *optional*): The most rows of a split, drawn by `seed`.
 
     Raises:
-        `ValueError`: No such task or split, no files, or files that are damaged or hold something else.
+        [`InputError`]: No such task or split, no files, or files that are damaged or hold something else.
     """
     if name not in TASKS:
-        raise ValueError(f"{name!r} is none of the tasks {', '.join(TASKS)}")
+        raise InputError(f"{name!r} is none of the tasks {', '.join(TASKS)}")
     limits = dict(limits or {})
     for split, limit in limits.items():
         if split not in SPLITS:
-            raise ValueError(f"{split!r} is none of the splits {', '.join(SPLITS)}")
+            raise InputError(f"{split!r} is none of the splits {', '.join(SPLITS)}")
         if limit < 1:
-            raise ValueError(f"{limit} rows for {split}: at least 1 is needed")
+            raise InputError(f"{limit} rows for {split}: at least 1 is needed")
     try:
         place = _place(name, folder)
         if place is None:
@@ -110,13 +112,13 @@ def load_task(
             sources = READERS[name](place)
         for split, source in sources.items():
             if len(source.rows) == 0:
-                raise ValueError(f"{source.where}: the {split} split has no rows")
+                raise InputError(f"{source.where}: the {split} split has no rows")
         sources = _hold_out(sources)
         chosen = {split: subset(sources[split].rows, limits.get(split), seed) for split in SPLITS}
         return DatasetDict({split: _encode(name, replace(sources[split], rows=rows)) for split, rows in chosen.items()})
-    except ValueError as error:
-        # Some of those of other libraries have several lines.
-        raise ValueError(
+    except InputError as error:
+        # Some that other libraries have caused have several lines.
+        raise InputError(
             f"{' '.join(str(error).split()).rstrip('.')}. The data of {name}: {where_to_get(name)}"
         ) from error
 
@@ -129,9 +131,9 @@ def _place(name: str, folder: str | Path | None) -> Path | None:
         if folder is not None or any(path.suffix != ".partial" for path in place.iterdir()):
             return place
     elif place.exists():
-        raise ValueError(f"{place} is a file: a folder is needed")
+        raise InputError(f"{place} is a file: a folder is needed")
     elif folder is not None:
-        raise ValueError(f"{place}: there is no such folder")
+        raise InputError(f"{place}: there is no such folder")
     if name in GENERATED:
         rows = ", ".join(f"{size:,} {split}" for split, size in SIZES[name].items())
         print(f"{place}: making {name}, once ({rows})", flush=True)
@@ -139,7 +141,7 @@ def _place(name: str, folder: str | Path | None) -> Path | None:
         return place
     if name in HUB:
         return None
-    raise ValueError(f"{place}: there are no files, and no hub data set has them")
+    raise InputError(f"{place}: there are no files, and no hub data set has them")
 
 
 def _check_sums(name: str, folder: Path):
@@ -149,22 +151,22 @@ def _check_sums(name: str, folder: Path):
         return
     remedy = "get it again"
     if name in GENERATED:
-        remedy = f"remove {folder} and make it anew: ernie-sparse lra --make {name} --out {folder}"
+        remedy = f"remove {folder} and make it anew: {PROG} --make {name} --out {folder}"
     named = set()
     for number, line in enumerate(sums.read_text(errors="replace").splitlines(), start=1):
         # The second sign between the two says how sha256sum opened the file.
         expected, file = line[:64], line[66:]
         if not file or line[64] != " " or line[65] not in " *":
-            raise ValueError(f"{sums}, line {number} is not a checksum, two spaces and a name")
+            raise InputError(f"{sums}, line {number} is not a checksum, two spaces and a name")
         path = folder / file
         named.add(path.name)
         if not path.is_file():
-            raise ValueError(f"{path}: there is no such file, and {SUMS} names it; {remedy}")
+            raise InputError(f"{path}: there is no such file, and {SUMS} names it; {remedy}")
         if checksum(path) != expected.lower():
-            raise ValueError(f"{path}: its checksum is not the one in {SUMS}: it is damaged or was changed; {remedy}")
+            raise InputError(f"{path}: its checksum is not the one in {SUMS}: it is damaged or was changed; {remedy}")
     unnamed = sorted(path for path in folder.iterdir() if path.suffix in (".tsv", ".npz") and path.name not in named)
     if unnamed:
-        raise ValueError(f"{sums} has no checksum of {unnamed[0].name}: it is cut off; {remedy}")
+        raise InputError(f"{sums} has no checksum of {unnamed[0].name}: it is cut off; {remedy}")
 
 
 def _hold_out(sources: dict[str, Source]) -> dict[str, Source]:
@@ -174,7 +176,7 @@ def _hold_out(sources: dict[str, Source]) -> dict[str, Source]:
     train = sources["train"]
     number = len(train.rows)
     if number < 2:
-        raise ValueError(f"{train.where}: one training row is too few to hold any out for validation")
+        raise InputError(f"{train.where}: one training row is too few to hold any out for validation")
     order = np.random.default_rng(HELD_OUT_SEED).permutation(number)
     count = max(1, round(number * HELD_OUT))
     parts = {"validation": order[:count], "train": order[count:]}
@@ -208,7 +210,7 @@ def _class_of(label, num_labels: int, where: str) -> int:
     except (TypeError, ValueError):
         number = -1
     if number not in range(num_labels):
-        raise ValueError(f"{where}: the label {label!r} is none of 0 to {num_labels - 1}")
+        raise InputError(f"{where}: the label {label!r} is none of 0 to {num_labels - 1}")
     return int(number)
 
 
@@ -216,16 +218,16 @@ def _read_lines(paths: Mapping[str, Path], encode: Callable[..., dict], header: 
     """Files of lines, one row each but for the header."""
     for path in paths.values():
         if not path.is_file():
-            raise ValueError(f"{path}: there is no such file")
+            raise InputError(f"{path}: there is no such file")
     sources = {}
     for split, path in paths.items():
-        rows = load_raw_dataset({split: [str(path)]}, None, None, sample_by="line")[split]
+        rows = load_rows({split: [str(path)]}, None, None, sample_by="line")[split]
         rows = rows.add_column("line", np.arange(1, len(rows) + 1))
         if header is not None:
             if rows[0]["text"] != header:
-                raise ValueError(f"{path}, line 1 is {rows[0]['text'][:80]!r}: the header {header!r} is needed")
+                raise InputError(f"{path}, line 1 is {rows[0]['text'][:80]!r}: the header {header!r} is needed")
             if len(rows) == 1:
-                raise ValueError(f"{path} has no rows behind its header")
+                raise InputError(f"{path} has no rows behind its header")
             rows = rows.select(range(1, len(rows)))
         sources[split] = Source(rows, str(path), encode, arguments)
     return sources
@@ -240,16 +242,16 @@ def _encode_listops(row: dict, where: str, max_length: int, num_labels: int) -> 
     where = f"{where}, line {row['line']}"
     source, _, target = row["text"].partition("\t")
     if not target:
-        raise ValueError(f"{where} has no target behind a tab: the file is cut off there")
+        raise InputError(f"{where} has no target behind a tab: the file is cut off there")
     try:
         document = bytes(CODES[symbol] for symbol in parse(source))
     except KeyError as error:
-        raise ValueError(f"{where}: {error.args[0]!r} is no symbol of ListOps") from None
+        raise InputError(f"{where}: {error.args[0]!r} is no symbol of ListOps") from None
     if not document:
-        raise ValueError(f"{where} has no symbols")
+        raise InputError(f"{where} has no symbols")
     depth = np.cumsum(NESTING[np.frombuffer(document, dtype=np.uint8)])
     if depth[-1] != 0 or (depth[:-1] < 1).any():
-        raise ValueError(f"{where}: its brackets do not close")
+        raise InputError(f"{where}: its brackets do not close")
     return _row([document[:max_length]], _class_of(target, num_labels, where))
 
 
@@ -259,18 +261,18 @@ def _read_text(folder: Path) -> dict[str, Source]:
         if not files["train"]:
             continue
         if not files["test"]:
-            raise ValueError(f"{folder} has no file test{suffix} beside its file train{suffix}")
+            raise InputError(f"{folder} has no file test{suffix} beside its file train{suffix}")
         sources = {}
-        for split, rows in load_raw_dataset(files, None, None).items():
+        for split, rows in load_rows(files, None, None).items():
             where = ", ".join(files[split])
             missing = {"text", "label"} - set(rows.column_names)
             if missing:
-                raise ValueError(f"{where} has no column {min(missing)!r}, only {', '.join(rows.column_names)}")
+                raise InputError(f"{where} has no column {min(missing)!r}, only {', '.join(rows.column_names)}")
             sources[split] = _numbered_texts(rows, where)
         return sources
     if (folder / "train" / "pos").is_dir():
         return {split: _read_reviews(folder / split) for split in ("train", "test")}
-    raise ValueError(f"{folder} has neither {{train,test}}.{{parquet,jsonl,csv}} nor {{train,test}}/{{pos,neg}}/*.txt")
+    raise InputError(f"{folder} has neither {{train,test}}.{{parquet,jsonl,csv}} nor {{train,test}}/{{pos,neg}}/*.txt")
 
 
 def _files_of(folder: Path, split: str, suffix: str) -> list[str]:
@@ -292,14 +294,14 @@ def _read_reviews(folder: Path) -> Source:
     for label, name in enumerate(("neg", "pos")):
         paths = sorted((folder / name).glob("*.txt"))
         if not paths:
-            raise ValueError(f"{folder / name} has no .txt files")
+            raise InputError(f"{folder / name} has no .txt files")
         for path in paths:
             try:
                 texts.append(path.read_bytes().decode())
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path} is not UTF-8: {error}") from error
+                raise InputError(f"{path} is not UTF-8: {error}") from error
             if not texts[-1].strip():
-                raise ValueError(f"{path} is empty")
+                raise InputError(f"{path} is empty")
         labels += [label] * len(paths)
     return _numbered_texts(Dataset.from_dict({"text": texts, "label": labels}), str(folder))
 
@@ -307,7 +309,7 @@ def _read_reviews(folder: Path) -> Source:
 def _encode_text(row: dict, where: str, max_length: int, num_labels: int) -> dict:
     where, text = f"{where}, row {row['row']}", row["text"]
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{where}: the text is {'empty' if text is None or text == '' else repr(text)}")
+        raise InputError(f"{where}: the text is {'empty' if text is None or text == '' else repr(text)}")
     return _row([text.encode()[:max_length]], _class_of(row["label"], num_labels, where))
 
 
@@ -322,16 +324,16 @@ def _read_retrieval(folder: Path) -> dict[str, Source]:
         if prefix == "new_aan_pairs":
             return _read_lines(paths, _encode_pair, None)
         return _read_lines(paths, _encode_id_pair, "label\tid1\tid2", texts=_read_papers(folder / "docs.parquet"))
-    raise ValueError(
+    raise InputError(
         f"{folder} has neither new_aan_pairs.{{train,eval,test}}.tsv nor aan_pairs.{{train,eval,test}}.tsv"
     )
 
 
 def _read_papers(path: Path) -> dict[str, bytes]:
     """The papers by id, no more of each than is read."""
-    rows = load_raw_dataset({"train": [str(path)]}, None, None)["train"]
+    rows = load_rows({"train": [str(path)]}, None, None)["train"]
     if not {"id", "text"} <= set(rows.column_names):
-        raise ValueError(f"{path} has the columns {', '.join(rows.column_names)}: id and text are needed")
+        raise InputError(f"{path} has the columns {', '.join(rows.column_names)}: id and text are needed")
     limit = TASKS["retrieval"].max_length
     return {row["id"]: (row["text"] or "").encode()[:limit] for row in rows}
 
@@ -347,42 +349,42 @@ def _encode_id_pair(row: dict, where: str, max_length: int, num_labels: int, tex
     label, *ids = _columns(row["text"], 3, where)
     for name in ids:
         if name not in texts:
-            raise ValueError(f"{where}: docs.parquet has no paper {name!r}")
+            raise InputError(f"{where}: docs.parquet has no paper {name!r}")
     return _documents([texts[name][:max_length] for name in ids], label, num_labels, where)
 
 
 def _columns(line: str, number: int, where: str) -> list[str]:
     columns = line.split("\t")
     if len(columns) != number:
-        raise ValueError(f"{where} has {len(columns)} columns and not {number}: the file is damaged or cut off there")
+        raise InputError(f"{where} has {len(columns)} columns and not {number}: the file is damaged or cut off there")
     return columns
 
 
 def _documents(documents: list[bytes], label: str, num_labels: int, where: str) -> dict:
     for number, document in enumerate(documents, start=1):
         if not document.strip():
-            raise ValueError(f"{where}: document {number} is empty")
+            raise InputError(f"{where}: document {number} is empty")
     return _row(documents, _class_of(label, num_labels, where))
 
 
 def _read_image(folder: Path) -> dict[str, Source]:
     paths = sorted(folder.glob("*.npz"))
     if len(paths) > 1:
-        raise ValueError(f"{', '.join(map(str, paths))}: which one is meant? Keep one in the folder")
+        raise InputError(f"{', '.join(map(str, paths))}: which one is meant? Keep one in the folder")
     if paths and paths[0].name == "pathfinder32.npz":
-        raise ValueError(f"{paths[0]}: these are the images of Pathfinder")
+        raise InputError(f"{paths[0]}: these are the images of Pathfinder")
     if paths:
         return _read_arrays("image", paths[0], ("train", "test"))
     archive, unpacked = folder / "cifar-10-python.tar.gz", folder / "cifar-10-batches-py"
     if archive.is_file():
         if checksum(archive, "md5") != CIFAR10_MD5:
-            raise ValueError(f"{archive}: its md5 is not {CIFAR10_MD5}: it is damaged or another file; get it again")
+            raise InputError(f"{archive}: its md5 is not {CIFAR10_MD5}: it is damaged or another file; get it again")
         with tarfile.open(archive) as tar:
             files = {Path(member.name).name: tar.extractfile(member).read() for member in tar if member.isfile()}
         return _read_batches(archive, files)
     if unpacked.is_dir():
         return _read_batches(unpacked, {path.name: path.read_bytes() for path in unpacked.glob("*_batch*")})
-    raise ValueError(f"{folder} has neither a .npz file nor cifar-10-python.tar.gz nor cifar-10-batches-py/")
+    raise InputError(f"{folder} has neither a .npz file nor cifar-10-python.tar.gz nor cifar-10-batches-py/")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -409,7 +411,7 @@ def _read_batches(place: Path, files: Mapping[str, bytes]) -> dict[str, Source]:
         images, labels = [], []
         for name in names:
             if name not in files:
-                raise ValueError(f"{place}: there is no file {name}")
+                raise InputError(f"{place}: there is no file {name}")
             try:
                 batch = _ArrayUnpickler(io.BytesIO(files[name]), encoding="bytes").load()
                 colours = batch[b"data"].reshape(-1, 3, PIXELS, PIXELS)
@@ -417,7 +419,7 @@ def _read_batches(place: Path, files: Mapping[str, bytes]) -> dict[str, Source]:
                 labels.append(np.array(batch[b"labels"]))
             except Exception as error:
                 # A damaged pickle raises nearly anything.
-                raise ValueError(f"{place}, {name} cannot be read as a batch of CIFAR-10: {error!r}") from error
+                raise InputError(f"{place}, {name} cannot be read as a batch of CIFAR-10: {error!r}") from error
         sources[split] = _from_images("image", np.concatenate(images), np.concatenate(labels), f"{place}, {split}")
     return sources
 
@@ -434,7 +436,7 @@ def _read_pathfinder(folder: Path) -> dict[str, Source]:
     for base in (folder / "curv_contour_length_14", folder / "pathfinder32" / "curv_contour_length_14"):
         if (base / "metadata").is_dir():
             return _read_drawings(base)
-    raise ValueError(f"{folder} has neither pathfinder32.npz nor curv_contour_length_14/{{imgs,metadata}}")
+    raise InputError(f"{folder} has neither pathfinder32.npz nor curv_contour_length_14/{{imgs,metadata}}")
 
 
 def _read_drawings(base: Path) -> dict[str, Source]:
@@ -445,10 +447,10 @@ def _read_drawings(base: Path) -> dict[str, Source]:
         for number, line in enumerate(lines.read_text(errors="replace").splitlines(), start=1):
             columns = line.split()
             if len(columns) < 4:
-                raise ValueError(f"{lines}, line {number} has {len(columns)} columns: at least 4 are needed")
+                raise InputError(f"{lines}, line {number} has {len(columns)} columns: at least 4 are needed")
             path = base / columns[0] / columns[1]
             if not path.is_file():
-                raise ValueError(f"{path}: there is no such file, and {lines}, line {number} names it")
+                raise InputError(f"{path}: there is no such file, and {lines}, line {number} names it")
             if path.stat().st_size == 0:
                 empty += 1
                 continue
@@ -465,7 +467,7 @@ def _need_pillow():
     try:
         import PIL.Image  # noqa: F401
     except ImportError:
-        raise ValueError("Pillow is needed to read images: pip install 'ernie-sparse[plot]'") from None
+        raise InputError("Pillow is needed to read images: pip install 'ernie-sparse[plot]'") from None
 
 
 def _encode_drawing(row: dict, where: str, max_length: int, num_labels: int) -> dict:
@@ -476,9 +478,9 @@ def _encode_drawing(row: dict, where: str, max_length: int, num_labels: int) -> 
         with Image.open(where) as image:
             pixels = np.asarray(image.convert("L"))
     except Exception as error:
-        raise ValueError(f"{where} cannot be read as an image: it is damaged; get it again") from error
+        raise InputError(f"{where} cannot be read as an image: it is damaged; get it again") from error
     if pixels.shape != (PIXELS, PIXELS):
-        raise ValueError(f"{where} has the shape {pixels.shape}: {PIXELS} x {PIXELS} pixels are needed")
+        raise InputError(f"{where} has the shape {pixels.shape}: {PIXELS} x {PIXELS} pixels are needed")
     return _row([pixels.tobytes()[:max_length]], _class_of(row["label"], num_labels, where))
 
 
@@ -489,24 +491,24 @@ def _read_arrays(name: str, path: Path, needed: tuple[str, ...]) -> dict[str, So
             arrays = {key: file[key] for key in file.files if key.startswith(("x_", "y_"))}
     except Exception as error:
         # A damaged file raises nearly anything.
-        raise ValueError(f"{path} cannot be read as .npz: it is damaged or cut off ({error})") from error
+        raise InputError(f"{path} cannot be read as .npz: it is damaged or cut off ({error})") from error
     sources = {}
     for split, key in zip(SPLITS, ("train", "val", "test"), strict=True):
         missing = {f"x_{key}", f"y_{key}"} - set(arrays)
         if not missing:
             sources[split] = _from_images(name, arrays[f"x_{key}"], arrays[f"y_{key}"], f"{path}, x_{key}")
         elif split in needed:
-            raise ValueError(f"{path} has no array {min(missing)}, only {', '.join(arrays)}")
+            raise InputError(f"{path} has no array {min(missing)}, only {', '.join(arrays)}")
     return sources
 
 
 def _from_images(name: str, images: np.ndarray, labels: np.ndarray, where: str) -> Source:
     if images.dtype != np.uint8 or images.shape[1:] != (PIXELS, PIXELS):
-        raise ValueError(
+        raise InputError(
             f"{where} is {images.dtype} of shape {images.shape}: uint8 of shape (images, {PIXELS}, {PIXELS}) is needed"
         )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(
+        raise InputError(
             f"{where}: its labels are {labels.dtype} of shape {labels.shape}: {len(images)} whole numbers are needed"
         )
     num_labels = TASKS[name].num_labels
@@ -525,7 +527,7 @@ def _read_hub(name: str) -> dict[str, Source]:
     try:
         hub = datasets.load_dataset(HUB[name])
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"the hub's {HUB[name]} cannot be loaded ({type(error).__name__}: {error}): put local files into "
             f"{DATA_DIR / name} instead"
         ) from error

@@ -21,7 +21,7 @@ class Task:
         backward (`bool`): Whether it is a training step.
         attention_dropout (`float`): Of every model that has it.
         variants (`tuple[str, ...]`):
-            Empty when all models run, each once, over the floor. Otherwise only our own models run, once per variant,
+            Empty when all models run, each once, over the same model without attention. Otherwise only our own models run, once per variant,
             and the first variant is what the others are over.
         has_memory (`bool`): Whether peak memory is measured as well.
     """

@@ -18,14 +18,19 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalPrediction
 
-from ..masking import MaskAnew, MaskingCollator
-from ..running import last_checkpoint, stretches, train, write_json
-from ..trainer import SaorArguments, SaorTrainer
+from ernie_sparse.checkpoints import last_checkpoint
+from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator
+from ernie_sparse.results import environments, write_json
+from ernie_sparse.run import Run
+from ernie_sparse.trainer import SaorArguments, SaorTrainer
+
 from .models import LraModel
 from .tasks import MASK_TOKEN_ID, NUM_SPECIAL_TOKENS, PAD_TOKEN_ID, LraTask
 
 # Lengths of batches are multiples of a block, where padding costs nothing that the block does not cost anyway.
 MULTIPLE = 64
+# What is left of a self-pretraining that came to its end, in its folder.
+FACTS = "facts.json"
 
 
 def token_ids(document: bytes) -> np.ndarray:
@@ -109,15 +114,25 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a self-pretraining has left anything to take up in its folder."""
+    return (folder / FACTS).is_file() or last_checkpoint(folder) is not None
+
+
 def self_pretrained(
-    config: PreTrainedConfig, task: LraTask, model: LraModel, train_set: Dataset, training: TrainingArguments
+    config: PreTrainedConfig,
+    task: LraTask,
+    model: LraModel,
+    train_set: Dataset,
+    training: TrainingArguments,
+    run: Run,
 ) -> tuple[PreTrainedModel, dict]:
     """
     A model for masked modelling, trained on the training set's documents, with SAOR where it has HST; and the facts of that
-    training. What an earlier run has left in the output folder, done or half done, is taken up.
+    training, which is a part of `run`. What was left in its own output folder earlier, done or half done, is taken up.
     """
     folder = Path(training.output_dir)
-    facts = folder / "facts.json"
+    facts = folder / FACTS
     if not facts.is_file():
         collator = MaskedDocumentCollator(task, model.min_length, training.seed)
         trainer = SaorTrainer(
@@ -130,7 +145,7 @@ def self_pretrained(
             data_collator=collator,
             callbacks=[MaskAnew(collator.masking)],
         )
-        train(trainer, last_checkpoint(folder))
+        run.train(trainer, last_checkpoint(folder))
         trainer.save_model()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         content = {
@@ -139,7 +154,7 @@ def self_pretrained(
             "mlm_probability": task.mlm_probability,
             "saor_alpha": trainer.saor.saor_alpha,
             "last_loss": losses[-1] if losses else None,
-            "stretches": stretches(trainer.state.log_history),
+            "environments": environments(trainer.state.log_history),
         }
         if trainer.is_world_process_zero():
             write_json(facts, content)

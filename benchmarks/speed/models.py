@@ -19,14 +19,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..configuration_ernie_sparse import ErnieSparseConfig
-from ..hst_attention import ALL_ATTENTION_FUNCTIONS
-from ..modeling_ernie_sparse import ErnieSparseForMaskedLM, ErnieSparseModel
-from ..sparse_pattern import SparsePattern
+from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM, ErnieSparseModel, SparsePattern
+from ernie_sparse.errors import InputError
+from ernie_sparse.hst_attention import ALL_ATTENTION_FUNCTIONS
 
 OURS = "ernie-sparse"
-FLOOR = "floor"
-FLOOR_ATTENTION = "identity_on_value"
+# The same model without attention.
+NO_ATTENTION = "no-attention"
+NO_ATTENTION_FUNCTION = "identity_on_value"
 BIGBIRD_BLOCK_SIZE, BIGBIRD_RANDOM_BLOCKS = 64, 3
 LONGFORMER_WINDOW = 512
 
@@ -70,22 +70,22 @@ def _identity_on_value(module, query, key, value, attention_mask, **kwargs):
     return value.transpose(1, 2), None
 
 
-def _ernie_sparse_config(sizes: Sizes, attention_dropout: float, executor: str) -> ErnieSparseConfig:
-    config = ErnieSparseConfig(**sizes.config(attention_dropout), attn_implementation=executor)
+def _ernie_sparse_config(sizes: Sizes, attention_dropout: float, backend: str) -> ErnieSparseConfig:
+    config = ErnieSparseConfig(**sizes.config(attention_dropout), attn_implementation=backend)
     config.pattern = sizes.pattern
     return config
 
 
-def _ernie_sparse(sizes: Sizes, attention_dropout: float, executor: str) -> ErnieSparseModel:
-    return ErnieSparseModel(_ernie_sparse_config(sizes, attention_dropout, executor), add_pooling_layer=False)
+def _ernie_sparse(sizes: Sizes, attention_dropout: float, backend: str) -> ErnieSparseModel:
+    return ErnieSparseModel(_ernie_sparse_config(sizes, attention_dropout, backend), add_pooling_layer=False)
 
 
-def _floor(sizes: Sizes, attention_dropout: float) -> ErnieSparseModel:
+def _no_attention(sizes: Sizes, attention_dropout: float) -> ErnieSparseModel:
     # transformers refuses an `attn_implementation` that it does not know; importing the package does not tell it.
-    AttentionInterface.register(FLOOR_ATTENTION, _identity_on_value)
+    AttentionInterface.register(NO_ATTENTION_FUNCTION, _identity_on_value)
     # Without representatives: the leanest form of the same layers.
     flat = dataclasses.replace(sizes, pattern=dataclasses.replace(sizes.pattern, hierarchical=False))
-    return _ernie_sparse(flat, attention_dropout, FLOOR_ATTENTION)
+    return _ernie_sparse(flat, attention_dropout, NO_ATTENTION_FUNCTION)
 
 
 def _dense(sizes: Sizes, attention_dropout: float) -> BertModel:
@@ -133,28 +133,28 @@ def _modernbert(sizes: Sizes, attention_dropout: float) -> ModernBertModel:
 
 
 BUILDERS: dict[str, Callable[[Sizes, float], PreTrainedModel]] = {
-    FLOOR: _floor,
+    NO_ATTENTION: _no_attention,
     "dense": _dense,
     "bigbird": _bigbird,
     "longformer": _longformer,
     "modernbert": _modernbert,
 }
-DEFAULT_MODELS = (FLOOR, f"{OURS}:sdpa", "dense", "bigbird", "longformer", "modernbert")
+DEFAULT_MODELS = (NO_ATTENTION, f"{OURS}:sdpa", "dense", "bigbird", "longformer", "modernbert")
 
 
 def canonical_name(name: str) -> str:
     """
-    The name of a row: one of [`BUILDERS`], or `ernie-sparse:<executor>` with `sdpa` where no executor is named.
+    The name of a row: one of [`BUILDERS`], or `ernie-sparse:<backend>` with `sdpa` where no backend is named.
 
     Raises:
-        `ValueError`: No such model or executor.
+        [`InputError`]: No such model or backend.
     """
-    family, colon, executor = name.partition(":")
-    if family == OURS and (not colon or executor in ALL_ATTENTION_FUNCTIONS.valid_keys()):
-        return f"{OURS}:{executor or 'sdpa'}"
+    family, colon, backend = name.partition(":")
+    if family == OURS and (not colon or backend in ALL_ATTENTION_FUNCTIONS.valid_keys()):
+        return f"{OURS}:{backend or 'sdpa'}"
     if name not in BUILDERS:
-        executors = ", ".join(f"{OURS}:{executor}" for executor in ("sdpa", "eager", "flex_attention"))
-        raise ValueError(f"--models {name}: it must be one of {executors}, {', '.join(BUILDERS)}")
+        backends = ", ".join(f"{OURS}:{backend}" for backend in ("sdpa", "eager", "flex_attention"))
+        raise InputError(f"--models {name}: it must be one of {backends}, {', '.join(BUILDERS)}")
     return name
 
 
@@ -165,7 +165,7 @@ def is_ours(name: str) -> bool:
 def build_encoder(name: str, sizes: Sizes, attention_dropout: float = 0.0) -> PreTrainedModel:
     """The base model called `name`, without a pooler, with weights drawn from seed 0."""
     torch.manual_seed(0)
-    builder = BUILDERS.get(name) or functools.partial(_ernie_sparse, executor=name.partition(":")[2])
+    builder = BUILDERS.get(name) or functools.partial(_ernie_sparse, backend=name.partition(":")[2])
     return builder(sizes, attention_dropout)
 
 
