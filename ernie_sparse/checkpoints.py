@@ -4,7 +4,8 @@
 import json
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError, input_errors
@@ -40,10 +41,21 @@ def set_pattern(config: ErnieSparseConfig, pattern: str | None):
             config.pattern = SparsePattern.parse(pattern)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id."""
+def load_tokenizer(name: str, config: ErnieSparseConfig | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id; an [`InputError`] where it has other tokens than a model of `config` can read."""
     with input_errors(ValueError, OSError):
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    if config is not None and len(tokenizer) > config.vocab_size:
+        raise InputError(f"the tokenizer of {name} has {len(tokenizer)} tokens, the model only {config.vocab_size}")
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"the tokenizer of {name} has no pad token: batches need one")
+    return tokenizer
+
+
+def load_model(model_class: type[PreTrainedModel], name: str, config: ErnieSparseConfig, **kwargs) -> PreTrainedModel:
+    """A model with the weights of a folder or hub id."""
+    with input_errors(ValueError, OSError, SafetensorError, about=f"--model {name}"):
+        return model_class.from_pretrained(name, config=config, **kwargs)
 
 
 def last_checkpoint(folder: str | Path) -> str | None:

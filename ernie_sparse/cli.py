@@ -1,13 +1,12 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""The command `ernie-sparse <verb>`: each verb is the `main(argv)` of a module, loaded only when it is called."""
+"""`ernie-sparse COMMAND`: each command is the `main(argv)` of a module, loaded only when it is called."""
 
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
-from huggingface_hub.errors import StrictDataclassError
-
-VERBS = {
+COMMANDS = {
     "convert": (
         "ernie_sparse.conversion",
         "a BERT, RoBERTa, ERNIE, ELECTRA, BigBird or Longformer checkpoint as ERNIE-Sparse",
@@ -18,22 +17,40 @@ VERBS = {
         "GLUE, IMDb, Hyperpartisan, arXiv, TriviaQA, WikiHop, SQuAD, or files of your own",
     ),
     "predict": ("ernie_sparse.finetune.predict", "a fine-tuned model on a file of any size"),
-    "lra": ("ernie_sparse.lra.runner", "Long Range Arena: tasks, models, results"),
-    "benchmark": (
-        "ernie_sparse.benchmark.runner",
-        "time and memory over length, against the floor and against transformers' encoders",
-    ),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run a command of `ernie-sparse`; its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [None]
+    if name in (None, "-h", "--help"):
+        print(_help())
+        return 0 if name else 2
+    if name == "--version":
+        from . import __version__
+
+        print(f"ernie-sparse {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"ernie-sparse: error: {name!r} is not one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run_command(
+        f"ernie-sparse {name}", lambda words: importlib.import_module(COMMANDS[name][0]).main(words), rest
+    )
+
+
+def run_command(prog: str, command: Callable[[list[str]], object], argv: list[str]) -> int:
     """
-    Run a verb. What the user can mend (a bad argument, a missing file, unusable data) ends in one line on standard
-    error and exit code 2; `ERNIE_SPARSE_TRACEBACK=1` shows where it came from.
+    Run `command(argv)`; its exit code. What the user can mend (an [`InputError`], or what the operating system refuses) ends in
+    one line on standard error and code 2; `ERNIE_SPARSE_TRACEBACK=1` shows where it came from. Anything else is a fault of
+    ours and keeps its traceback.
     """
+    # Not at the top: it imports the hub's client.
+    from .errors import InputError
+
     try:
         try:
-            return _run(sys.argv[1:] if argv is None else argv)
+            command(argv)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -43,43 +60,22 @@ def main(argv: list[str] | None = None) -> int:
         # Whoever read the output has gone, as `head` does: Python must not try to write the rest of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, as a shell has it
-
-
-def _run(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
-        return 0 if argv else 2
-    verb, *rest = argv
-    if verb == "--version":
-        from . import __version__
-
-        print(f"ernie-sparse {__version__}")
-        return 0
-    if verb not in VERBS:
-        print(f"ernie-sparse: error: {verb!r} is not one of {', '.join(VERBS)}", file=sys.stderr)
-        return 2
-    try:
-        importlib.import_module(VERBS[verb][0]).main(rest)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError, StrictDataclassError) as error:
-        if os.environ.get("ERNIE_SPARSE_TRACEBACK"):
+    except (InputError, OSError) as error:
+        is_refused = isinstance(error, InputError) or error.errno is not None
+        if not is_refused or os.environ.get("ERNIE_SPARSE_TRACEBACK"):
             raise
-        message = " ".join(
-            str(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error).split()
-        )
-        print(f"ernie-sparse {verb}: error: {message}", file=sys.stderr)
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
 
 def _help() -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items())
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
     return (
-        "usage: ernie-sparse <verb> [options]\n\n"
+        "usage: ernie-sparse COMMAND [options]\n\n"
         "ERNIE-Sparse: a long-document encoder for Hugging Face Transformers.\n\n"
-        f"verbs:\n{verbs}\n\n"
-        "`ernie-sparse <verb> --help` explains a verb; `ernie-sparse --version` prints the version.\n"
-        "Several processes: `torchrun --nproc_per_node 2 -m ernie_sparse <verb> …`"
+        f"commands:\n{commands}\n\n"
+        "`ernie-sparse COMMAND --help` explains a command; `ernie-sparse --version` prints the version.\n"
+        "Several processes: `torchrun --nproc_per_node 2 -m ernie_sparse COMMAND …`"
     )

@@ -28,12 +28,17 @@ class CommandParser(ArgumentParser, HfArgumentParser):
         usage (`str`): What follows it, with examples.
         description (`str`): What it does.
         dataclass_types (`type`): Their fields are the flags.
+        defaults (`Mapping`, *optional*): The command's own defaults of some fields.
     """
 
-    def __init__(self, prog: str, usage: str, description: str, *dataclass_types: type):
+    def __init__(
+        self, prog: str, usage: str, description: str, *dataclass_types: type, defaults: Mapping | None = None
+    ):
         super().__init__(
             dataclass_types, prog=prog, usage=f"{prog} {usage}", description=description, allow_abbrev=False
         )
+        self.defaults = defaults or {}
+        self.set_defaults(**self.defaults)
 
     def given(self, argv: list[str]) -> dict[str, object]:
         """The flags that stand on the command line, by field. Raises an [`InputError`] for those that do not exist."""
@@ -42,10 +47,10 @@ class CommandParser(ArgumentParser, HfArgumentParser):
         found = vars(self.parse_args(argv, nothing))
         return {name: value for name, value in found.items() if value is not _NOT_GIVEN}
 
-    def fill(self, given: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> tuple:
-        """The dataclasses, from what was given, else `defaults`, else their own."""
+    def fill(self, given: Mapping[str, object], recipe: Mapping[str, object] | None = None) -> tuple:
+        """The dataclasses, from what was given, else the recipe, else the defaults."""
         with input_errors(ValueError, TypeError, ImportError):
-            return self.parse_dict({**(defaults or {}), **given})
+            return self.parse_dict({**self.defaults, **(recipe or {}), **given})
 
 
 def check_least(arguments, least: Mapping[str, float]):

@@ -98,7 +98,7 @@ class Run:
             if earlier.get(name) != value and not (name in MAY_GROW and _is_more(value, earlier.get(name)))
         ]
         if changed:
-            raise InputError(f"{folder} holds another run, of {', '.join(changed)}: name another --output-dir")
+            raise InputError(f"{folder} holds another run, of {', '.join(changed)}: name another folder")
         return earlier
 
     def train(self, trainer: Trainer, checkpoint: str | None):
@@ -106,7 +106,8 @@ class Run:
         Train, from a checkpoint if one is given.
 
         Raises:
-            [`InputError`]: A checkpoint that cannot be read, is another model's, or is beyond the end of this run.
+            [`InputError`]: A checkpoint that cannot be read, is another model's, or is beyond the end of this run; or
+                arguments with which no training can begin.
         """
         progress = _Progress(self)
         trainer.add_callback(progress)
@@ -115,14 +116,28 @@ class Run:
         except InputError:
             raise
         except Exception as error:
-            if checkpoint is None or progress.has_begun:
+            if progress.has_begun:
                 raise
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{checkpoint} is damaged or another model's: {type(error).__name__}: {reason}") from error
+            if checkpoint is not None:
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(
+                    f"{checkpoint} is damaged or another model's: {type(error).__name__}: {reason}"
+                ) from error
+            if isinstance(error, ValueError | ImportError):
+                # Such as an optimizer that is not installed.
+                raise InputError(str(error)) from error
+            raise
 
     def write_identity(self):
         """Say in the folder of which run its checkpoints are."""
         write_json(self.folder / FILE_NAME, self.identity)
+
+    def remove_if_empty(self):
+        """Leave no folder behind where nothing was made to go on from."""
+        if self.is_main_process and self.folder.is_dir() and not any(self.folder.glob("checkpoint-*")):
+            (self.folder / FILE_NAME).unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     def finish(self, results: dict, rows: list[tuple[str, object]], history: list[dict]):
         """Write `results.json` and, where matplotlib is installed, `training.png`, and print the table of `rows`."""

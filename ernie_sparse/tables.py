@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from .errors import InputError
 
 # The formats of datasets by a file's suffix.
-FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 def load_rows(

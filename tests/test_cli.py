@@ -8,12 +8,13 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
-from test_finetune_predict import arguments as arguments_of_kind
+from test_finetune_predict import arguments as arguments_of_type
 from test_finetune_predict import read_jsonl
-from test_finetune_predict import workspace as workspace_of_kinds
+from test_finetune_predict import workspace as workspace_of_types
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ernie_sparse import cli
+from ernie_sparse.errors import InputError
 
 SENTENCES = {
     "north": "The north wind carried snow over the frozen harbour and the ships waited in the ice. ",
@@ -125,7 +126,8 @@ def test_csv_and_parquet_and_integer_labels_give_the_same_model_as_jsonl(workspa
 def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, tmp_path, capsys):
     out = tmp_path / "resumed"
     assert run(pretrain_arguments(workspace, out)) == 0
-    (out / "model.safetensors").unlink()
+    for name in ("model.safetensors", "results.json"):
+        (out / name).unlink()
     for leftover in (out / "checkpoint-6").iterdir():
         leftover.unlink()
     (out / "checkpoint-6").rmdir()
@@ -140,7 +142,18 @@ def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, t
     actual = AutoModelForMaskedLM.from_pretrained(out).state_dict()
     for name, weight in expected.items():
         torch.testing.assert_close(actual[name], weight, msg=name)
-    # For longer than it was first told.
+    checkpoint = str(out / "checkpoint-3")
+    by_path = pretrain_arguments(workspace, tmp_path / "elsewhere", "--resume-from-checkpoint", checkpoint)
+    assert run([*by_path, "--learning-rate", "1e-9"]) == 2
+    assert f"{out} holds another run, of learning_rate" in capsys.readouterr().err
+    assert run(by_path) == 0
+    assert (tmp_path / "elsewhere" / "checkpoint-6").is_dir() and not (tmp_path / "elsewhere" / "checkpoint-3").exists()
+    written = (out / "results.json").stat().st_mtime_ns
+    assert run(pretrain_arguments(workspace, out, *resume)) == 0
+    assert "finished already" in capsys.readouterr().out and (out / "results.json").stat().st_mtime_ns == written
+    # For longer than it was first told, not for less.
+    assert run(pretrain_arguments(workspace, out, *resume, "--max-steps", "2")) == 2
+    assert "of max_steps 6 and not 2" in capsys.readouterr().err
     assert run(pretrain_arguments(workspace, out, *resume, "--max-steps", "12")) == 0
     assert (out / "checkpoint-12").is_dir()
 
@@ -164,9 +177,9 @@ def test_help_and_version(capsys):
     assert "pretrain" in capsys.readouterr().out
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ernie-sparse ")
-    for verb in cli.VERBS:
+    for command in cli.COMMANDS:
         with pytest.raises(SystemExit) as stop:
-            cli.main([verb, "--help"])
+            cli.main([command, "--help"])
         assert stop.value.code == 0
         assert "examples:" in capsys.readouterr().out
 
@@ -209,12 +222,12 @@ def bad_inputs(folder):
     yield [*finetune, "--max-length", 65], "more than max_position_embeddings=64"
     yield [*finetune, "--seeds", 0, 1, "--push-to-hub", "true"], "--push-to-hub pushes one model"
     yield [*finetune, "--label-col", "label"], "unrecognized arguments: --label-col label (ernie-sparse finetune --help"
-    yield ["benchmark", "--lengths", "long"], "ernie-sparse benchmark: error: argument --lengths: invalid"
     yield ["predict"], "the following arguments are required: --model"
     yield [*finetune, "--pattern", "num_window_blocks=2"], "num_window_blocks=2 is not allowed: it must be odd"
     yield [*finetune, "--saor-alpha", -1], "saor_alpha=-1.0 is not allowed"
     yield [*finetune, "--saor-patterns", "sideways"], "'sideways' is not one of shift"
-    yield [*finetune, "--resume-from-checkpoint", "last"], "there is no complete checkpoint"
+    yield [*finetune, "--resume-from-checkpoint", folder / "checkpoint-1"], "there is no such folder"
+    yield [*finetune, "--resume-from-checkpoint", folder], "its trainer_state.json is missing or cut off"
     yield replaced(pretrain, "--train-tokenizer", 100), "a vocabulary of 100 is too small"
     yield replaced(pretrain, "--config", "hidden_sise=3"), "'hidden_sise' is not one of"
     yield replaced(pretrain, "--config", "hidden_size=big"), "hidden_size='big' is not of type int"
@@ -235,19 +248,19 @@ def bad_inputs(folder):
     yield ["knit"], "'knit' is not one of convert, pretrain, finetune"
 
 
-def bad_rows_of_kinds(folder):
-    """Command lines with rows that are not what their kind needs, each with a part of what must be said of it."""
+def bad_rows_of_task_types(folder):
+    """Command lines with rows that are not what their type of task needs, each with a part of what must be said of it."""
 
-    def finetune(kind, change=None, split="train", more=()):
+    def finetune(task_type, change=None, split="train", more=()):
         flags = list(more)
         if change is not None:
-            rows = [{**row, **change(row)} for row in read_jsonl(workspace_of_kinds() / f"{kind}-{split}.jsonl")]
+            rows = [{**row, **change(row)} for row in read_jsonl(workspace_of_types() / f"{task_type}-{split}.jsonl")]
             path = write_jsonl(folder / f"rows-{len(list(folder.iterdir()))}.jsonl", rows)
             flags = [f"--{split}-file", path, *flags]
-        return arguments_of_kind(folder / "never", *flags, kind=kind)
+        return arguments_of_type(folder / "never", *flags, task_type=task_type)
 
     unheard = {"text": ["oslo"], "answer_start": [0]}
-    for kind, change, message in (
+    for task_type, change, message in (
         ("single_label", lambda row: {"label": ["north"]}, "holds lists: use --kind multi_label or token_class"),
         ("single_label", lambda row: {"label": 1 if row["label"] == "north" else "a"}, "column 'label' holds"),
         ("single_label", lambda row: {"label": None}, "column 'label' of the train split is empty in 32 of 32 rows"),
@@ -265,11 +278,11 @@ def bad_rows_of_kinds(folder):
         ("candidate_choice", lambda row: {"answer": "oslo"}, "no training row can be used (answer not among the cand"),
         ("candidate_choice", lambda row: {"candidates": "paris"}, "candidates has to be lists of strings"),
     ):
-        yield finetune(kind, change), message
+        yield finetune(task_type, change), message
     unseen = finetune("token_classification", lambda row: {"labels": ["B-Q"] * len(row["tokens"])}, "validation")
     yield unseen, "label 'B-Q' in the validation split is none of the training set's: B-SIDE, O"
     yield finetune("candidate_choice", lambda row: {"candidates": []}, "validation"), "row c"
-    train = workspace_of_kinds() / "single_label-train.jsonl"
+    train = workspace_of_types() / "single_label-train.jsonl"
     for more, message in (
         (("--long-documents", "middle"), "'middle' is not one of head, tail, head_tail, windows"),
         (("--long-documents", "windows", "--stride", 62), "--stride 62 must be less than the 62 tokens of a window"),
@@ -284,7 +297,7 @@ def bad_rows_of_kinds(folder):
         (("--text-pair-column", "other"), "no column 'other' for the text_pair in the train split, only"),
         (("--id-column", "name"), "no column 'name' for the id in the train split, only 'id', 'text', 'label'"),
         (("--longer-than", -1), "--longer-than -1: it must be at least 0"),
-        (("--null-threshold", 0.5), "--null-threshold is for question answering: here the kind is single_label"),
+        (("--null-threshold", 0.5), "--null-threshold is for question answering: here it is single_label"),
         (("--per-device-train-batch-size", 0), "--per-device-train-batch-size 0: it must be at least 1"),
         (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0: it must be at least 1"),
         (("--learning-rate", -1), "--learning-rate -1.0: it must be at least 0"),
@@ -294,20 +307,20 @@ def bad_rows_of_kinds(folder):
         (("--test-file", train, "--drop-repeated", "true"), "--drop-repeated leaves none"),
         (("--dataset", "imdb"), "--train-file and --dataset were given: rows come from one place"),
         (("--data-dir", folder), "--train-file and --data-dir were given: rows come from one place"),
-        (("--task", "imdb"), "--kind is for rows of your own: a task has its kind"),
+        (("--task", "imdb"), "--kind is for rows of your own: a task has its own"),
         (("--task", "knitting"), "--task 'knitting' is not one of cola, sst2"),
         (("--kind", "knitting"), "--kind 'knitting' is not one of single_label, multi_label"),
         (("--hub-metrics", str(folder / "none")), "cannot be loaded"),
     ):
         yield finetune("single_label", more=more), message
-    for kind, more, message in (
+    for task_type, more, message in (
         ("question_answering", ("--stride", 40), "a stride of 40 tokens makes no progress in windows of 64"),
         ("question_answering", ("--longer-than", 9), "--longer-than is for whole texts"),
         ("question_answering", ("--hub-metrics", "accuracy"), "--hub-metrics are for single_label and regression"),
         ("multi_label", ("--class-weights", "balanced"), "needs classes that exclude each other"),
     ):
-        yield finetune(kind, more=more), message
-    model = ("finetune", "--model", workspace_of_kinds() / "model", "--output-dir", folder / "never")
+        yield finetune(task_type, more=more), message
+    model = ("finetune", "--model", workspace_of_types() / "model", "--output-dir", folder / "never")
     yield [*model, "--data-dir", folder], "--data-dir needs --task"
     yield model, "give --task, --train-file (and --validation-file) or --dataset"
     yield [*model, "--task", "imdb", "--data-dir", folder / "none"], "none: there is no such folder"
@@ -327,13 +340,34 @@ def assert_refused(argv, message: str, folder, capsys):
         assert not list((folder / "never").glob(name)), (argv, name)
 
 
-def test_an_interrupted_verb_says_so_without_a_traceback(monkeypatch, capsys):
+def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys):
     def interrupted(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ernie_sparse.lra.runner.main", interrupted)
-    assert cli.main(["lra"]) == 130
+    monkeypatch.setattr("ernie_sparse.finetune.runner.main", interrupted)
+    assert cli.main(["finetune"]) == 130
     assert capsys.readouterr().err == "ernie-sparse: interrupted\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(workspace, tmp_path, monkeypatch, capsys):
+    def at_fault(*args, **kwargs):
+        raise ValueError("shapes that do not fit")
+
+    monkeypatch.setattr("ernie_sparse.modeling_ernie_sparse.saor_loss", at_fault)
+    with pytest.raises(ValueError, match="shapes that do not fit") as fault:
+        run(pretrain_arguments(workspace, tmp_path / "out"))
+    assert not isinstance(fault.value, InputError) and "error:" not in capsys.readouterr().err
+
+
+def test_what_the_operating_system_refuses_ends_in_one_line(monkeypatch, capsys):
+    def no_room(argv):
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("ernie_sparse.finetune.runner.main", no_room)
+    assert cli.main(["finetune"]) == 2
+    assert capsys.readouterr().err == (
+        "ernie-sparse finetune: error: [Errno 28] No space left on device: 'model.safetensors'\n"
+    )
 
 
 def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(workspace, capsys):
@@ -341,8 +375,8 @@ def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(workspace, capsys):
         assert_refused(argv, message, workspace, capsys)
 
 
-def test_rows_that_are_not_of_their_kind_end_so_too(tmp_path, capsys):
-    for argv, message in bad_rows_of_kinds(tmp_path):
+def test_rows_that_are_not_of_their_type_end_so_too(tmp_path, capsys):
+    for argv, message in bad_rows_of_task_types(tmp_path):
         assert_refused(argv, message, tmp_path, capsys)
         assert not (tmp_path / "never").exists(), argv
 

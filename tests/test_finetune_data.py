@@ -157,7 +157,7 @@ def test_rows_that_lack_something_are_refused_by_name(rows, columns, message):
 
 
 @pytest.mark.parametrize(
-    "kind, row, message",
+    "task_type, row, message",
     [
         ("single_label", {"text": 5, "label": 1}, "column 'text' of the dev split holds int64: text has to be strings"),
         (
@@ -191,9 +191,9 @@ def test_rows_that_lack_something_are_refused_by_name(rows, columns, message):
         ),
     ],
 )
-def test_columns_of_another_type_are_refused_by_name(kind, row, message):
+def test_columns_of_another_type_are_refused_by_name(task_type, row, message):
     with pytest.raises(ValueError, match=message):
-        by_role(Dataset.from_list([row]), OWN_FILES[kind], "dev")
+        by_role(Dataset.from_list([row]), OWN_FILES[task_type], "dev")
 
 
 def test_columns_in_which_nothing_stands_are_fine_where_that_is_allowed():
@@ -238,7 +238,7 @@ def test_classes_are_the_datas_own_names_the_tasks_or_the_sorted_labels(rows, ta
 
 
 @pytest.mark.parametrize(
-    "rows, kind, message",
+    "rows, task_type, message",
     [
         (labelled([0.5, 1.0]), "single_label", "column 'label' holds float64: classes are strings or whole numbers"),
         (labelled(["a", "a"]), "single_label", "a single class, 'a': there is nothing to learn"),
@@ -254,8 +254,8 @@ def test_classes_are_the_datas_own_names_the_tasks_or_the_sorted_labels(rows, ta
         (labelled(["a", "b"]), "token_classification", "needs a list of labels per row"),
     ],
 )
-def test_labels_that_are_no_classes_are_refused(rows, kind, message):
-    task = with_columns(OWN_FILES[kind], label="label")
+def test_labels_that_are_no_classes_are_refused(rows, task_type, message):
+    task = with_columns(OWN_FILES[task_type], label="label")
     with pytest.raises(ValueError, match=message):
         class_names(rows, task)
 
@@ -369,7 +369,7 @@ def test_a_hub_data_set_gives_its_labelled_splits_and_a_task_those_it_names(monk
     splits = ("train", "test", "unsupervised")
     hub = DatasetDict({split: Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}) for split in splits})
     asked = []
-    monkeypatch.setattr(data, "load_raw_dataset", lambda files, name, config: asked.append((name, config)) or hub)
+    monkeypatch.setattr(data, "load_rows", lambda files, name, config: asked.append((name, config)) or hub)
     own = load_splits(OWN_FILES["single_label"], files={}, dataset="some/set", dataset_config="small")
     imdb = load_splits(TASKS["imdb"], files={})
     arxiv = load_splits(TASKS["arxiv"], files={}, dataset_config="no_ref")

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM, cli
-from ernie_sparse.finetune.kinds import KINDS
+from ernie_sparse.finetune.task_types import TASK_TYPES
 
 datasets.disable_progress_bars()
 
@@ -40,7 +40,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **specials)
 
 
-def make_rows(kind: str, count: int, seed: int) -> list[dict]:
+def make_rows(task_type: str, count: int, seed: int) -> list[dict]:
     """Rows whose second half of the words a model of any size tells from the first."""
     draw = random.Random(seed)
 
@@ -51,20 +51,20 @@ def make_rows(kind: str, count: int, seed: int) -> list[dict]:
     for number in range(count):
         word = ("north", "south")[number % 2]
         text = f"{word} {word} {filler(20)} {word} {word}"
-        row = {"id": f"{kind[0]}{number}", "text": text, "label": word}
-        if kind == "multi_label":
+        row = {"id": f"{task_type[0]}{number}", "text": text, "label": word}
+        if task_type == "multi_label":
             row["label"] = [word, "windy"]
-        elif kind == "regression":
+        elif task_type == "regression":
             row["label"] = float(number % 2)
-        elif kind == "token_classification":
+        elif task_type == "token_classification":
             words = text.split()
             labels = ["B-SIDE" if word in ("north", "south") else "O" for word in words]
             row = {"id": row["id"], "tokens": words, "labels": labels}
-        elif kind == "question_answering":
+        elif task_type == "question_answering":
             context = f"{filler(90)} anna {filler(5)}"
             answers = {"text": ["anna"], "answer_start": [context.index("anna")]}
             row = {"id": row["id"], "question": "who lives there ?", "context": context, "answers": answers}
-        elif kind == "candidate_choice":
+        elif task_type == "candidate_choice":
             city = ("paris", "rome")[number % 2]
             supports = [f"{city} {city} {city}", filler(8)]
             row = {"id": row["id"], "query": "capital_of", "candidates": ["paris", "rome"], "supports": supports}
@@ -89,7 +89,7 @@ def read_results(folder: Path) -> dict:
 
 @functools.cache
 def workspace() -> Path:
-    """A folder with a tiny model, in `model`, and `KIND-SPLIT.jsonl` of every kind; one for all tests of a session."""
+    """A folder with a tiny model, in `model`, and `TYPE-SPLIT.jsonl` of every task_type; one for all tests of a session."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     root = Path(folder.name)
@@ -108,17 +108,17 @@ def workspace() -> Path:
     )
     ErnieSparseForMaskedLM(config).save_pretrained(root / "model")
     make_tokenizer().save_pretrained(root / "model")
-    for kind in KINDS:
+    for task_type in TASK_TYPES:
         for seed, (split, count) in enumerate(SIZES.items()):
-            write_jsonl(root / f"{kind}-{split}.jsonl", make_rows(kind, count, seed))
+            write_jsonl(root / f"{task_type}-{split}.jsonl", make_rows(task_type, count, seed))
     return root
 
 
-def arguments(output_dir: Path, *more, kind="single_label", splits=("train", "validation", "test")) -> list[str]:
-    """A command line for the rows of a kind; of a flag given twice the last counts."""
-    files = [word for split in splits for word in (f"--{split}-file", workspace() / f"{kind}-{split}.jsonl")]
+def arguments(output_dir: Path, *more, task_type="single_label", splits=("train", "validation", "test")) -> list[str]:
+    """A command line for the rows of a task_type; of a flag given twice the last counts."""
+    files = [word for split in splits for word in (f"--{split}-file", workspace() / f"{task_type}-{split}.jsonl")]
     words = [
-        *("finetune", "--model", workspace() / "model", "--kind", kind, *files, "--output-dir", output_dir),
+        *("finetune", "--model", workspace() / "model", "--kind", task_type, *files, "--output-dir", output_dir),
         *("--num-train-epochs", 6, "--per-device-train-batch-size", 8, "--learning-rate", 3e-3),
         *("--logging-steps", 4, "--report-to", "none", "--disable-tqdm", "true", *more),
     ]
@@ -131,15 +131,17 @@ def finetune(output_dir: Path, *more, **choices) -> dict:
 
 
 @functools.cache
-def finetuned(kind: str) -> Path:
-    """A model of a kind, trained until it knows its toy problem; not to be written to."""
-    out = workspace() / f"{kind}-finetuned"
-    finetune(out, "--num-train-epochs", 10 if kind == "candidate_choice" else 6, kind=kind)
+def finetuned(task_type: str) -> Path:
+    """A model of a task_type, trained until it knows its toy problem; not to be written to."""
+    out = workspace() / f"{task_type}-finetuned"
+    finetune(
+        out, "--saor-alpha", 1, "--num-train-epochs", 10 if task_type == "candidate_choice" else 6, task_type=task_type
+    )
     return out
 
 
-def predict(kind: str, source: Path, target: Path, *more) -> int:
-    words = ["predict", "--model", finetuned(kind), "--input-file", source, "--output-file", target, *more]
+def predict(task_type: str, source: Path, target: Path, *more) -> int:
+    words = ["predict", "--model", finetuned(task_type), "--input-file", source, "--output-file", target, *more]
     return cli.main([str(word) for word in words])
 
 
@@ -154,34 +156,39 @@ def assert_same(found: list[dict], expected: list[dict]):
                 assert row[name] == (pytest.approx(value, abs=1e-5) if isinstance(value, float | dict) else value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_file_is_predicted_as_it_was_evaluated(kind, tmp_path):
-    source, expected = workspace() / f"{kind}-test.jsonl", read_jsonl(finetuned(kind) / "predictions-test.jsonl")
+@pytest.mark.parametrize("task_type", TASK_TYPES)
+def test_a_file_is_predicted_as_it_was_evaluated(task_type, tmp_path):
+    source, expected = (
+        workspace() / f"{task_type}-test.jsonl",
+        read_jsonl(finetuned(task_type) / "predictions-test.jsonl"),
+    )
     for name, flags in {"whole": (), "chunks": ("--chunk-size", 3, "--batch-size", 2)}.items():
-        assert predict(kind, source, tmp_path / f"{name}.jsonl", *flags) == 0
+        assert predict(task_type, source, tmp_path / f"{name}.jsonl", *flags) == 0
         assert_same(read_jsonl(tmp_path / f"{name}.jsonl"), expected)
     # Labels and answers are what is looked for: they need not be there.
     known = ("label", "labels", "answers", "answer")
     bare = [{name: value for name, value in row.items() if name not in known} for row in read_jsonl(source)]
-    assert predict(kind, write_jsonl(tmp_path / "bare.jsonl", bare), tmp_path / "new.jsonl", "--chunk-size", 4) == 0
+    assert (
+        predict(task_type, write_jsonl(tmp_path / "bare.jsonl", bare), tmp_path / "new.jsonl", "--chunk-size", 4) == 0
+    )
     assert_same(read_jsonl(tmp_path / "new.jsonl"), expected)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
 def test_rows_come_in_every_format(suffix, tmp_path):
-    kind = "single_label"
-    rows = Dataset.from_list(read_jsonl(workspace() / f"{kind}-test.jsonl"))
+    task_type = "single_label"
+    rows = Dataset.from_list(read_jsonl(workspace() / f"{task_type}-test.jsonl"))
     source = tmp_path / f"rows.{suffix}"
     if suffix == "json":
         source.write_text(json.dumps(rows.to_list()))
     else:
         {"csv": rows.to_csv, "parquet": rows.to_parquet}[suffix](source)
-    assert predict(kind, source, tmp_path / "out.jsonl", "--chunk-size", 3) == 0
-    assert_same(read_jsonl(tmp_path / "out.jsonl"), read_jsonl(finetuned(kind) / "predictions-test.jsonl"))
+    assert predict(task_type, source, tmp_path / "out.jsonl", "--chunk-size", 3) == 0
+    assert_same(read_jsonl(tmp_path / "out.jsonl"), read_jsonl(finetuned(task_type) / "predictions-test.jsonl"))
 
 
 @pytest.mark.parametrize(
-    "kind, columns",
+    "task_type, columns",
     [
         ("single_label", ["id", "label", "score"]),
         ("multi_label", ["id", "labels"]),
@@ -190,10 +197,13 @@ def test_rows_come_in_every_format(suffix, tmp_path):
         ("question_answering", ["id", "answer", "score"]),
     ],
 )
-def test_csv_and_json_hold_what_jsonl_does(kind, columns, tmp_path):
-    source, expected = workspace() / f"{kind}-test.jsonl", read_jsonl(finetuned(kind) / "predictions-test.jsonl")
+def test_csv_and_json_hold_what_jsonl_does(task_type, columns, tmp_path):
+    source, expected = (
+        workspace() / f"{task_type}-test.jsonl",
+        read_jsonl(finetuned(task_type) / "predictions-test.jsonl"),
+    )
     for suffix in ("csv", "json"):
-        assert predict(kind, source, tmp_path / f"out.{suffix}", "--chunk-size", 3) == 0
+        assert predict(task_type, source, tmp_path / f"out.{suffix}", "--chunk-size", 3) == 0
     with open(tmp_path / "out.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == columns and [row["id"] for row in table] == [row["id"] for row in expected]
@@ -205,8 +215,8 @@ def test_csv_and_json_hold_what_jsonl_does(kind, columns, tmp_path):
                 pytest.approx(value, abs=1e-5) if isinstance(value, float) else text
             )
     by_id = json.loads((tmp_path / "out.json").read_text())
-    if kind == "question_answering":
-        assert by_id == json.loads((finetuned(kind) / "answers-test.json").read_text())
+    if task_type == "question_answering":
+        assert by_id == json.loads((finetuned(task_type) / "answers-test.json").read_text())
     else:
         assert_same([{"id": name, **row} for name, row in by_id.items()], expected)
 
@@ -308,7 +318,7 @@ def test_what_cannot_be_predicted_is_said_in_one_line_and_leaves_nothing(tmp_pat
 def test_settings_that_are_not_ours_are_named(tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(finetuned("single_label"), model, ignore=shutil.ignore_patterns("checkpoint-*"))
-    for text in ("{", '{"kind": "single_label"}', '{"label_names": [], "metrics": [], "colour": "red"}'):
+    for text in ("{", '{"task_type": "single_label"}', '{"label_names": [], "metrics": [], "colour": "red"}'):
         (model / "finetune.json").write_text(text)
         source = workspace() / "single_label-test.jsonl"
         assert predict("single_label", source, tmp_path / "out.csv", "--model", model) == 2

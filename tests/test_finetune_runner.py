@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Fine-tuning from end to end on toy problems: what it learns, what it leaves, how it goes on and what it repeats."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -27,6 +28,7 @@ from test_finetune_predict import (
     write_jsonl,
 )
 from transformers import (
+    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -34,11 +36,11 @@ from transformers import (
 )
 
 from ernie_sparse import ErnieSparseForCandidateChoice, cli
-from ernie_sparse.finetune import runner
-from ernie_sparse.finetune.kinds import KINDS
-from ernie_sparse.finetune.metrics import METRICS
+from ernie_sparse.errors import InputError
+from ernie_sparse.finetune import evaluate_modules, preparation, runner
 from ernie_sparse.finetune.settings import Settings
-from ernie_sparse.finetune.tasks import GLUE, TASKS
+from ernie_sparse.finetune.task_types import TASK_TYPES
+from ernie_sparse.finetune.tasks import GLUE, OWN_FILES, TASKS
 
 AUTO_CLASSES = {
     **dict.fromkeys(("single_label", "multi_label", "regression"), AutoModelForSequenceClassification),
@@ -48,10 +50,15 @@ AUTO_CLASSES = {
 }
 
 
-def prepare(*more, **choices) -> runner.Job:
+def read_arguments(words: list[str]) -> tuple:
+    parser = runner.make_parser()
+    return runner.fill_arguments(parser, parser.given(words))
+
+
+def prepare(*more, **choices) -> preparation.Job:
     """What stands before the training."""
-    name, task, args, _, training = runner.read_arguments(arguments(Path("unused"), *more, **choices)[1:])
-    return runner.prepare(name, task, args, training)
+    name, task, args, _, training = read_arguments(arguments(Path("unused"), *more, **choices)[1:])
+    return preparation.prepare(name, task, args, training)
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -63,40 +70,42 @@ def are_equal(left: Path, right: Path) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_learns_its_toy_problem_and_leaves_what_is_promised(kind):
-    out = finetuned(kind)
-    results, rows = read_results(out), read_jsonl(workspace() / f"{kind}-test.jsonl")
+@pytest.mark.parametrize("task_type", TASK_TYPES)
+def test_every_task_type_learns_its_toy_problem_and_leaves_what_is_promised(task_type):
+    out = finetuned(task_type)
+    results, rows = read_results(out), read_jsonl(workspace() / f"{task_type}-test.jsonl")
     expected = {
         "single_label": {"accuracy": 1.0, "f1": 1.0},
         "multi_label": {"f1": 1.0, "f1_macro": 1.0, "exact_match": 1.0},
         "question_answering": {"exact_match": 100.0, "f1": 100.0},
         "candidate_choice": {"accuracy": 1.0},
     }
-    if kind == "regression":
+    if task_type == "regression":
         assert results["pearson"] > 0.8 and results["mse"] < 0.25 and results["spearmanr"] > 0.8
-    elif kind == "token_classification":
+    elif task_type == "token_classification":
         assert min(results[name] for name in ("accuracy", "f1", "precision", "recall")) > 0.85
     else:
-        assert {name: results[name] for name in expected[kind]} == expected[kind]
+        assert {name: results[name] for name in expected[task_type]} == expected[task_type]
     assert results["evaluated_on"] == "test" and results["rows"] == SIZES
     assert {name: results[name] for name in results["splits"]["test"]} == results["splits"]["test"]
     assert set(results["splits"]) == {"validation", "test"}
     assert set(results["features"]) == set(SIZES) and set(results["notes"]) == set(SIZES)
-    assert results["largest_class"] == (4 / 7 if kind == "single_label" else None)
+    assert results["largest_class"] == (4 / 7 if task_type == "single_label" else None)
     assert results["command"].startswith(f"ernie-sparse finetune --model {workspace()}")
     assert results["seed"] == 42 and results["steps"] > 0 and "transformers" in results["versions"]
-    # SAOR is on.
+    # SAOR was asked for.
     assert all(entry["consistency_loss"] > 0 for entry in results["history"] if "loss" in entry)
     assert any("consistency_loss" in entry for entry in results["history"])
     for split in ("validation", "test"):
         predictions = read_jsonl(out / f"predictions-{split}.jsonl")
-        ids = [row["id"] for row in read_jsonl(workspace() / f"{kind}-{split}.jsonl")]
+        ids = [row["id"] for row in read_jsonl(workspace() / f"{task_type}-{split}.jsonl")]
         assert [row["id"] for row in predictions] == ids
-        assert (out / f"answers-{split}.json").exists() == (kind == "question_answering")
-    assert (out / "predictions.png").exists() == (kind in ("single_label", "regression"))
+        assert (out / f"answers-{split}.json").exists() == (task_type == "question_answering")
+    assert (out / "predictions.png").exists() == (task_type in ("single_label", "regression"))
     assert (out / "training.png").stat().st_size > 5000
-    score = KINDS[kind].score(predictions, datasets.Dataset.from_list(rows), Settings.load(out))
+    settings = Settings.load(out, AutoConfig.from_pretrained(out), AutoTokenizer.from_pretrained(out))
+    settings = dataclasses.replace(settings, metrics=OWN_FILES[task_type].metrics)
+    score = TASK_TYPES[task_type].score(predictions, datasets.Dataset.from_list(rows), settings)
     assert score == pytest.approx({name: results["splits"]["test"][name] for name in score})
     card = ModelCard.load(out / "README.md").data
     reported = {entry.metric_type: entry.metric_value for entry in card.eval_results}
@@ -104,27 +113,27 @@ def test_every_kind_learns_its_toy_problem_and_leaves_what_is_promised(kind):
     assert card.library_name == "transformers" and card.eval_results[0].dataset_split == "test"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fine_tuned_model_reloads_as_it_was(kind):
-    out = finetuned(kind)
-    model = AUTO_CLASSES[kind].from_pretrained(out)
+@pytest.mark.parametrize("task_type", TASK_TYPES)
+def test_a_fine_tuned_model_reloads_as_it_was(task_type):
+    out = finetuned(task_type)
+    model = AUTO_CLASSES[task_type].from_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert tokenizer("snow north")["input_ids"] == make_tokenizer()("snow north")["input_ids"]
-    assert isinstance(model, KINDS[kind].model_class)
+    assert isinstance(model, TASK_TYPES[task_type].model_class)
     names = {
         "single_label": {0: "north", 1: "south"},
         "multi_label": {0: "north", 1: "south", 2: "windy"},
         "token_classification": {0: "B-SIDE", 1: "O"},
     }
-    if kind in names:
-        assert model.config.id2label == names[kind]
-        assert model.config.label2id == {name: number for number, name in names[kind].items()}
-    assert getattr(model.config, "problem_type", None) == KINDS[kind].problem_type
-    if kind == "single_label":
+    if task_type in names:
+        assert model.config.id2label == names[task_type]
+        assert model.config.label2id == {name: number for number, name in names[task_type].items()}
+    assert getattr(model.config, "problem_type", None) == TASK_TYPES[task_type].problem_type
+    if task_type == "single_label":
         with torch.no_grad():
             logits = model.eval()(**tokenizer("south south snow snow", return_tensors="pt")).logits
         assert logits.argmax().item() == 1
-    if kind == "question_answering":
+    if task_type == "question_answering":
         answers = json.loads((out / "answers-test.json").read_text())
         assert answers == {row["id"]: row["answer"] for row in read_jsonl(out / "predictions-test.jsonl")}
 
@@ -175,11 +184,13 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
         out = tmp_path / folder.partition("/")[0]
         for more, message in (
             (("--learning-rate", "1e-4"), "learning_rate 0.003 and not 0.0001"),
-            (("--max-length", 32, "--saor-alpha", 0), "max_length None and not 32, saor_alpha 1.0 and not 0.0"),
+            (("--max-length", 32, "--saor-alpha", 1), "max_length None and not 32, saor_alpha 0.0 and not 1.0"),
         ):
             capsys.readouterr()
             assert cli.main(arguments(out, *words, *more, *resume)) == 2
-            assert f"--output-dir {tmp_path / folder} holds another run, of {message}" in capsys.readouterr().err
+            assert f"{tmp_path / folder} holds another run, of {message}" in capsys.readouterr().err
+    # No flag asks for SAOR.
+    assert not any("consistency_loss" in entry for entry in read_results(tmp_path / "one")["history"])
     # Another seed more is still the same comparison.
     assert set(finetune(tmp_path / "seeds", "--seeds", 0, 1, *flags[2:], *resume)["seeds"]) == {"0", "1"}
 
@@ -199,8 +210,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
 
 def test_the_best_checkpoint_is_the_one_that_stays_and_patience_ends_early(tmp_path, monkeypatch):
     scores = iter([0.1, 0.9, 0.3, 0.2, 0.8])
-    scripted = KINDS["single_label"]._replace(score=lambda *_: {"accuracy": next(scores, 0.0)})
-    monkeypatch.setitem(KINDS, "single_label", scripted)
+    scripted = TASK_TYPES["single_label"]._replace(score=lambda *_: {"accuracy": next(scores, 0.0)})
+    monkeypatch.setitem(TASK_TYPES, "single_label", scripted)
     results = finetune(tmp_path, "--early-stopping-patience", 2, "--save-total-limit", 5)
     evaluations = [entry["eval_accuracy"] for entry in results["history"] if "eval_accuracy" in entry]
     assert evaluations == [0.1, 0.9, 0.3, 0.2] and results["steps"] == 16
@@ -217,7 +228,7 @@ def test_class_weights_are_inverse_to_counts_and_reach_the_training(tmp_path):
     for name, more in (("none", ()), ("balanced", ("--class-weights", "balanced"))):
         finetune(tmp_path / name, *flags, *more)
     assert not are_equal(tmp_path / "none", tmp_path / "balanced")
-    of_tokens = prepare("--class-weights", "balanced", kind="token_classification")
+    of_tokens = prepare("--class-weights", "balanced", task_type="token_classification")
     labels = [label for row in read_jsonl(workspace() / "token_classification-train.jsonl") for label in row["labels"]]
     expected = torch.tensor([len(labels) / 2 / labels.count(name) for name in ("B-SIDE", "O")])
     torch.testing.assert_close(of_tokens.class_weights, expected)
@@ -269,6 +280,7 @@ def test_a_search_takes_the_best_of_its_trials(tmp_path, capsys):
     assert json.loads((tmp_path / "again" / "search.json").read_text()) == kept
     (tmp_path / "search.json").write_text(json.dumps({**kept, "best": {**kept["best"], "learning_rate": 1e-5}}))
     shutil.rmtree(tmp_path / "search")
+    (tmp_path / "results.json").unlink()
     resumed = finetune(tmp_path, *flags, "--resume-from-checkpoint", "last")
     assert resumed["arguments"]["learning_rate"] == 1e-5 and not (tmp_path / "search").exists()
 
@@ -280,7 +292,7 @@ def test_rows_that_cannot_be_trained_on_are_named_and_the_run_goes_on(tmp_path):
     test[1]["answers"], test[2]["context"] = rows[3]["answers"], ""
     files = ("--train-file", write_jsonl(tmp_path / "train.jsonl", rows))
     files += ("--test-file", write_jsonl(tmp_path / "test.jsonl", test))
-    results = finetune(tmp_path / "out", *files, "--max-steps", 1, kind="question_answering")
+    results = finetune(tmp_path / "out", *files, "--max-steps", 1, task_type="question_answering")
     assert results["notes"]["train"] == {"answer not in the context": {"count": 1, "first": ["q3"]}}
     assert results["notes"]["test"] == {
         "answer not in the context": {"count": 1, "first": ["q1"]},
@@ -348,7 +360,7 @@ def test_glue_is_every_task_with_data_and_their_average(tmp_path, monkeypatch):
     assert cli.main([*map(str, words), "--resume-from-checkpoint", "last"]) == 0
     assert read_results(out / "mnli")["kept"] and read_results(out)["average"] == pytest.approx(results["average"])
     # Several seeds, and metrics of long texts and of the hub: the average is of the tasks' own metrics.
-    monkeypatch.setattr(evaluate, "load", lambda *_, **__: METRICS["accuracy"]())
+    monkeypatch.setattr(evaluate, "load", lambda *_, **__: evaluate_modules.load("accuracy"))
     more = ["--seeds", "0", "1", "--longer-than", "3", "--hub-metrics", "owner/own", "--output-dir", tmp_path / "seeds"]
     assert cli.main([str(word) for word in [*words, *more]]) == 0
     results = read_results(tmp_path / "seeds")
@@ -358,7 +370,7 @@ def test_glue_is_every_task_with_data_and_their_average(tmp_path, monkeypatch):
         expected = statistics.fmean(run[split]["accuracy"] for run in runs)
         assert results["tasks"][name] == {"accuracy": pytest.approx(expected)}
     assert set(results["tasks"]["cola"]) == {"matthews_correlation"}
-    with pytest.raises(ValueError, match="no GLUE task was found"):
+    with pytest.raises(InputError, match="no GLUE task was found"):
         runner.main([str(word) for word in [*words[1:], "--data-dir", out]])
 
 
@@ -382,17 +394,17 @@ def test_the_table_names_the_classes(labels, shown, tmp_path, capsys):
 def test_a_recipe_stands_in_for_what_is_not_given(tmp_path):
     words = ["--model", "m", "--task", "hyperpartisan", "--output-dir", str(tmp_path)]
     recipe = TASKS["hyperpartisan"].recipe
-    _, task, args, saor, training = runner.read_arguments(words)
+    _, task, args, saor, training = read_arguments(words)
     assert task.columns == TASKS["hyperpartisan"].columns
     assert training.learning_rate == recipe.learning_rate and training.num_train_epochs == recipe.num_train_epochs
     assert training.per_device_train_batch_size == training.per_device_eval_batch_size == recipe.batch_size
-    assert saor.saor_alpha == recipe.saor_alpha and args.max_length is None
+    assert saor.saor_alpha == 0 and args.max_length is None
     assert training.metric_for_best_model == "accuracy" and training.load_best_model_at_end
     flags = ["--learning-rate", "1e-3", "--num-train-epochs", "2", "--per-device-train-batch-size", "3"]
-    flags += ["--saor-alpha", "0", "--eval_strategy", "no", "--text-column", "body"]
-    _, task, _, saor, training = runner.read_arguments([*words, *flags])
+    flags += ["--saor-alpha", "2", "--eval_strategy", "no", "--text-column", "body"]
+    _, task, _, saor, training = read_arguments([*words, *flags])
     assert (training.learning_rate, training.num_train_epochs, training.per_device_train_batch_size) == (1e-3, 2, 3)
-    assert saor.saor_alpha == 0 and not training.load_best_model_at_end and task.columns["text"] == "body"
+    assert saor.saor_alpha == 2 and not training.load_best_model_at_end and task.columns["text"] == "body"
     assert prepare().settings.max_length == 64
     assert prepare("--max-length", 40).settings.max_length == 40
 
@@ -402,8 +414,8 @@ def test_a_recipe_widens_the_global_blocks_of_a_model_but_not_of_a_pattern_that_
     words = f"--model {workspace() / 'model'} --task wikihop --output-dir unused {' '.join(files)}".split()
     blocks = []
     for more in ([], ["--pattern", "block_size=16,num_global_blocks=2"]):
-        name, task, args, _, training = runner.read_arguments([*words, *more])
-        job = runner.prepare(name, task, args, training)
+        name, task, args, _, training = read_arguments([*words, *more])
+        job = preparation.prepare(name, task, args, training)
         blocks.append((job.config.num_global_blocks, job.settings.num_global_tokens))
     # The model reads no more than four blocks.
     assert blocks == [(TASKS["wikihop"].recipe.num_global_blocks, 64), (2, 32)]
@@ -438,9 +450,9 @@ def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch
 
 def test_the_best_checkpoint_is_that_of_the_metric_asked_for(tmp_path):
     words = ["--model", "m", "--train-file", "f.csv", "--output-dir", str(tmp_path)]
-    assert runner.read_arguments(words)[-1].greater_is_better
+    assert read_arguments(words)[-1].greater_is_better
     for name in ("loss", "mse", "eval_mse"):
-        assert not runner.read_arguments([*words, "--metric-for-best-model", name])[-1].greater_is_better
-    with pytest.raises(ValueError, match=r"'eval_f2', which is not found .*'eval_accuracy'"):
+        assert not read_arguments([*words, "--metric-for-best-model", name])[-1].greater_is_better
+    with pytest.raises(InputError, match=r"'eval_f2', which is not found .*'eval_accuracy'"):
         runner.main(arguments(tmp_path / "out", "--metric-for-best-model", "f2", "--max-steps", "1")[1:])
     assert not (tmp_path / "out").exists()

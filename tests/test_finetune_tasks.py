@@ -5,13 +5,13 @@ import pytest
 from datasets import Dataset, Features, List, Value
 
 from ernie_sparse.finetune.data import ROLES
-from ernie_sparse.finetune.kinds import KINDS
 from ernie_sparse.finetune.metrics import METRICS, average_over_tasks, compute
+from ernie_sparse.finetune.task_types import TASK_TYPES
 from ernie_sparse.finetune.tasks import GLUE, OWN_FILES, TASKS, join_trivia_qa, list_tasks
 
 ALL_TASKS = {**TASKS, **{f"own {name}": task for name, task in OWN_FILES.items()}}
 
-# A prediction and a reference of each kind, as the metrics get them.
+# A prediction and a reference of each task_type, as the metrics get them.
 SAMPLES = {
     "single_label": ([0, 1, 1], [0, 1, 0]),
     "multi_label": ([[0, 1], [1, 0]], [[0, 1], [1, 1]]),
@@ -23,24 +23,26 @@ OWN_METRICS = {"token_classification": [["token_classification"]], "question_ans
 
 
 @pytest.mark.parametrize("name", ALL_TASKS)
-def test_a_task_names_a_kind_its_columns_and_metrics_that_exist(name):
+def test_a_task_names_a_type_its_columns_and_metrics_that_exist(name):
     task = ALL_TASKS[name]
-    assert task.kind in KINDS
+    assert task.task_type in TASK_TYPES
     assert set(task.metrics) <= set(METRICS)
-    # Whole texts are scored by what the task names; the other kinds have their own metrics.
-    assert bool(task.metrics) == (task.kind in ("single_label", "multi_label", "regression"))
-    needed, references = ROLES[task.kind]
+    # Whole texts are scored by what the task names; the other types have their own metrics.
+    assert bool(task.metrics) == (task.task_type in ("single_label", "multi_label", "regression"))
+    needed, references = ROLES[task.task_type]
     assert set(needed) | set(references) <= set(task.columns)
 
 
 @pytest.mark.parametrize("name", ALL_TASKS)
 def test_what_chooses_the_best_checkpoint_is_a_metric_of_the_task(name):
     task = ALL_TASKS[name]
-    if task.kind == "candidate_choice":
+    if task.task_type == "candidate_choice":
         rows = Dataset.from_dict({"answer": ["x"]})
-        produced = [KINDS[task.kind].score([{"answer": "x"}], rows, None)]
+        produced = [TASK_TYPES[task.task_type].score([{"answer": "x"}], rows, None)]
     else:
-        produced = [compute(names, *SAMPLES[task.kind]) for names in OWN_METRICS.get(task.kind, [task.metrics])]
+        produced = [
+            compute(names, *SAMPLES[task.task_type]) for names in OWN_METRICS.get(task.task_type, [task.metrics])
+        ]
     assert all(task.best in results for results in produced)
 
 
@@ -55,7 +57,7 @@ def test_glue_is_its_nine_tasks_under_their_own_metrics():
     assert set(GLUE) == {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"}
     assert all(TASKS[name] is task and task.hub == ("nyu-mll/glue", name) for name, task in GLUE.items())
     assert GLUE["cola"].metrics == ("matthews_correlation",)
-    assert GLUE["stsb"].metrics == ("pearson", "spearmanr") and GLUE["stsb"].kind == "regression"
+    assert GLUE["stsb"].metrics == ("pearson", "spearmanr") and GLUE["stsb"].task_type == "regression"
     assert GLUE["mrpc"].metrics == GLUE["qqp"].metrics == ("accuracy", "f1_binary")
     assert all(GLUE[name].metrics == ("accuracy",) for name in ("sst2", "mnli", "qnli", "rte", "wnli"))
     assert set(GLUE["mnli"].splits.values()) == {"train", "validation_matched", "validation_mismatched"}
@@ -64,7 +66,7 @@ def test_glue_is_its_nine_tasks_under_their_own_metrics():
 
 
 def test_the_classes_of_a_task_are_as_many_as_it_has():
-    counts = {name: len(task.label_names) for name, task in TASKS.items() if task.kind == "single_label"}
+    counts = {name: len(task.label_names) for name, task in TASKS.items() if task.task_type == "single_label"}
     assert counts == {**dict.fromkeys(counts, 2), "mnli": 3, "arxiv": 11}
     assert GLUE["rte"].label_names == ("entailment", "not_entailment")
     assert GLUE["wnli"].label_names == ("not_entailment", "entailment")
@@ -75,7 +77,7 @@ def test_list_shows_every_task_with_its_recipe_and_its_note():
     lines = list_tasks().splitlines()
     for name, task in TASKS.items():
         row = next(line for line in lines if line.split()[:1] == [name])
-        assert task.kind in row and task.hub[0] in row and str(task.recipe.max_length) in row.split()
+        assert task.task_type in row and task.hub[0] in row and str(task.recipe.max_length) in row.split()
         assert f"{task.recipe.learning_rate}" in row.split()
         if task.note:
             assert f"  {name}: {task.note}" in lines

@@ -5,7 +5,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..running import check_least
+from ..command_line import check_least
+from ..errors import InputError
 from .metrics import hub_metric
 from .settings import LONG_DOCUMENTS
 from .tasks import Task
@@ -120,28 +121,30 @@ class FinetuneArguments:
     lora_rank: int | None = field(
         default=None, metadata={"help": "Train adapters of this rank (peft), merged into the weights at the end."}
     )
+    preprocessing_processes: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
     hub_metrics: list[str] = field(
         default_factory=list, metadata={"help": "Metrics of the hub's evaluate library to compute as well."}
     )
 
     def __post_init__(self):
         if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"--validation-fraction {self.validation_fraction}: it must lie between 0 and 1")
+            raise InputError(f"--validation-fraction {self.validation_fraction}: it must lie between 0 and 1")
         if self.long_documents not in LONG_DOCUMENTS:
-            raise ValueError(f"--long-documents {self.long_documents!r} is not one of {', '.join(LONG_DOCUMENTS)}")
+            raise InputError(f"--long-documents {self.long_documents!r} is not one of {', '.join(LONG_DOCUMENTS)}")
         if self.class_weights not in ("none", "balanced"):
-            raise ValueError(f"--class-weights {self.class_weights!r} is not one of none, balanced")
+            raise InputError(f"--class-weights {self.class_weights!r} is not one of none, balanced")
         least = {
             "max_length": 8,
             **dict.fromkeys(("max_train_documents", "max_validation_documents", "max_test_documents"), 1),
             **dict.fromkeys(
                 ("max_answer_length", "num_best", "lora_rank", "search_trials", "early_stopping_patience"), 1
             ),
+            "preprocessing_processes": 1,
             **dict.fromkeys(("stride", "longer_than"), 0),
         }
         check_least(self, least)
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"--seeds {' '.join(map(str, self.seeds))}: one of them is given twice")
+            raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: one of them is given twice")
         sources = {
             "--train-file": self.train_file or self.validation_file or self.test_file,
             "--dataset": self.dataset,
@@ -149,25 +152,25 @@ class FinetuneArguments:
         }
         given = [flag for flag, value in sources.items() if value]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} were given: rows come from one place")
+            raise InputError(f"{' and '.join(given)} were given: rows come from one place")
         if self.data_dir and self.task is None:
-            raise ValueError("--data-dir needs --task: it says which files to look for")
+            raise InputError("--data-dir needs --task: it says which files to look for")
         if self.task is None and not given:
-            raise ValueError("give --task, --train-file (and --validation-file) or --dataset")
+            raise InputError("give --task, --train-file (and --validation-file) or --dataset")
         if self.task is not None and self.kind is not None:
-            raise ValueError("--kind is for rows of your own: a task has its kind")
+            raise InputError("--kind is for rows of your own: a task has its own")
 
     def files(self) -> dict[str, list[str] | None]:
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
 
     def check_reports(self, task: Task):
-        """Raise a `ValueError`, before the training, where something is asked for that this kind of task has not."""
-        if self.longer_than is not None and task.kind not in ("single_label", "multi_label", "regression"):
-            raise ValueError("--longer-than is for whole texts")
-        if self.null_threshold is not None and task.kind != "question_answering":
-            raise ValueError(f"--null-threshold is for question answering: here the kind is {task.kind}")
-        if self.hub_metrics and task.kind not in ("single_label", "regression"):
-            raise ValueError("--hub-metrics are for single_label and regression tasks")
+        """Raise an [`InputError`], before the training, where something is asked for that this type of task has not."""
+        if self.longer_than is not None and task.task_type not in ("single_label", "multi_label", "regression"):
+            raise InputError("--longer-than is for whole texts")
+        if self.null_threshold is not None and task.task_type != "question_answering":
+            raise InputError(f"--null-threshold is for question answering: here it is {task.task_type}")
+        if self.hub_metrics and task.task_type not in ("single_label", "regression"):
+            raise InputError("--hub-metrics are for single_label and regression tasks")
         for name in self.hub_metrics:
             hub_metric(name)
 

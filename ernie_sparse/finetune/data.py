@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 
-from ..running import load_raw_dataset
+from ..errors import InputError
+from ..tables import load_rows
 from .tasks import Task
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
@@ -29,11 +30,11 @@ def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
     `train-00000-of-00002.parquet` and so on as the hub stores them; parquet, jsonl, json or csv.
 
     Raises:
-        `ValueError`: There is no training file.
+        [`InputError`]: There is no training file.
     """
     root = Path(data_dir)
     if not root.is_dir():
-        raise ValueError(f"--data-dir {data_dir}: there is no such folder")
+        raise InputError(f"--data-dir {data_dir}: there is no such folder")
     folders = [folder for folder in (root / task.folder, root, root / "data") if folder.is_dir()]
     for folder in folders:
         found = {}
@@ -48,7 +49,7 @@ def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
         if "train" in found:
             return found
     places = ", ".join(str(folder) for folder in folders)
-    raise ValueError(f"no {task.splits['train']}{{{','.join(SUFFIXES)}}} was found in {places}")
+    raise InputError(f"no {task.splits['train']}{{{','.join(SUFFIXES)}}} was found in {places}")
 
 
 # What the columns of these roles hold: other things would fail later, or be read as something else.
@@ -68,19 +69,19 @@ def load_splits(
     The splits of a task, their columns named by role.
 
     Raises:
-        `ValueError`: No source or two, no training rows, a column that is missing, or empty texts.
+        [`InputError`]: No source or two, no training rows, a column that is missing, or empty texts.
     """
     if data_dir is not None:
         files = find_split_files(data_dir, task)
     if any(files.values()):
-        raw = load_raw_dataset(files, None, None, text_columns=text_columns(task.columns))
+        raw = load_rows(files, None, None, text_columns=text_columns(task.columns))
     else:
         hub_name, hub_config = (dataset, None) if dataset else task.hub
-        hub = load_raw_dataset({}, hub_name, dataset_config or hub_config)
+        hub = load_rows({}, hub_name, dataset_config or hub_config)
         names = task.splits if not dataset else {name: name for name in ("train", "validation", "test")}
         raw = DatasetDict({split: hub[name] for split, name in names.items() if name in hub})
     if "train" not in raw:
-        raise ValueError(f"there is no train split, only {', '.join(raw) or 'none at all'}")
+        raise InputError(f"there is no train split, only {', '.join(raw) or 'none at all'}")
     return {split: by_role(rows, task, split) for split, rows in raw.items()}
 
 
@@ -98,13 +99,13 @@ def by_role(rows: Dataset, task: Task, split: str | None, first: int = 0) -> Dat
         first (`int`): The number of the first of these rows in their file.
 
     Raises:
-        `ValueError`: A column is missing, or a text or a label is.
+        [`InputError`]: A column is missing, or a text or a label is.
     """
     if task.prepare is not None:
         rows = task.prepare(rows)
-    needed, references = ROLES[task.kind]
+    needed, references = ROLES[task.task_type]
     if len(rows) == 0:
-        raise ValueError(f"the {split} split has no rows")
+        raise InputError(f"the {split} split has no rows")
     place = f"rows {first} to {first + len(rows) - 1}" if split is None else f"the {split} split"
     filled = [
         *needed,
@@ -115,7 +116,7 @@ def by_role(rows: Dataset, task: Task, split: str | None, first: int = 0) -> Dat
     named = [role for role in ("id", "answers", "aliases") if task.columns.get(role, role) != role]
     for role in (*filled, *(role for role in named if role == "id" or split is not None)):
         if task.columns[role] not in rows.column_names:
-            raise ValueError(
+            raise InputError(
                 f"there is no column {task.columns[role]!r} for the {role} in {place}, only "
                 f"{', '.join(map(repr, rows.column_names))}"
             )
@@ -124,7 +125,7 @@ def by_role(rows: Dataset, task: Task, split: str | None, first: int = 0) -> Dat
         present = {role: column for role, column in present.items() if role not in references}
     columns = list(dict.fromkeys(present.values()))
     if len(columns) < len(present):
-        raise ValueError(f"two roles cannot share a column: {present}")
+        raise InputError(f"two roles cannot share a column: {present}")
     # Two steps, for a column may bear the name of another role.
     rows = rows.select_columns(columns)
     rows = rows.rename_columns({column: f"role {role}" for role, column in present.items()})
@@ -144,7 +145,7 @@ def _check_filled(rows: Dataset, role: str, column: str, place: str, first: int)
         return
     empty = [i for i, value in enumerate(rows[role]) if _is_empty(value, role)]
     if empty:
-        raise ValueError(
+        raise InputError(
             f"column {column!r} of {place} is empty in {len(empty)} of {len(rows)} rows, the first of them row "
             f"{first + empty[0]}"
         )
@@ -173,7 +174,7 @@ def _check_types(rows: Dataset, task: Task, place: str, first: int):
             needed = "in SQuAD's form, {'text': [...], 'answer_start': [...]}"
         else:
             continue
-        raise ValueError(
+        raise InputError(
             f"column {task.columns[role]!r} of {place} holds {_contents(rows, role, first)}: {role} has to be {needed}"
         )
 
@@ -214,10 +215,10 @@ def hold_out(splits: dict[str, Dataset], fraction: float, seed: int) -> dict[str
         return splits
     train = splits["train"]
     if len(train) < 2:
-        raise ValueError("one training document is too few to hold any out: give --validation-file")
+        raise InputError("one training document is too few to hold any out: give --validation-file")
     count = max(1, round(len(train) * fraction))
     if count == len(train):
-        raise ValueError(f"--validation-fraction {fraction} of {len(train)} training documents leaves none to train on")
+        raise InputError(f"--validation-fraction {fraction} of {len(train)} training documents leaves none to train on")
     parts = train.train_test_split(test_size=count, seed=seed)
     return {"train": parts["train"], "validation": parts["test"], **{k: v for k, v in splits.items() if k != "train"}}
 
@@ -245,29 +246,29 @@ def class_names(train: Dataset, task: Task) -> tuple[str, ...]:
     set, sorted.
 
     Raises:
-        `ValueError`: Labels that are not classes, or a single class.
+        [`InputError`]: Labels that are not classes, or a single class.
     """
     feature = train.features["label"]
     inner = getattr(feature, "feature", feature)
     column = task.columns["label"]
     is_list, is_named = isinstance(feature, List), isinstance(inner, ClassLabel)
     dtype = _type_name(inner)
-    if task.kind == "token_classification" and not is_list:
-        raise ValueError(f"column {column!r} holds {dtype}: token classification needs a list of labels per row")
-    if task.kind == "single_label" and is_list:
-        raise ValueError(f"column {column!r} holds lists: use --kind multi_label or token_classification")
+    if task.task_type == "token_classification" and not is_list:
+        raise InputError(f"column {column!r} holds {dtype}: token classification needs a list of labels per row")
+    if task.task_type == "single_label" and is_list:
+        raise InputError(f"column {column!r} holds lists: use --kind multi_label or token_classification")
     if not (is_named or dtype in ("string", "large_string", "bool") or "int" in dtype):
-        raise ValueError(
+        raise InputError(
             f"column {column!r} holds {_contents(train, 'label')}: classes are strings or whole numbers (--kind "
             "regression takes other numbers)"
         )
     values = {value for row in train["label"] for value in row} if is_list else set(train["label"])
     if None in values:
-        raise ValueError(f"column {column!r} of the training set has lists with empty labels")
+        raise InputError(f"column {column!r} of the training set has lists with empty labels")
     names = tuple(inner.names) if is_named else task.label_names if "int" in dtype else ()
-    if len(values) < 2 and (task.kind == "single_label" or not (names or task.kind == "multi_label")):
+    if len(values) < 2 and (task.task_type == "single_label" or not (names or task.task_type == "multi_label")):
         only = ", ".join(repr(names[value] if value in range(len(names)) else str(value)) for value in values)
-        raise ValueError(f"the training set has a single class, {only}: there is nothing to learn")
+        raise InputError(f"the training set has a single class, {only}: there is nothing to learn")
     return names or tuple(str(value) for value in sorted(values))
 
 
@@ -284,7 +285,7 @@ def with_named_labels(rows: Dataset, names: tuple[str, ...], split: str) -> Data
     The rows with every label as one of `names`.
 
     Raises:
-        `ValueError`: A label that is none of them.
+        [`InputError`]: A label that is none of them.
     """
     feature = rows.features["label"]
     inner, is_list = getattr(feature, "feature", feature), isinstance(feature, List)
@@ -299,12 +300,12 @@ def with_named_labels(rows: Dataset, names: tuple[str, ...], split: str) -> Data
         elif text not in known and isinstance(value, int) and not are_numbers and 0 <= value < len(names):
             text = names[value]
         if text not in known:
-            raise ValueError(f"label {text!r} in the {split} split is none of the training set's: {', '.join(names)}")
+            raise InputError(f"label {text!r} in the {split} split is none of the training set's: {', '.join(names)}")
         return text
 
     labels = [[name(v) for v in row] if is_list else name(row) for row in rows["label"]]
-    kind = List(Value("string")) if is_list else Value("string")
-    return rows.remove_columns("label").add_column("label", labels, feature=kind)
+    names_feature = List(Value("string")) if is_list else Value("string")
+    return rows.remove_columns("label").add_column("label", labels, feature=names_feature)
 
 
 def with_numeric_labels(rows: Dataset, task: Task, split: str) -> Dataset:
@@ -320,7 +321,7 @@ def with_numeric_labels(rows: Dataset, task: Task, split: str) -> Dataset:
     bad = np.flatnonzero(~np.isfinite(labels))
     if len(bad):
         value = rows["label"][int(bad[0])]
-        raise ValueError(
+        raise InputError(
             f"column {task.columns['label']!r} of the {split} split holds {value!r} in row {bad[0]}: regression needs numbers"
         )
     return rows.remove_columns("label").add_column("label", labels.tolist(), feature=Value("float64"))

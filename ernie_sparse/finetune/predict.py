@@ -15,17 +15,21 @@ import datasets
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import TrainingArguments
 
-from ..running import ArgumentParser, check_checkpoint, check_file, csv_options, load_config, longest_first, print_table
+from ..checkpoints import load_config, load_model, load_tokenizer
+from ..command_line import ArgumentParser, check_least
+from ..errors import InputError
+from ..results import print_table
+from ..tables import FORMATS, check_file, csv_options, longest_first
 from ..trainer import SaorArguments
 from .data import ROLES, by_role, several_types, text_columns
-from .kinds import KINDS
-from .settings import LONG_DOCUMENTS, Settings
+from .features import split_notes
+from .settings import FILE_NAME, LONG_DOCUMENTS, Settings
+from .task_types import TASK_TYPES
 from .tasks import OWN_FILES
 from .trainer import FeatureCollator, FinetuneTrainer
 
-READERS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 WRITERS = (".csv", ".jsonl", ".json")
 
 EXAMPLES = """examples:
@@ -59,9 +63,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--long-documents", choices=LONG_DOCUMENTS, help="as in training, unless given")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     args = parser.parse_args(argv)
-    for name in ("batch_size", "chunk_size"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: it must be at least 1")
+    check_least(args, {"batch_size": 1, "chunk_size": 1})
     return args
 
 
@@ -70,20 +72,20 @@ def main(argv: list[str]):
     args = arguments(argv)
     source, target = Path(args.input_file), Path(args.output_file)
     check_file(source)
-    if source.suffix.lower() not in READERS:
-        raise ValueError(f"--input-file {source}: {', '.join(READERS)} can be read")
+    if source.suffix.lower() not in FORMATS:
+        raise InputError(f"--input-file {source}: {', '.join(FORMATS)} can be read")
     if target.suffix.lower() not in WRITERS:
-        raise ValueError(f"--output-file {target}: {', '.join(WRITERS)} can be written")
+        raise InputError(f"--output-file {target}: {', '.join(WRITERS)} can be written")
     if target.exists():
-        raise ValueError(f"--output-file {target} exists already: name another one")
+        raise InputError(f"--output-file {target} exists already: name another one")
     config = load_config(args.model, args.pattern)
-    settings = load_settings(args.model)
+    tokenizer = load_tokenizer(args.model, config)
+    settings = load_settings(args.model, config, tokenizer)
     given = {role: getattr(args, f"{role}_column", None) for role in (*settings.columns, "id")}
     columns = {**settings.columns, **{role: column for role, column in given.items() if column}}
-    settings = dataclasses.replace(settings, columns=columns)
-    if args.long_documents:
-        settings = dataclasses.replace(settings, long_documents=args.long_documents)
-    predict = predictor(args, config, settings)
+    changes = {"columns": columns, "long_documents": args.long_documents or settings.long_documents}
+    settings = dataclasses.replace(settings, **changes)
+    predict = predictor(args, config, tokenizer, settings)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     try:
@@ -95,22 +97,23 @@ def main(argv: list[str]):
     print_table([("rows", count), ("predictions", target)])
 
 
-def load_settings(model: str) -> Settings:
+def load_settings(model: str, config, tokenizer) -> Settings:
     """The settings beside a model in a folder or on the hub."""
-    check_checkpoint(model, "--model")
-    if Path(model).is_dir():
-        return Settings.load(model)
-    from huggingface_hub import hf_hub_download
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
 
-    from .settings import FILE_NAME
+        try:
+            folder = Path(hf_hub_download(model, FILE_NAME)).parent
+        except EntryNotFoundError:
+            raise InputError(f"{model} has no {FILE_NAME}: it was not written by `ernie-sparse finetune`") from None
+    return Settings.load(folder, config, tokenizer)
 
-    return Settings.load(Path(hf_hub_download(model, FILE_NAME)).parent)
 
-
-def predictor(args: argparse.Namespace, config, settings: Settings):
+def predictor(args: argparse.Namespace, config, tokenizer, settings: Settings):
     """A function from canonical rows to predictions."""
-    kind = KINDS[settings.kind]
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    task_type = TASK_TYPES[settings.task_type]
     # Nothing is written into it: Trainer wants a folder all the same.
     folder = Path(tempfile.gettempdir()) / "ernie-sparse-predict"
     training = TrainingArguments(
@@ -123,10 +126,10 @@ def predictor(args: argparse.Namespace, config, settings: Settings):
         dataloader_pin_memory=torch.accelerator.is_available(),
         report_to="none",
         # A file of questions may have answers: then there is a loss, which is no output.
-        label_names=["start_positions", "end_positions"] if settings.kind == "question_answering" else ["labels"],
+        label_names=["start_positions", "end_positions"] if settings.task_type == "question_answering" else ["labels"],
     )
     trainer = FinetuneTrainer(
-        model=kind.model_class.from_pretrained(args.model, config=config),
+        model=load_model(task_type.model_class, args.model, config),
         args=training,
         saor=SaorArguments(saor_alpha=0.0),
         settings=settings,
@@ -134,16 +137,16 @@ def predictor(args: argparse.Namespace, config, settings: Settings):
     )
 
     def predict(rows: Dataset) -> list[dict]:
-        features, _ = kind.encode(rows, settings, tokenizer, is_training=False)
+        features, _ = split_notes(task_type.encode(rows, settings, tokenizer, is_training=False), rows)
         features = longest_first(features)
-        return kind.decode(trainer.predict(features).predictions, features, rows, settings)
+        return task_type.decode(trainer.predict(features).predictions, features, rows, settings)
 
     return predict
 
 
 def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> Iterator[dict]:
     """The predictions of a file's rows, which are read and computed `chunk_size` at a time."""
-    task = dataclasses.replace(OWN_FILES[settings.kind], columns=settings.columns)
+    task = dataclasses.replace(OWN_FILES[settings.task_type], columns=settings.columns)
     first = 0
     # Closed whatever happens: a message would otherwise stand behind the bar.
     with tqdm(desc="Predicting", unit=" rows") as progress:
@@ -152,7 +155,7 @@ def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> I
             first += len(rows)
             progress.update(len(rows))
     if first == 0:
-        raise ValueError(f"{source} has no rows")
+        raise InputError(f"{source} has no rows")
 
 
 def as_dataset(rows: list[dict], first: int) -> Dataset:
@@ -167,19 +170,21 @@ def as_dataset(rows: list[dict], first: int) -> Dataset:
             if len({type(value) for value in values if value is not None}) > 1
         ]
         place = f"rows {first} to {first + len(rows) - 1}"
-        raise ValueError(f"{place} do not fit in one table: {', '.join(reasons) or error}") from error
+        raise InputError(f"{place} do not fit in one table: {', '.join(reasons) or error}") from error
 
 
 def read(source: Path, chunk_size: int, texts: list[str]) -> Iterator[list[dict]]:
     """The rows of a file, `chunk_size` at a time; `texts` are the columns in which digits are text as well."""
     try:
-        kind = READERS[source.suffix.lower()]
-        options = csv_options([source], texts) if kind == "csv" else {}
-        stream = iter(datasets.load_dataset(kind, data_files=str(source), split="train", streaming=True, **options))
+        file_format = FORMATS[source.suffix.lower()]
+        options = csv_options([source], texts) if file_format == "csv" else {}
+        stream = iter(
+            datasets.load_dataset(file_format, data_files=str(source), split="train", streaming=True, **options)
+        )
         while rows := list(islice(stream, chunk_size)):
             yield rows
     except (ValueError, csv.Error, datasets.exceptions.DatasetGenerationError) as error:
-        raise ValueError(f"could not read {source}: {error.__cause__ or error}") from error
+        raise InputError(f"could not read {source}: {error.__cause__ or error}") from error
 
 
 def write(path: Path, suffix: str, rows: Iterator[dict]) -> int:

@@ -10,8 +10,10 @@ import numpy as np
 from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..running import as_dict, finish, print_table, run_facts, training_facts, write_json
-from .question_answering import predictions_as_json
+from ..errors import input_errors
+from ..results import Record, print_table, write_json
+from ..run import Run
+from .answer_spans import predictions_as_json
 
 MOST_CLASSES = 30
 NAMED_ROWS = 20
@@ -27,7 +29,7 @@ HUB_TASKS = {
 }
 
 
-def collect(job, args, saor, training, results: dict, state) -> dict:
+def collect(job, facts: dict, results: dict, state) -> dict:
     """Everything about a run for results.json; the metrics of the last split also by their own names."""
     last = results[job.last]
     return {
@@ -43,39 +45,41 @@ def collect(job, args, saor, training, results: dict, state) -> dict:
         },
         "splits": results,
         "task": job.name,
-        "seed": training.seed,
+        "seed": facts["seed"],
         "steps": state.global_step,
         "pattern": str(job.config.pattern),
         "max_length": job.settings.max_length,
-        "arguments": {**as_dict(args, saor), **training_facts(training)},
+        "arguments": facts,
     }
 
 
 def largest_class(job) -> float | None:
     """The share of the largest class in the last split: what a constant answer gets."""
-    if job.task.kind != "single_label":
+    if job.task.task_type != "single_label":
         return None
     labels = Counter(job.rows[job.last]["label"])
     return max(labels.values()) / labels.total()
 
 
 def with_hub_metric(metric, predictions: list[dict], rows, settings) -> dict[str, float]:
-    """A metric of the hub, for the kinds whose predictions are classes or numbers."""
-    if settings.kind == "regression":
+    """A metric of the hub, where predictions are classes or numbers."""
+    if settings.task_type == "regression":
         pairs = ([p["value"] for p in predictions], list(rows["label"]))
     else:
         numbers = {name: number for number, name in enumerate(settings.label_names)}
         pairs = ([numbers[p["label"]] for p in predictions], [numbers[label] for label in rows["label"]])
-    return {f"hub_{name}": value for name, value in metric.compute(predictions=pairs[0], references=pairs[1]).items()}
+    with input_errors(Exception, about=f"the metric {metric.name}"):
+        found = metric.compute(predictions=pairs[0], references=pairs[1])
+    return {f"hub_{name}": value for name, value in found.items()}
 
 
-def write(job, argv: list[str], folder: str, results: dict, predictions: dict[str, list[dict]], state):
+def write(job, run: Run, results: dict, predictions: dict[str, list[dict]], history: list[dict]):
     """Predictions of every split, picture, card, results.json and the final table."""
-    out = Path(folder)
+    out = run.folder
     for split, rows in predictions.items():
         with open(out / f"predictions-{split}.jsonl", "w") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if job.task.kind == "question_answering":
+        if job.task.task_type == "question_answering":
             write_json(out / f"answers-{split}.json", predictions_as_json(rows))
     pictured = draw(job, predictions[job.last], out / "predictions.png")
     write_card(job, out, results)
@@ -96,7 +100,7 @@ def write(job, argv: list[str], folder: str, results: dict, predictions: dict[st
         rows.append(("always the largest class", results["largest_class"]))
     if pictured:
         rows.append(("predictions, as a picture", out / "predictions.png"))
-    finish("finetune", argv, folder, results, [*rows, ("model", folder)], state.log_history)
+    run.finish(results, [*rows, ("model", out)], history)
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -119,7 +123,7 @@ def numbers(results: dict, prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def write_seeds(job, argv: list[str], training, results: dict[int, dict]) -> dict:
+def write_seeds(job, record: Record, training, results: dict[int, dict]) -> dict:
     """Mean and standard deviation over the seeds; the first process writes them as results.json and prints a table."""
     splits = {}
     for split in next(iter(results.values()))["splits"]:
@@ -137,7 +141,7 @@ def write_seeds(job, argv: list[str], training, results: dict[int, dict]) -> dic
         "splits": splits,
         "seeds": {str(seed): result["splits"] for seed, result in results.items()},
         "largest_class": largest_class(job),
-        **run_facts("finetune", argv),
+        **record.facts(),
     }
     if training.process_index == 0:
         path = Path(training.output_dir) / "results.json"
@@ -147,7 +151,7 @@ def write_seeds(job, argv: list[str], training, results: dict[int, dict]) -> dic
     return everything
 
 
-def write_glue(argv: list[str], folder: str, results: dict[str, dict], missing: list[str], average) -> dict:
+def write_glue(record: Record, folder: Path, results: dict[str, dict], missing: list[str], average) -> dict:
     """Each task's metrics and their average, as results.json and a table."""
     scores = {}
     for name, result in results.items():
@@ -156,10 +160,10 @@ def write_glue(argv: list[str], folder: str, results: dict[str, dict], missing: 
             # The task's own metrics, over all documents.
             found = numbers(metrics.get("mean", metrics)).items()
             scores[task] = {m: v for m, v in found if m != "loss" and " " not in m and not m.startswith("hub_")}
-    everything = {"average": average(scores), "tasks": scores, "missing": missing, **run_facts("finetune", argv)}
+    everything = {"average": average(scores), "tasks": scores, "missing": missing, **record.facts()}
     if not PartialState().is_main_process:
         return everything
-    write_json(Path(folder) / "results.json", everything)
+    write_json(folder / "results.json", everything)
     rows = [(name, ", ".join(f"{m} {value:.4f}" for m, value in metrics.items())) for name, metrics in scores.items()]
     rows.append((f"average over {len(results)} of 9 tasks", everything["average"]))
     if missing:
@@ -174,12 +178,12 @@ def write_card(job, folder: Path, results: dict):
     data = job.task.hub[0] if job.task.hub and job.name != "own files" else "own files"
     card_data = ModelCardData(
         library_name="transformers",
-        pipeline_tag=HUB_TASKS[job.task.kind],
+        pipeline_tag=HUB_TASKS[job.task.task_type],
         tags=["ernie_sparse", "long-document"],
         model_name=folder.name,
         eval_results=[
             EvalResult(
-                task_type=HUB_TASKS[job.task.kind],
+                task_type=HUB_TASKS[job.task.task_type],
                 dataset_type=data,
                 dataset_name=job.name,
                 dataset_split=job.last,
@@ -192,7 +196,7 @@ def write_card(job, folder: Path, results: dict):
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
     text = (
         f"---\n{card_data.to_yaml()}\n---\n\n# {folder.name}\n\n"
-        f"An ERNIE-Sparse encoder fine-tuned on {job.name} ({job.task.kind.replace('_', ' ')}), seed {results['seed']}, "
+        f"An ERNIE-Sparse encoder fine-tuned on {job.name} ({job.task.task_type.replace('_', ' ')}), seed {results['seed']}, "
         f"{results['steps']} steps, rows of up to {job.settings.max_length} tokens, pattern `{results['pattern']}`.\n\n"
         f"On {len(job.rows[job.last]):,} rows ({job.last}):\n\n| metric | value |\n| --- | ---: |\n{table}\n\n"
         "`ernie-sparse predict --model DIR --input-file rows.csv --output-file predictions.csv` runs it; `results.json` has the "
@@ -210,13 +214,13 @@ def draw(job, predictions: list[dict], path: Path) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    rows, kind = job.rows[job.last], job.task.kind
-    figure = Figure(figsize=(9, 4) if kind == "single_label" else (5, 4), layout="constrained")
-    if kind == "single_label" and len(job.settings.label_names) <= MOST_CLASSES:
+    rows, task_type = job.rows[job.last], job.task.task_type
+    figure = Figure(figsize=(9, 4) if task_type == "single_label" else (5, 4), layout="constrained")
+    if task_type == "single_label" and len(job.settings.label_names) <= MOST_CLASSES:
         matrix, reliability = figure.subplots(1, 2)
         _draw_confusion(matrix, predictions, rows["label"], job.settings.label_names)
         _draw_reliability(reliability, predictions, rows["label"])
-    elif kind == "regression":
+    elif task_type == "regression":
         axes = figure.subplots()
         axes.scatter(rows["label"], [p["value"] for p in predictions], s=8, alpha=0.5)
         axes.axline((np.mean(rows["label"]),) * 2, slope=1, color="grey", linewidth=1)

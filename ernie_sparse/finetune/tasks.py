@@ -18,7 +18,6 @@ class Recipe:
         num_train_epochs (`float`)
         learning_rate (`float`)
         batch_size (`int`): Rows per step and device.
-        saor_alpha (`float`): Weight of the consistency loss.
         num_global_blocks (`int`, *optional*): Leading global blocks of the model's pattern, where its own are too few.
     """
 
@@ -26,7 +25,6 @@ class Recipe:
     num_train_epochs: float = 3
     learning_rate: float = 5e-5
     batch_size: int = 16
-    saor_alpha: float = 1.0
     num_global_blocks: int | None = None
 
 
@@ -36,7 +34,7 @@ class Task:
     One row.
 
     Args:
-        kind (`str`): A name in `kinds.KINDS`.
+        task_type (`str`): A name in `task_types.TASK_TYPES`.
         columns (`Mapping[str, str]`): The column of each role.
         metrics (`tuple[str, …]`): What is computed; see `metrics.METRICS`.
         best (`str`): The result that chooses the best checkpoint.
@@ -48,7 +46,7 @@ class Task:
         note (`str`): What to know before a number is published.
     """
 
-    kind: str
+    task_type: str
     columns: Mapping[str, str]
     metrics: tuple[str, ...] = ()
     best: str = "accuracy"
@@ -106,7 +104,7 @@ def _features(plain: dict):
 def _glue(config: str, texts: tuple[str, ...], recipe: Recipe, labels: tuple[str, ...] = (), **more) -> Task:
     # The hub's test splits have no labels.
     defaults = {
-        "kind": "single_label",
+        "task_type": "single_label",
         "metrics": ("accuracy",),
         "splits": {"train": "train", "validation": "validation"},
     }
@@ -143,7 +141,7 @@ GLUE = {
     "qqp": _glue(
         "qqp", ("question1", "question2"), _PAIRS, ("not_duplicate", "duplicate"), metrics=("accuracy", "f1_binary")
     ),
-    "stsb": _glue("stsb", _SENTENCES, _PAIRS, kind="regression", metrics=("pearson", "spearmanr"), best="pearson"),
+    "stsb": _glue("stsb", _SENTENCES, _PAIRS, task_type="regression", metrics=("pearson", "spearmanr"), best="pearson"),
     "mnli": _glue(
         "mnli",
         ("premise", "hypothesis"),
@@ -169,7 +167,7 @@ GLUE = {
 TASKS = {
     **GLUE,
     "imdb": Task(
-        kind="single_label",
+        task_type="single_label",
         columns={"text": "text", "label": "label"},
         metrics=("accuracy", "f1_macro"),
         hub=("stanfordnlp/imdb", None),
@@ -180,7 +178,7 @@ TASKS = {
         recipe=Recipe(max_length=1024, learning_rate=3e-5),
     ),
     "hyperpartisan": Task(
-        kind="single_label",
+        task_type="single_label",
         columns={"text": "text", "label": "label", "id": "id"},
         metrics=("accuracy", "f1_macro"),
         hub=("jonathanli/hyperpartisan-longformer-split", None),
@@ -190,7 +188,7 @@ TASKS = {
         recipe=Recipe(max_length=4096, num_train_epochs=15, learning_rate=3e-5, batch_size=8),
     ),
     "arxiv": Task(
-        kind="single_label",
+        task_type="single_label",
         columns={"text": "text", "label": "label"},
         metrics=("accuracy", "f1_macro"),
         hub=("ccdv/arxiv-classification", None),
@@ -202,7 +200,7 @@ TASKS = {
         recipe=Recipe(max_length=4096, num_train_epochs=5, learning_rate=3e-5, batch_size=8),
     ),
     "triviaqa": Task(
-        kind="question_answering",
+        task_type="question_answering",
         columns=_QUESTIONS,
         best="f1",
         hub=("mandarjoshi/trivia_qa", "rc.wikipedia"),
@@ -212,7 +210,7 @@ TASKS = {
         recipe=_TRIVIA,
     ),
     "triviaqa-rc": Task(
-        kind="question_answering",
+        task_type="question_answering",
         columns=_QUESTIONS,
         best="f1",
         hub=("mandarjoshi/trivia_qa", "rc"),
@@ -222,7 +220,7 @@ TASKS = {
         recipe=_TRIVIA,
     ),
     "wikihop": Task(
-        kind="candidate_choice",
+        task_type="candidate_choice",
         columns={name: name for name in ("id", "query", "candidates", "supports", "answer")},
         hub=("community-datasets/qangaroo", "wikihop"),
         folder="wikihop",
@@ -231,7 +229,7 @@ TASKS = {
         recipe=Recipe(max_length=4096, num_train_epochs=5, learning_rate=3e-5, batch_size=8, num_global_blocks=8),
     ),
     "squad": Task(
-        kind="question_answering",
+        task_type="question_answering",
         columns=_QUESTIONS,
         best="f1",
         hub=("rajpurkar/squad", None),
@@ -244,36 +242,36 @@ TASKS = {
 # What `--kind` makes of a file of the user's own.
 OWN_FILES = {
     "single_label": Task(
-        kind="single_label", columns={"text": "text", "label": "label"}, metrics=("accuracy", "f1_macro")
+        task_type="single_label", columns={"text": "text", "label": "label"}, metrics=("accuracy", "f1_macro")
     ),
     "multi_label": Task(
-        kind="multi_label", columns={"text": "text", "label": "label"}, metrics=("multi_label",), best="f1"
+        task_type="multi_label", columns={"text": "text", "label": "label"}, metrics=("multi_label",), best="f1"
     ),
     "regression": Task(
-        kind="regression",
+        task_type="regression",
         columns={"text": "text", "label": "label"},
         metrics=("pearson", "spearmanr", "mse"),
         best="pearson",
     ),
     "token_classification": Task(
-        kind="token_classification", columns={"tokens": "tokens", "label": "labels"}, best="f1"
+        task_type="token_classification", columns={"tokens": "tokens", "label": "labels"}, best="f1"
     ),
-    "question_answering": Task(kind="question_answering", columns=_QUESTIONS, best="f1"),
-    "candidate_choice": Task(kind="candidate_choice", columns=TASKS["wikihop"].columns),
+    "question_answering": Task(task_type="question_answering", columns=_QUESTIONS, best="f1"),
+    "candidate_choice": Task(task_type="candidate_choice", columns=TASKS["wikihop"].columns),
 }
 
 
 def list_tasks() -> str:
     """The rows as a table, for `--list`."""
-    head = ("task", "kind", "metrics", "length", "epochs", "rate", "batch", "alpha", "hub data set")
+    head = ("task", "kind", "metrics", "length", "epochs", "rate", "batch", "hub data set")
     rows = []
     for name, task in TASKS.items():
         recipe, metrics = task.recipe, ", ".join(task.metrics) or "exact_match, f1"
-        if task.kind == "candidate_choice":
+        if task.task_type == "candidate_choice":
             metrics = "accuracy"
         hub = " ".join(part for part in task.hub or () if part)
         numbers = (recipe.max_length, recipe.num_train_epochs, recipe.learning_rate, recipe.batch_size)
-        rows.append((name, task.kind, metrics, *map(str, numbers), f"{recipe.saor_alpha:g}", hub))
+        rows.append((name, task.task_type, metrics, *map(str, numbers), hub))
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     notes = [f"  {name}: {task.note}" for name, task in TASKS.items() if task.note]

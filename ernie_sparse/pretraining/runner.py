@@ -9,7 +9,7 @@ from typing import ClassVar
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from ..checkpoints import load_config, load_tokenizer, set_pattern
+from ..checkpoints import load_config, load_model, load_tokenizer, set_pattern
 from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError, input_errors
@@ -102,11 +102,16 @@ def parse_config(text: str | None) -> dict:
 
 
 def build_tokenizer(
-    args: PretrainArguments, train_set: Dataset, max_length: int, folder: Path, is_main_process: bool
+    args: PretrainArguments,
+    config: ErnieSparseConfig,
+    train_set: Dataset,
+    max_length: int,
+    folder: Path,
+    is_main_process: bool,
 ) -> PreTrainedTokenizerBase:
     """The model's tokenizer, another one, or one that the main process trains on the training text and leaves in `folder`."""
     if args.train_tokenizer is None:
-        return load_tokenizer(args.tokenizer or args.model)
+        return load_tokenizer(args.tokenizer or args.model, config if args.model else None)
     if is_main_process:
         column = train_set.select_columns(args.text_column)
         texts = (text for batch in column.iter(batch_size=100) for text in batch[args.text_column] if text)
@@ -130,12 +135,11 @@ def build_config(args: PretrainArguments) -> ErnieSparseConfig:
 def build_model(args: PretrainArguments, config: ErnieSparseConfig, tokenizer) -> ErnieSparseForMaskedLM:
     """The checkpoint's model, or a new one for the tokenizer's vocabulary."""
     if args.model is not None:
-        if len(tokenizer) > config.vocab_size:
-            raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
-        return ErnieSparseForMaskedLM.from_pretrained(args.model, config=config)
+        return load_model(ErnieSparseForMaskedLM, args.model, config)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
-    return ErnieSparseForMaskedLM(config)
+    with input_errors(about="--config"):
+        return ErnieSparseForMaskedLM(config)
 
 
 def build_rows(args: PretrainArguments, raw, tokenizer, max_length: int, seed: int) -> tuple[Dataset, Dataset]:
@@ -184,7 +188,7 @@ def main(argv: list[str]):
             tokenizer = load_tokenizer(checkpoint)
         else:
             folder = Path(training.output_dir) / "tokenizer"
-            tokenizer = build_tokenizer(args, raw["train"], max_length, folder, training.process_index == 0)
+            tokenizer = build_tokenizer(args, config, raw["train"], max_length, folder, training.process_index == 0)
         rows, validation = build_rows(args, raw, tokenizer, max_length, training.seed)
     model = build_model(args, config, tokenizer)
     collator = MaskingCollator(tokenizer, args.mlm_probability, training.seed)

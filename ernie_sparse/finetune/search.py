@@ -1,0 +1,67 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""A search for learning rate, epochs and batch size on the validation set."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments
+
+from ..errors import InputError
+from ..results import print_table, write_json
+from .arguments import FinetuneArguments
+from .preparation import Job
+from .trainer import FinetuneTrainer
+
+
+def search(
+    job: Job,
+    args: FinetuneArguments,
+    training: TrainingArguments,
+    build_trainer: Callable[[FinetuneArguments, TrainingArguments], FinetuneTrainer],
+) -> dict:
+    """
+    The best learning rate, epochs and batch size of some trials on the validation set; what an earlier command has found
+    where this one goes on from there.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise InputError("--search-trials needs optuna: pip install 'ernie-sparse[search]'") from None
+    path = Path(training.output_dir) / "search.json"
+    if training.resume_from_checkpoint == "last" and path.is_file():
+        return json.loads(path.read_text())["best"]
+    own = copy.copy(training)
+    own.output_dir = str(Path(training.output_dir) / "search")
+    own.save_strategy, own.load_best_model_at_end = "no", False
+    trainer = build_trainer(dataclasses.replace(args, early_stopping_patience=None), own)
+    rate, epochs, batch = own.learning_rate, own.num_train_epochs, own.per_device_train_batch_size
+
+    def space(trial) -> dict:
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", rate / 4, rate * 4, log=True),
+            "num_train_epochs": trial.suggest_float("num_train_epochs", max(1, epochs / 2), epochs * 2, step=1),
+            "per_device_train_batch_size": trial.suggest_categorical(
+                "per_device_train_batch_size", sorted({max(1, batch // 2), batch, batch * 2})
+            ),
+        }
+
+    trial = trainer.hyperparameter_search(
+        hp_space=space,
+        compute_objective=lambda metrics: metrics[f"eval_{job.task.best}"],
+        n_trials=args.search_trials,
+        direction="maximize",
+        backend="optuna",
+        sampler=optuna.samplers.TPESampler(seed=training.seed),
+    )
+    # The first process alone knows.
+    found = broadcast_object_list([None if trial is None else (trial.objective, trial.hyperparameters)])
+    objective, best = found[0]
+    if trainer.is_world_process_zero():
+        write_json(path, {job.task.best: objective, "trials": args.search_trials, "best": best})
+        values = [(name, f"{value:.6g}") for name, value in best.items()]
+        print_table([("best of the search", f"{objective:.4f}"), *values])
+    return best
