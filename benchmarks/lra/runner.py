@@ -11,7 +11,7 @@ from datasets import DatasetDict
 from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
 from ernie_sparse.command_line import ArgumentParser, CommandParser, fields_of
-from ernie_sparse.errors import InputError
+from ernie_sparse.errors import InputError, input_errors
 from ernie_sparse.results import Record, print_table
 from ernie_sparse.run import Run
 from ernie_sparse.tables import longest_first
@@ -193,15 +193,17 @@ def train_and_test(argv: list[str]):
         rows[split] = longest_first(rows[split])
     set_seed(training.seed)
     encoder, self_pretraining = build_encoder(args, rows, training, run)
-    trainer = SaorTrainer(
-        model=LraClassifier(encoder, task.num_documents, task.num_labels),
-        args=training,
-        saor=saor,
-        train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
-        data_collator=DocumentCollator(task, model.min_length),
-        compute_metrics=accuracy,
-    )
+    classifier = LraClassifier(encoder, task.num_documents, task.num_labels)
+    with input_errors():
+        trainer = SaorTrainer(
+            model=classifier,
+            args=training,
+            saor=saor,
+            train_dataset=rows["train"],
+            eval_dataset=rows["validation"],
+            data_collator=DocumentCollator(task, model.min_length),
+            compute_metrics=accuracy,
+        )
     run.train(trainer, checkpoint)
     trainer.save_model()
     results = {

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 
 from ernie_sparse.checkpoints import last_checkpoint
+from ernie_sparse.errors import input_errors
 from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator
 from ernie_sparse.results import environments, write_json
 from ernie_sparse.run import Run
@@ -135,16 +136,18 @@ def self_pretrained(
     facts = folder / FACTS
     if not facts.is_file():
         collator = MaskedDocumentCollator(task, model.min_length, training.seed)
-        trainer = SaorTrainer(
-            model=AutoModelForMaskedLM.from_config(config),
-            args=training,
-            saor=SaorArguments(
-                saor_alpha=1.0 if getattr(config, "hierarchical", False) else 0.0, saor_seed=training.seed
-            ),
-            train_dataset=train_set.add_column("row", np.arange(len(train_set))),
-            data_collator=collator,
-            callbacks=[MaskAnew(collator.masking)],
-        )
+        masked_lm = AutoModelForMaskedLM.from_config(config)
+        with input_errors():
+            trainer = SaorTrainer(
+                model=masked_lm,
+                args=training,
+                saor=SaorArguments(
+                    saor_alpha=1.0 if getattr(config, "hierarchical", False) else 0.0, saor_seed=training.seed
+                ),
+                train_dataset=train_set.add_column("row", np.arange(len(train_set))),
+                data_collator=collator,
+                callbacks=[MaskAnew(collator.masking)],
+            )
         run.train(trainer, last_checkpoint(folder))
         trainer.save_model()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -11,14 +11,28 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers.utils import logging
-
-from .tasks import Case
 
 # Long enough for lazy initialisation, too short to leave a mark on the peak.
 WARM_UP_TOKENS = 8
 # What a process may take to start, import and build, on top of its steps.
 START_SECONDS = 120
+
+
+@dataclass
+class Case:
+    """
+    A model with its input, ready to be timed.
+
+    Args:
+        step (`Callable`): One step; what it leaves behind, `model.zero_grad()` clears.
+        num_tokens (`int`): Tokens that a step reads, without padding.
+    """
+
+    model: nn.Module
+    step: Callable[[], object]
+    num_tokens: int
 
 
 @dataclass(frozen=True)

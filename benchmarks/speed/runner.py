@@ -17,9 +17,9 @@ from ernie_sparse.errors import InputError, input_errors
 from ernie_sparse.results import Record, print_table
 
 from . import PROG, report
-from .measure import LeftOut, cpu_peak, cuda_peak, free_memory, left_out_by, time_rounds
+from .measure import Case, LeftOut, cpu_peak, cuda_peak, free_memory, left_out_by, time_rounds
 from .models import DEFAULT_MODELS, Sizes, canonical_name, note
-from .tasks import TASKS, Case, Row, Setup, Task, build_case, rows_of
+from .tasks import TASKS, Row, Setup, Task, build_case, rows_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)

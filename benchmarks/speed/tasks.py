@@ -2,12 +2,11 @@
 """What the models are timed on: one step over random ids, as a value to run again and again."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
+from .measure import Case
 from .models import Sizes, build_encoder, build_masked_lm, is_ours
 
 LABEL_SHARE = 0.15
@@ -96,21 +95,6 @@ class Setup:
     device: str = "cpu"
     dtype: str = "float32"
     batch_size: int = 1
-
-
-@dataclasses.dataclass
-class Case:
-    """
-    A model with its input, ready to be timed.
-
-    Args:
-        step (`Callable`): One step; what it leaves behind, `model.zero_grad()` clears.
-        num_tokens (`int`): Tokens that a step reads, without padding.
-    """
-
-    model: PreTrainedModel
-    step: Callable[[], object]
-    num_tokens: int
 
 
 def build_case(task: Task, row: Row, setup: Setup, length: int) -> Case:

@@ -12,7 +12,6 @@ from benchmarks.lra import PROG, report
 from benchmarks.lra.models import MODELS
 from benchmarks.lra.runner import main
 from benchmarks.lra.tasks import TASKS
-from benchmarks.pages import fill_page
 from ernie_sparse import SaorArguments, SparsePattern
 from ernie_sparse.cli import run_command
 from ernie_sparse.errors import InputError
@@ -452,25 +451,6 @@ def test_what_is_no_result_is_named(text, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         report.read_cells(tmp_path)
     assert str(tmp_path / "other.json") in str(error.value)
-
-
-def test_only_what_lies_between_the_marks_is_replaced(tmp_path):
-    page = tmp_path / "page.md"
-    text = "head\n<!-- begin a -->\nold\nolder\n<!-- end a -->\nmiddle\n<!-- begin b -->\n<!-- end b -->\ntail\n"
-    # What a pattern would take for a reference to a group stays text.
-    tables = {"a": "| \\1 |", "b": "new b"}
-    expected = (
-        "head\n<!-- begin a -->\n| \\1 |\n<!-- end a -->\nmiddle\n<!-- begin b -->\nnew b\n<!-- end b -->\ntail\n"
-    )
-    page.write_text(text)
-    for _ in range(2):
-        fill_page(page, tables)
-        assert page.read_text() == expected
-    for missing in ("<!-- end b -->", "<!-- begin b -->"):
-        page.write_text(text.replace(missing, ""))
-        with pytest.raises(InputError, match=r"page\.md has no place for a table: the lines <!-- begin b -->"):
-            fill_page(page, tables)
-        assert page.read_text() == text.replace(missing, "")
 
 
 def shows_both(path: Path) -> bool:

@@ -28,6 +28,7 @@ from benchmarks.lra.pathfinder import PathfinderShape
 from benchmarks.lra.tasks import TASKS
 from ernie_sparse import SparsePattern
 from ernie_sparse import results as results_module
+from ernie_sparse import run as run_module
 from ernie_sparse.cli import run_command
 from ernie_sparse.trainer import SaorTrainer
 
@@ -45,6 +46,15 @@ BUDGETS = {
 }
 OTHER_PATTERNS = ("block_size=2,num_window_blocks=1,num_global_blocks=0", "hierarchical=false")
 HST = SparsePattern(block_size=64)
+
+
+plot_history = run_module.plot_history
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """They take longer than the updates that they show; one run has them nevertheless."""
+    monkeypatch.setattr(run_module, "plot_history", lambda history, path: False)
 
 
 @pytest.fixture
@@ -201,21 +211,38 @@ def answers(folder: Path, task: str, split: str, pattern: SparsePattern = HST) -
     return np.array(found), np.array(rows["labels"])
 
 
-@pytest.mark.parametrize("task", TASKS)
+# The others take seconds; what they have of their own, their data and their numbers of classes, the next test sees.
+QUICK = ("text", "retrieval")
+
+
+@pytest.mark.parametrize("task", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in TASKS if n not in QUICK)])
 def test_hst_learns_every_task(task):
     results = read_results(trained(task))
-    rows = load_task(task, data_of(task))
-    sizes = {split: len(rows[split]) for split in rows}
-    chance = {"listops": 0.1, "image": 0.1}.get(task, 0.5)
-    labels = rows["test"]["labels"][:]
-    constant = max(labels.count(label) for label in set(labels)) / len(labels)
-    assert (results["chance"], results["constant_guess"]) == (chance, constant) and results["rows"] == sizes
-    error = (chance * (1 - chance) / sizes["test"]) ** 0.5
+    assert_rows_and_guesses(results, task)
+    chance, constant = results["chance"], results["constant_guess"]
+    error = (chance * (1 - chance) / results["rows"]["test"]) ** 0.5
     assert results["accuracy"] > chance + 4 * error and results["accuracy"] > constant + 0.15
     assert results["validation_accuracy"] > constant + 0.1
 
 
-@pytest.mark.parametrize("task", ["text", "listops"])
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in QUICK])
+def test_every_task_runs(task, tmp_path):
+    flags = ("--max-steps", 1, "--eval-steps", 1, "--save-steps", 1, "--per-device-eval-batch-size", 16)
+    results = run(task, tmp_path, *flags, "--validation-size", 4)
+    assert_rows_and_guesses(results, task, validation=4)
+    answered = load_file(tmp_path / "model.safetensors")["classifier.3.weight"].shape[0]
+    assert answered == TASKS[task].num_labels == round(1 / results["chance"])
+
+
+def assert_rows_and_guesses(results: dict, task: str, **limits: int):
+    rows = load_task(task, data_of(task))
+    labels = rows["test"]["labels"][:]
+    assert results["constant_guess"] == max(labels.count(label) for label in set(labels)) / len(labels)
+    assert results["chance"] == {"listops": 0.1, "image": 0.1}.get(task, 0.5)
+    assert results["rows"] == {split: len(rows[split]) for split in rows} | limits
+
+
+@pytest.mark.parametrize("task", ["text", pytest.param("listops", marks=pytest.mark.slow)])
 def test_what_a_run_says_is_true_of_the_model_it_leaves(task):
     out, results = trained(task), read_results(trained(task))
     for split, name in (("test", "accuracy"), ("validation", "validation_accuracy")):
@@ -244,7 +271,6 @@ def test_what_a_run_says_is_true_of_the_model_it_leaves(task):
     logged = [entry["step"] for entry in results["history"] if "eval_accuracy" in entry]
     assert logged == list(range(interval, steps + 1, interval))
     assert all("consistency_loss" not in entry for entry in results["history"])
-    assert (out / "training.png").stat().st_size > 5000
 
 
 def test_other_patterns_are_asked_of_the_same_model(tmp_path, trainers):
@@ -393,7 +419,7 @@ def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
         for resume in ((), ("--resume-from-checkpoint", "last")):
             capsys.readouterr()
             assert lra(arguments("text", tmp_path, *flags, *more, *resume)) == 2
-            assert f"holds another run, of {message}: name another --output-dir" in capsys.readouterr().err
+            assert f"holds another run, of {message}: name another" in capsys.readouterr().err
     assert json.loads((tmp_path / "results.json").read_text()) == whole
     # What came to an end is tested again, and not trained again.
     weights = load_file(tmp_path / "model.safetensors")
@@ -454,6 +480,7 @@ def test_the_encoders_of_transformers_have_no_patterns_to_change(name, tmp_path,
 
 def test_a_run_has_a_folder_of_its_names_where_none_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_module, "plot_history", plot_history)
     words = arguments(
         "text",
         Path("unused"),
@@ -473,6 +500,7 @@ def test_a_run_has_a_folder_of_its_names_where_none_is_given(tmp_path, monkeypat
     folder = Path("runs/lra/text/flat-num_global_blocks=2-seed-3")
     results = read_results(folder)
     assert [str(path) for path in Path("runs").rglob("results.json")] == [str(folder / "results.json")]
+    assert (folder / "training.png").stat().st_size > 5000
     # What else the pattern is stays.
     assert results["pattern"] == str(HST.changed_by("hierarchical=false,num_global_blocks=2"))
     assert results["other_patterns"] == {} and results["seed"] == 3
@@ -616,3 +644,10 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert lra(arguments("text", tmp_path / "file")) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [("--saor-alpha", "1"), ("--self-pretrain",)], ids=["training", "self-pretraining"])
+def test_what_the_trainer_refuses_is_said_in_one_line_too(more, tmp_path, capsys):
+    assert lra(arguments("text", tmp_path, "--label-smoothing-factor", "0.1", *more)) == 2
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(f"{PROG}: error: ") and "label_smoothing_factor" in printed

@@ -3,17 +3,16 @@
 
 import functools
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from peak_cases import build_allocating, build_dying, build_failing
 from torch import nn
 
 from benchmarks.speed import PROG, measure, report, runner
-from benchmarks.speed.measure import LeftOut, cpu_peak, time_rounds
+from benchmarks.speed.measure import Case, LeftOut, cpu_peak, time_rounds
 from benchmarks.speed.models import BUILDERS, DEFAULT_MODELS, Sizes, build_encoder, note
 from benchmarks.speed.runner import Plan, measure_length
 from benchmarks.speed.tasks import (
@@ -24,7 +23,6 @@ from benchmarks.speed.tasks import (
     PLAIN,
     SAOR,
     TASKS,
-    Case,
     Row,
     Setup,
     build_case,
@@ -373,19 +371,6 @@ def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and message in error, (more, error)
         assert not (tmp_path / "never").exists()
-
-
-def build_allocating(length: int) -> Case:
-    """A step that holds a quarter of a MiB per token for a moment."""
-    return Case(nn.Linear(1, 1), lambda: torch.ones(length, 2**16).sum(), length)
-
-
-def build_dying(length: int) -> Case:
-    return Case(nn.Linear(1, 1), lambda: os.kill(os.getpid(), signal.SIGKILL), length)
-
-
-def build_failing(length: int) -> Case:
-    raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other platforms tell less")
