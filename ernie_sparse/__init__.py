@@ -2,8 +2,12 @@
 """
 ERNIE-Sparse for Hugging Face Transformers: a long-document encoder with hierarchical sparse attention.
 
-Importing the package registers its classes, so that `AutoConfig`, `AutoModel` and `AutoModelFor…` know `ernie_sparse`.
+Importing the package registers its classes, so that `AutoConfig`, `AutoModel` and `AutoModelFor…` know `ernie_sparse`. Models
+and the trainer are loaded when they are first used: the import alone takes no longer than that of the Auto classes.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from transformers import (
     AutoConfig,
@@ -16,37 +20,22 @@ from transformers import (
 )
 
 from .configuration_ernie_sparse import ErnieSparseConfig
-from .modeling_ernie_sparse import (
-    ErnieSparseForCandidateChoice,
-    ErnieSparseForMaskedLM,
-    ErnieSparseForMultipleChoice,
-    ErnieSparseForQuestionAnswering,
-    ErnieSparseForSequenceClassification,
-    ErnieSparseForTokenClassification,
-    ErnieSparseModel,
-    ErnieSparsePreTrainedModel,
-)
 from .sparse_pattern import SparsePattern
 
+if TYPE_CHECKING:
+    from .modeling_ernie_sparse import (
+        ErnieSparseForCandidateChoice,
+        ErnieSparseForMaskedLM,
+        ErnieSparseForMultipleChoice,
+        ErnieSparseForQuestionAnswering,
+        ErnieSparseForSequenceClassification,
+        ErnieSparseForTokenClassification,
+        ErnieSparseModel,
+        ErnieSparsePreTrainedModel,
+    )
+    from .trainer import SaorArguments, SaorTrainer
+
 __version__ = "0.1.0"
-
-AutoConfig.register("ernie_sparse", ErnieSparseConfig)
-AutoModel.register(ErnieSparseConfig, ErnieSparseModel)
-AutoModelForMaskedLM.register(ErnieSparseConfig, ErnieSparseForMaskedLM)
-AutoModelForMultipleChoice.register(ErnieSparseConfig, ErnieSparseForMultipleChoice)
-AutoModelForQuestionAnswering.register(ErnieSparseConfig, ErnieSparseForQuestionAnswering)
-AutoModelForSequenceClassification.register(ErnieSparseConfig, ErnieSparseForSequenceClassification)
-AutoModelForTokenClassification.register(ErnieSparseConfig, ErnieSparseForTokenClassification)
-
-
-def __getattr__(name: str):
-    # Trainer and all it brings are imported by those who train.
-    if name in ("SaorArguments", "SaorTrainer"):
-        from . import trainer
-
-        return getattr(trainer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 __all__ = [
     "ErnieSparseConfig",
@@ -62,3 +51,40 @@ __all__ = [
     "SaorTrainer",
     "SparsePattern",
 ]
+
+_AUTO_CLASSES = {
+    "ErnieSparseModel": AutoModel,
+    "ErnieSparseForMaskedLM": AutoModelForMaskedLM,
+    "ErnieSparseForMultipleChoice": AutoModelForMultipleChoice,
+    "ErnieSparseForQuestionAnswering": AutoModelForQuestionAnswering,
+    "ErnieSparseForSequenceClassification": AutoModelForSequenceClassification,
+    "ErnieSparseForTokenClassification": AutoModelForTokenClassification,
+}
+
+
+class _ModelClass:
+    """Stands for a model class in transformers' registry until one of them is used."""
+
+    config_class = ErnieSparseConfig
+
+    def __init__(self, name: str):
+        self.__name__ = name
+
+    def __getattr__(self, attribute: str):
+        return getattr(__getattr__(self.__name__), attribute)
+
+
+AutoConfig.register("ernie_sparse", ErnieSparseConfig)
+for _name, _auto_class in _AUTO_CLASSES.items():
+    _auto_class.register(ErnieSparseConfig, _ModelClass(_name))
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name.startswith("Saor"):
+        return getattr(importlib.import_module(".trainer", __name__), name)
+    modeling = importlib.import_module(".modeling_ernie_sparse", __name__)
+    for model_name, auto_class in _AUTO_CLASSES.items():
+        auto_class.register(ErnieSparseConfig, getattr(modeling, model_name), exist_ok=True)
+    return getattr(modeling, name)
