@@ -1,7 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
 The main job from end to end, on the text that every Python carries: pretrain a small ERNIE-Sparse with SAOR, fine-tune it
-to tell which standard package a long stretch of source comes from, evaluate it under patterns it never saw, reload it.
+to tell which standard package a long excerpt of source comes from, evaluate it under patterns it never saw, reload it.
 
 Everything goes through the commands a user would type; `--output-dir` keeps all of it, with a report and a picture.
 """
@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM, ErnieSparseForSequenceClassification, cli
 
-STRETCH_CHARACTERS = 4000
+EXCERPT_CHARACTERS = 4000
 MAX_LENGTH = 1024
 NUM_PACKAGES = 8
 DOCUMENTS_PER_PACKAGE = {"train": 25, "validation": 8, "test": 40}
@@ -75,11 +75,11 @@ def package_files() -> dict[str, list[Path]]:
     return packages
 
 
-def stretches(path: Path) -> list[str]:
-    """A file's text in pieces of `STRETCH_CHARACTERS`; a shorter rest is left out."""
+def excerpts(path: Path) -> list[str]:
+    """A file's text in pieces of `EXCERPT_CHARACTERS`; a shorter rest is left out."""
     text = read(path)
-    ends = range(STRETCH_CHARACTERS, len(text) + 1, STRETCH_CHARACTERS)
-    return [text[end - STRETCH_CHARACTERS : end] for end in ends]
+    ends = range(EXCERPT_CHARACTERS, len(text) + 1, EXCERPT_CHARACTERS)
+    return [text[end - EXCERPT_CHARACTERS : end] for end in ends]
 
 
 def read(path: Path) -> str:
@@ -93,10 +93,10 @@ def split_of(path: Path) -> str:
 
 
 def write_documents(folder: Path) -> dict[str, list[dict]]:
-    """The task: stretches of source by split, the label being their package. Written as one jsonl file per split."""
+    """The task: excerpts of source by split, the label being their package. Written as one jsonl file per split."""
     documents = {
         name: {
-            split: [text for path in files if split_of(path) == split for text in stretches(path)]
+            split: [text for path in files if split_of(path) == split for text in excerpts(path)]
             for split in DOCUMENTS_PER_PACKAGE
         }
         for name, files in package_files().items()
@@ -155,12 +155,11 @@ def finetune(folder: Path, name: str, model: str):
         *("--train-file", folder / "train.jsonl", "--validation-file", folder / "validation.jsonl"),
         *("--test-file", folder / "test.jsonl", "--num-train-epochs", 5, "--per-device-train-batch-size", 4),
         *("--learning-rate", 1e-3, "--warmup-steps", 0.1, "--logging-steps", 10, "--save-strategy", "no"),
-        *("--saor-alpha", 0),
     )
 
 
 def save_untrained(folder: Path):
-    """The pretrained model's twin that never saw a text: same config, same tokenizer, fresh weights."""
+    """The pretrained model with fresh weights, which never saw a text: same config, same tokenizer."""
     config = ErnieSparseConfig.from_pretrained(folder / "pretrained")
     torch.manual_seed(0)
     ErnieSparseForMaskedLM(config).save_pretrained(folder / "untrained")
@@ -244,7 +243,7 @@ def write_report(
         f"reference and standard library: validation loss {pretrained['eval_loss']:.2f} nats per masked token (a uniform "
         f"guess over {VOCABULARY:,} tokens: {math.log(VOCABULARY):.2f}).",
         "",
-        f"**Task**: which of {len({row['label'] for row in rows['test']})} packages a stretch of {STRETCH_CHARACTERS:,} "
+        f"**Task**: which of {len({row['label'] for row in rows['test']})} packages an excerpt of {EXCERPT_CHARACTERS:,} "
         f"characters (cut to {MAX_LENGTH} tokens) comes from. Documents: {sizes}, split by file; no file that is evaluated on was "
         "pretrained on.",
         "",
