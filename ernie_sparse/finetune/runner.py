@@ -23,8 +23,14 @@ from .task_types import TASK_TYPES
 from .tasks import GLUE, OWN_FILES, TASKS, Task, list_tasks
 from .trainer import FeatureCollator, FinetuneTrainer
 
-# Off until its gain in fine-tuning is shown.
-DEFAULTS = {"saor_alpha": 0.0, "train_sampling_strategy": "group_by_length"}
+DEFAULTS = {
+    # Until its gain in fine-tuning is shown.
+    "saor_alpha": 0.0,
+    "train_sampling_strategy": "group_by_length",
+    "load_best_model_at_end": True,
+    # Rows carry more than the head reads: where they belong, how long they are.
+    "remove_unused_columns": False,
+}
 
 
 def main(argv: list[str]):
@@ -42,7 +48,19 @@ def main(argv: list[str]):
 
 def make_parser() -> CommandParser:
     dataclass_types = (FinetuneArguments, SaorArguments, RunArguments)
-    return CommandParser("ernie-sparse finetune", USAGE, __doc__, *dataclass_types, defaults=DEFAULTS)
+    defaults = {**DEFAULTS, **recipe_of(OWN_FILES["single_label"])}
+    return CommandParser("ernie-sparse finetune", USAGE, __doc__, *dataclass_types, defaults=defaults)
+
+
+def recipe_of(task: Task) -> dict:
+    """What a task says of the training, by flag."""
+    return {
+        "num_train_epochs": task.recipe.num_train_epochs,
+        "learning_rate": task.recipe.learning_rate,
+        "per_device_train_batch_size": task.recipe.batch_size,
+        "per_device_eval_batch_size": task.recipe.batch_size,
+        "metric_for_best_model": task.best,
+    }
 
 
 def fill_arguments(
@@ -58,19 +76,15 @@ def fill_arguments(
         if given.get(flag, known[0]) not in known:
             raise InputError(f"--{flag} {given[flag]!r} is not one of {', '.join(known)}")
     task = TASKS[given["task"]] if "task" in given else OWN_FILES[given.get("kind", "single_label")]
-    by_epoch = {given.get(name, "epoch") for name in ("eval_strategy", "save_strategy")} == {"epoch"}
     recipe = {
-        "num_train_epochs": task.recipe.num_train_epochs,
-        "learning_rate": task.recipe.learning_rate,
-        "per_device_train_batch_size": task.recipe.batch_size,
-        "per_device_eval_batch_size": task.recipe.batch_size,
-        "load_best_model_at_end": by_epoch,
-        "metric_for_best_model": task.best,
+        **recipe_of(task),
+        # The checkpoint that was evaluated is the one that was saved.
+        "load_best_model_at_end": {given.get(name, "epoch") for name in ("eval_strategy", "save_strategy")}
+        == {"epoch"},
         # Of these metrics mse alone is better when smaller; of losses transformers knows.
         "greater_is_better": False if given.get("metric_for_best_model") in ("mse", "eval_mse") else None,
     }
     args, saor, training = parser.fill(given, recipe)
-    # Rows carry more than the head reads: where they belong, how long they are.
     training.remove_unused_columns = False
     return given.get("task", "own files"), args.with_columns(task), args, saor, training
 
