@@ -21,8 +21,8 @@ class BlockRows(NamedTuple):
     Args:
         query_blocks (`torch.LongTensor` of shape `(num_rows, num_query_blocks)`): No block stands in two rows.
         key_blocks (`torch.LongTensor` of shape `(num_rows, width)`): Any block as a filler where nothing is visible.
-        key_mask (`torch.BoolTensor` of shape `(batch_size or 1, num_rows, width * slots_per_block)`, *optional*):
-            Which of the slots in `key_blocks` may be attended to; all of them when `None`.
+        key_mask (`torch.BoolTensor` of shape `(batch_size or 1, num_rows, width * positions_per_block)`, *optional*):
+            Which of the positions in `key_blocks` may be attended to; all of them when `None`.
         may_see_nothing (`bool`, defaults to `True`): Whether a row of `key_mask` may be all `False`.
         sees_all_in_order (`bool`, defaults to `False`): Whether there is one row and its key blocks are all, ascending.
     """
@@ -43,11 +43,11 @@ def block_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """
-    Softmax attention of every row's query slots over its key slots. The tables' query blocks are together all blocks,
-    in order.
+    Softmax attention of the positions in every row's query blocks over those in its key blocks. The tables' query blocks
+    are together all blocks, in order.
 
     Args:
-        query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, num_blocks, slots_per_block, head_dim)`)
+        query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, num_blocks, positions_per_block, head_dim)`)
         tables (`tuple` of [`BlockRows`]): Who sees whom.
         scaling (`float`): Factor on the dot products.
         dropout (`float`, defaults to 0.0): Probability of dropping an attention weight.
@@ -80,24 +80,24 @@ def gathered_block_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """[`block_attention`] on every device, compilable and exportable: keys and values are gathered row by row."""
-    batch_size, num_heads, _, slots, head_dim = query.shape
+    batch_size, num_heads, _, positions, head_dim = query.shape
     query, key, value = (states.flatten(0, 1) for states in (query, key, value))
     outputs, first = [], 0
     for query_blocks, key_blocks, key_mask, may_see_nothing, sees_all_in_order in tables:
         (num_rows, height), width = query_blocks.shape, key_blocks.shape[1]
         last = first + num_rows * height
-        row_query = query[:, first:last].reshape(-1, num_rows, height * slots, head_dim)
+        row_query = query[:, first:last].reshape(-1, num_rows, height * positions, head_dim)
         if sees_all_in_order:
             row_key, row_value = (states.flatten(1, 2).unsqueeze(1) for states in (key, value))
         else:
             row_key, row_value = (
-                states.index_select(1, key_blocks.flatten()).view(-1, num_rows, width * slots, head_dim)
+                states.index_select(1, key_blocks.flatten()).view(-1, num_rows, width * positions, head_dim)
                 for states in (key, value)
             )
         if key_mask is not None:
             key_mask = key_mask.expand(batch_size, -1, -1).repeat_interleave(num_heads, dim=0)[:, :, None]
         output = masked_sdpa(row_query, row_key, row_value, key_mask, scaling, dropout, may_see_nothing)
-        outputs.append(output.view(-1, num_rows * height, slots, head_dim))
+        outputs.append(output.view(-1, num_rows * height, positions, head_dim))
         first = last
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     return output.unflatten(0, (batch_size, num_heads))
@@ -203,7 +203,7 @@ class _CpuBlockAttention(torch.autograd.Function):
 
 
 def _as_rows(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """One row per block of each head of each document: `(batch_size · num_heads · num_blocks, slots · head_dim)`."""
+    """One row per block of each head of each document: its positions' states one after the other."""
     return states.to(dtype).reshape(-1, states.shape[3] * states.shape[4])
 
 
@@ -212,11 +212,11 @@ def _chunks(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
     """The tables' rows for every head of every document, as many at a time as the cache takes: query blocks (flat), key
     blocks, and the mask of the keys where there is one."""
-    batch_size, num_heads, num_blocks, slots, _ = shape
+    batch_size, num_heads, num_blocks, positions, _ = shape
     offsets = torch.arange(batch_size * num_heads)[:, None, None] * num_blocks
     for query_blocks, key_blocks, key_mask, *_ in tables:
         num_rows, height = query_blocks.shape
-        size = max(1, CHUNK_SCORES // (height * slots * key_blocks.shape[1] * slots))
+        size = max(1, CHUNK_SCORES // (height * positions * key_blocks.shape[1] * positions))
         queries, keys = ((offsets + blocks).flatten(0, 1).split(size) for blocks in (query_blocks, key_blocks))
         masks = [None] * len(keys)
         if key_mask is not None:

@@ -16,20 +16,21 @@ TILE_SIZE = 128
 
 class FlexTables(NamedTuple):
     """
-    What one plan gives FlexAttention for one number of slots. Shapes depend on the bucket and on whether there are random
-    blocks, not on the rest of the pattern, so that a program compiled for one pattern serves the others.
+    What one plan gives FlexAttention for one sequence length. Shapes depend on the bucket and on how many random blocks
+    there are, not on the rest of the pattern, so that a program compiled for one pattern serves the others.
 
     Args:
-        slot_blocks (`torch.IntTensor` of shape `(length,)`): The block of every slot; N for those that fill the bucket.
+        position_blocks (`torch.IntTensor` of shape `(length,)`):
+            The block of every position; N for those that fill the bucket.
         num_global_blocks, reach (`torch.IntTensor` of shape `()`): Of the pattern; reach is the window to one side.
         random_blocks (`torch.IntTensor` of shape `(length, width)`):
-            The random blocks that each slot's block sees, filled up with -1; width is a multiple of 4.
+            The random blocks that each position's block sees, filled up with -1; width is a multiple of 4.
         visible (`torch.BoolTensor` of shape `(N, N)`): Which block sees which.
         partial_tiles, full_tiles (`torch.BoolTensor` of shape `(num_tiles, num_tiles)`):
-            Tiles in which some, and in which all, slots see each other.
+            Tiles in which some, and in which all, positions see each other.
     """
 
-    slot_blocks: torch.Tensor
+    position_blocks: torch.Tensor
     num_global_blocks: torch.Tensor
     reach: torch.Tensor
     random_blocks: torch.Tensor
@@ -38,12 +39,12 @@ class FlexTables(NamedTuple):
     full_tiles: torch.Tensor
 
     @classmethod
-    def build(cls, plan: BlockPlan, slot_blocks: torch.Tensor) -> "FlexTables":
-        num_blocks, device = plan.num_blocks, slot_blocks.device
-        length = bucket_length(slot_blocks.shape[0])
-        filled = torch.nn.functional.pad(slot_blocks, (0, length - slot_blocks.shape[0]), value=num_blocks)
+    def build(cls, plan: BlockPlan, position_blocks: torch.Tensor) -> "FlexTables":
+        num_blocks, device = plan.num_blocks, position_blocks.device
+        length = bucket_length(position_blocks.shape[0])
+        filled = torch.nn.functional.pad(position_blocks, (0, length - position_blocks.shape[0]), value=num_blocks)
         visible = plan.block_mask()
-        # Which tile holds slots of which block; the last column is the filling.
+        # Which tile holds positions of which block; the last column is the filling.
         holds = torch.zeros(length // TILE_SIZE, num_blocks + 1, device=device)
         holds[torch.arange(length, device=device) // TILE_SIZE, filled] = 1.0
         holds, is_filled = holds[:, :num_blocks], holds[:, num_blocks] > 0
@@ -51,7 +52,7 @@ class FlexTables(NamedTuple):
         hidden = holds @ (~visible).float() @ holds.T > 0
         full = some & ~hidden & ~is_filled
         return cls(
-            slot_blocks=filled.int(),
+            position_blocks=filled.int(),
             num_global_blocks=torch.tensor(plan.num_global_blocks, dtype=torch.int32, device=device),
             reach=torch.tensor(min(plan.pattern.num_window_blocks // 2, num_blocks), dtype=torch.int32, device=device),
             random_blocks=_random_blocks(plan, filled).int(),
@@ -61,46 +62,46 @@ class FlexTables(NamedTuple):
         )
 
 
-def _random_blocks(plan: BlockPlan, slot_blocks: torch.Tensor) -> torch.Tensor:
+def _random_blocks(plan: BlockPlan, position_blocks: torch.Tensor) -> torch.Tensor:
     num_global, width = plan.num_global_blocks, -(-plan.pattern.num_random_blocks // 4) * 4
-    query = torch.arange(num_global, plan.num_blocks, device=slot_blocks.device)[:, None]
+    query = torch.arange(num_global, plan.num_blocks, device=position_blocks.device)[:, None]
     is_near = (query - plan.key_blocks).abs() <= plan.pattern.num_window_blocks // 2
     is_random = plan.is_visible & ~is_near & (plan.key_blocks >= num_global)
     drawn = torch.where(is_random, plan.key_blocks, -1).sort(dim=1, descending=True).values[:, :width]
-    table = torch.full((plan.num_blocks + 1, width), -1, device=slot_blocks.device)
+    table = torch.full((plan.num_blocks + 1, width), -1, device=position_blocks.device)
     table[num_global : plan.num_blocks, : drawn.shape[1]] = drawn
-    return table[slot_blocks]
+    return table[position_blocks]
 
 
-def bucket_length(num_slots: int) -> int:
-    """The power of two of tiles that holds `num_slots` slots, in slots."""
-    return TILE_SIZE << max(-(-num_slots // TILE_SIZE) - 1, 0).bit_length()
+def bucket_length(sequence_length: int) -> int:
+    """The power of two of tiles that holds `sequence_length` positions, as a number of positions."""
+    return TILE_SIZE << max(-(-sequence_length // TILE_SIZE) - 1, 0).bit_length()
 
 
 def flex_block_mask(
     tables: FlexTables, attention_mask: torch.Tensor | None, batch_size: int
 ) -> tuple[BlockMask, torch.Tensor | None]:
     """
-    The block mask of a batch, and which slots see nothing, `(batch_size, num_slots)`, where there is padding. Those see
-    the whole of the tiles they visit, because kernels differ on empty rows: their output has to be cleared.
+    The block mask of a batch, and which positions see nothing, `(batch_size, sequence_length)`, where there is padding.
+    Those see the whole of the tiles they visit, because kernels differ on empty rows: their output has to be cleared.
 
     Args:
-        attention_mask (`torch.BoolTensor` of shape `(batch_size, num_slots)`, *optional*): Which slots are real.
+        attention_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*): Which positions are real.
     """
-    is_filling = tables.slot_blocks == tables.visible.shape[0]
+    is_filling = tables.position_blocks == tables.visible.shape[0]
     if attention_mask is None:
         sees_nothing = is_filling.repeat(batch_size, 1)
         is_real = ~sees_nothing
         empty_rows, tiles = None, (tables.partial_tiles, tables.full_tiles)
     else:
-        num_slots = attention_mask.shape[1]
-        is_real = torch.nn.functional.pad(attention_mask, (0, is_filling.shape[0] - num_slots))
-        blocks = tables.slot_blocks[:num_slots].long()
+        sequence_length = attention_mask.shape[1]
+        is_real = torch.nn.functional.pad(attention_mask, (0, is_filling.shape[0] - sequence_length))
+        blocks = tables.position_blocks[:sequence_length].long()
         in_block = attention_mask.new_zeros(batch_size, tables.visible.shape[0], dtype=torch.float32)
         in_block = in_block.index_add(1, blocks, attention_mask.float())
         empty_rows = (in_block @ tables.visible.float().T == 0)[:, blocks]
-        sees_nothing = torch.nn.functional.pad(empty_rows, (0, is_filling.shape[0] - num_slots), value=True)
-        # Which slots are real is not known tile by tile.
+        sees_nothing = torch.nn.functional.pad(empty_rows, (0, is_filling.shape[0] - sequence_length), value=True)
+        # Which positions are real is not known tile by tile.
         tiles = (tables.partial_tiles | tables.full_tiles, torch.zeros_like(tables.full_tiles))
     partial, full = (_first(mask) for mask in tiles)
     block_mask = BlockMask.from_kv_blocks(
@@ -110,11 +111,11 @@ def flex_block_mask(
 
 
 def _mask_mod(tables: FlexTables, is_real: torch.Tensor, sees_nothing: torch.Tensor) -> Callable:
-    slot_blocks, random_blocks = tables.slot_blocks, tables.random_blocks
+    position_blocks, random_blocks = tables.position_blocks, tables.random_blocks
     num_global_blocks, reach = tables.num_global_blocks, tables.reach
 
     def mask_mod(batch, head, query, key):
-        query_block, key_block = slot_blocks[query], slot_blocks[key]
+        query_block, key_block = position_blocks[query], position_blocks[key]
         is_visible = (query_block - key_block).abs() <= reach
         is_visible = is_visible | (torch.minimum(query_block, key_block) < num_global_blocks)
         for column in range(random_blocks.shape[1]):

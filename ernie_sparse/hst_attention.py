@@ -1,9 +1,10 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-Attention over tokens and representatives under a block plan: one signature and three executors, a dense oracle, the
-block form and FlexAttention.
+Attention over tokens and representatives under a block plan: one signature and three attention backends, the dense
+reference, the block form and FlexAttention.
 
-Every executor takes its slots in one order: first the representatives of all blocks, block by block, then the tokens.
+A sequence has one order: first the representatives of all blocks, block by block, then the tokens. Its length and its
+positions count both.
 """
 
 import functools
@@ -22,7 +23,7 @@ from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 logger = logging.get_logger(__name__)
 
 # Up to 512 tokens and their representatives, one dense call under the same mask takes no longer than blocks do.
-DENSE_SLOTS = 576
+MAX_DENSE_LENGTH = 576
 
 
 class HstAttentionMaps(NamedTuple):
@@ -34,20 +35,26 @@ class HstAttentionMaps(NamedTuple):
         token_to_token (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, num_tokens)`):
             Rows add up to one less the share that goes to representatives.
         token_to_representative (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, num_representatives)`)
-        representative_to_slot (`torch.Tensor` of shape `(batch_size, num_heads, num_representatives, num_slots)`):
-            Columns in slot order, representatives first.
+        representative_to_sequence (`torch.Tensor` of shape `(batch_size, num_heads, num_representatives, sequence_length)`):
+            Columns in order, representatives first.
     """
 
     token_to_token: torch.Tensor
     token_to_representative: torch.Tensor
-    representative_to_slot: torch.Tensor
+    representative_to_sequence: torch.Tensor
 
 
-def slot_blocks(plan: BlockPlan, num_slots: int) -> torch.Tensor:
-    """The block of every slot, `(num_slots,)`, representatives first."""
+def position_blocks(plan: BlockPlan, sequence_length: int) -> torch.Tensor:
+    """The block of every position, `(sequence_length,)`, representatives first."""
     blocks = torch.arange(plan.num_blocks, device=plan.key_blocks.device)
-    representatives = blocks.repeat_interleave((num_slots - plan.num_tokens) // plan.num_blocks)
+    representatives = blocks.repeat_interleave((sequence_length - plan.num_tokens) // plan.num_blocks)
     return torch.cat([representatives, plan.token_blocks])
+
+
+def dense_mask(plan: BlockPlan, sequence_length: int) -> torch.Tensor:
+    """The plan read position by position, `(1, 1, sequence_length, sequence_length)`: True where row sees column."""
+    blocks = position_blocks(plan, sequence_length)
+    return plan.block_mask()[blocks[:, None], blocks[None, :]][None, None]
 
 
 def eager_hst_attention(
@@ -64,27 +71,27 @@ def eager_hst_attention(
     **kwargs,
 ) -> tuple[torch.Tensor, HstAttentionMaps]:
     """
-    The dense oracle: one softmax over all slots under the plan's dense mask. Memory grows with the square of the length.
+    The dense reference: one softmax over all positions under [`dense_mask`]. Memory grows with the square of the length.
 
     Args:
-        query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, num_slots, head_dim)`): Slots in order.
-        attention_mask (`torch.BoolTensor` of shape `(batch_size, num_slots)`, *optional*):
-            Which slots are real; all of them when `None`.
+        query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, sequence_length, head_dim)`): Positions in order.
+        attention_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Which positions are real; all of them when `None`.
         plan ([`BlockPlan`], *optional*): Who sees whom; everyone sees everyone when `None` (HST's second step).
-        num_tokens (`int`): How many of the slots, the last ones, are tokens.
+        num_tokens (`int`): How many of the positions, the last ones, are tokens.
         scaling (`float`): Factor on the dot products.
         dropout (`float`, defaults to 0.0): Probability of dropping an attention weight, in training.
 
     Returns:
-        The output of shape `(batch_size, num_slots, num_heads, head_dim)`, zero in rows that see nothing, and the
+        The output of shape `(batch_size, sequence_length, num_heads, head_dim)`, zero in rows that see nothing, and the
         [`HstAttentionMaps`].
     """
-    num_slots = query.shape[2]
-    num_representatives = num_slots - num_tokens
-    visible = torch.ones(1, 1, num_slots, num_slots, dtype=torch.bool, device=query.device)
-    if plan is not None:
-        blocks = slot_blocks(plan, num_slots)
-        visible = plan.block_mask()[blocks[:, None], blocks[None, :]][None, None]
+    sequence_length = query.shape[2]
+    num_representatives = sequence_length - num_tokens
+    if plan is None:
+        visible = torch.ones(1, 1, sequence_length, sequence_length, dtype=torch.bool, device=query.device)
+    else:
+        visible = dense_mask(plan, sequence_length)
     if attention_mask is not None:
         visible = visible & attention_mask[:, None, None, :]
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
@@ -95,12 +102,12 @@ def eager_hst_attention(
     maps = HstAttentionMaps(
         token_to_token=weights[:, :, num_representatives:, num_representatives:],
         token_to_representative=weights[:, :, num_representatives:, :num_representatives],
-        representative_to_slot=weights[:, :, :num_representatives],
+        representative_to_sequence=weights[:, :, :num_representatives],
     )
     to_tokens = torch.matmul(maps.token_to_token, value[:, :, num_representatives:]) + torch.matmul(
         maps.token_to_representative, value[:, :, :num_representatives]
     )
-    to_representatives = torch.matmul(maps.representative_to_slot, value)
+    to_representatives = torch.matmul(maps.representative_to_sequence, value)
     return torch.cat([to_representatives, to_tokens], dim=2).transpose(1, 2), maps
 
 
@@ -118,22 +125,23 @@ def sdpa_hst_attention(
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
     """
-    The block form: each block's slots against the slots of the blocks it sees, and the global blocks against their
-    whole document. Memory grows linearly with the length. Where everything sees everything, and up to `DENSE_SLOTS`,
-    it is one dense call. Arguments and output as in [`eager_hst_attention`], without the maps.
+    The block form: each block's positions against those of the blocks it sees, and the global blocks against their
+    whole document. Memory grows linearly with the length. Where everything sees everything, and up to
+    `MAX_DENSE_LENGTH` without dropout, it is one dense call. Arguments and output as in [`eager_hst_attention`], without
+    the maps.
     """
     dropout = dropout if module.training else 0.0
-    num_slots = query.shape[2]
+    sequence_length = query.shape[2]
     if plan is None or plan.sees_everything:
         return _dense_attention(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
-    if num_slots <= DENSE_SLOTS and not dropout and _is_whole(plan):
-        key_mask = _cached_dense_mask(plan.pattern, num_tokens, num_slots, query.device)
+    if sequence_length <= MAX_DENSE_LENGTH and not dropout and _is_whole(plan):
+        key_mask = _cached_dense_mask(plan.pattern, num_tokens, sequence_length, query.device)
         if attention_mask is not None:
             key_mask = key_mask & attention_mask[:, None, None]
         output = masked_sdpa(query, key, value, key_mask, scaling, dropout, may_see_nothing=attention_mask is not None)
         return output.transpose(1, 2), None
     query, key, value = (to_blocks(states, plan, num_tokens, dim=2) for states in (query, key, value))
-    tables = _tables(plan, attention_mask, num_tokens, num_slots)
+    tables = _tables(plan, attention_mask, num_tokens, sequence_length)
     output = block_attention(query, key, value, tables, scaling, dropout)
     return from_blocks(output.permute(0, 2, 3, 1, 4), plan, num_tokens), None
 
@@ -146,17 +154,17 @@ def _is_whole(plan: BlockPlan) -> bool:
 
 
 @functools.lru_cache(maxsize=16)
-def _cached_dense_mask(pattern: SparsePattern, num_tokens: int, num_slots: int, device: torch.device) -> torch.Tensor:
+def _cached_dense_mask(
+    pattern: SparsePattern, num_tokens: int, sequence_length: int, device: torch.device
+) -> torch.Tensor:
     with torch.inference_mode(False):
-        plan = block_plan(pattern, num_tokens, device)
-        blocks = slot_blocks(plan, num_slots)
-        return plan.block_mask()[blocks[:, None], blocks[None, :]][None, None]
+        return dense_mask(block_plan(pattern, num_tokens, device), sequence_length)
 
 
 def _dense_attention(query, key, value, attention_mask, scaling, dropout) -> torch.Tensor:
-    """Everything sees everything, `(batch_size, num_heads, num_slots, head_dim)`."""
+    """Everything sees everything, `(batch_size, num_heads, sequence_length, head_dim)`."""
     if dropout and runs_on_cpu(query):
-        # One row of one block, which holds all slots.
+        # One row of one block, which holds all positions.
         query, key, value = (states.unsqueeze(2) for states in (query, key, value))
         block = torch.zeros(1, 1, dtype=torch.long)
         rows = BlockRows(block, block, None if attention_mask is None else attention_mask[:, None])
@@ -179,8 +187,8 @@ def flex_hst_attention(
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
     """
-    FlexAttention over tiles of slots. What it cannot do goes through [`sdpa_hst_attention`], with a warning: attention
-    dropout, and gradients on the CPU. So does, silently, what is dense. Arguments and output as there.
+    FlexAttention over tiles of positions. What it cannot do goes through [`sdpa_hst_attention`], with a warning:
+    attention dropout, and gradients on the CPU. So does, silently, what is dense. Arguments and output as there.
     """
     lacks = None
     if dropout and module.training:
@@ -206,36 +214,38 @@ def flex_hst_attention(
             scaling=scaling,
             dropout=dropout,
         )
-    batch_size, _, num_slots, _ = query.shape
-    tables = _flex_tables(plan, num_slots)
-    block_mask, empty_rows = flex_block_mask(tables, attention_mask, batch_size)
-    behind = tables.slot_blocks.shape[0] - num_slots
+    sequence_length = query.shape[2]
+    tables = _flex_tables(plan, sequence_length)
+    block_mask, empty_rows = flex_block_mask(tables, attention_mask, batch_size=len(query))
+    behind = tables.position_blocks.shape[0] - sequence_length
     query, key, value = (nn.functional.pad(states, (0, 0, 0, behind)) for states in (query, key, value))
     attention = flex_attention if torch.compiler.is_compiling() else compiled_flex_attention()
-    output = attention(query, key, value, block_mask=block_mask, scale=scaling)[:, :, :num_slots].transpose(1, 2)
+    output = attention(query, key, value, block_mask=block_mask, scale=scaling)[:, :, :sequence_length].transpose(1, 2)
     return output if empty_rows is None else output.masked_fill(empty_rows[:, :, None, None], 0.0), None
 
 
-def _flex_tables(plan: BlockPlan, num_slots: int) -> FlexTables:
+def _flex_tables(plan: BlockPlan, sequence_length: int) -> FlexTables:
     if not _is_whole(plan):
-        return FlexTables.build(plan, slot_blocks(plan, num_slots))
-    return _cached_flex_tables(plan.pattern, plan.num_tokens, num_slots, plan.key_blocks.device)
+        return FlexTables.build(plan, position_blocks(plan, sequence_length))
+    return _cached_flex_tables(plan.pattern, plan.num_tokens, sequence_length, plan.key_blocks.device)
 
 
 @functools.lru_cache(maxsize=16)
-def _cached_flex_tables(pattern: SparsePattern, num_tokens: int, num_slots: int, device: torch.device) -> FlexTables:
+def _cached_flex_tables(
+    pattern: SparsePattern, num_tokens: int, sequence_length: int, device: torch.device
+) -> FlexTables:
     with torch.inference_mode(False), torch.no_grad():
         plan = block_plan(pattern, num_tokens, device)
-        return FlexTables.build(plan, slot_blocks(plan, num_slots))
+        return FlexTables.build(plan, position_blocks(plan, sequence_length))
 
 
-def _tables(plan: BlockPlan, attention_mask: torch.Tensor | None, num_tokens: int, num_slots: int):
-    """The plan's two block tables with their masks of slots: global blocks, document by document, and the others."""
+def _tables(plan: BlockPlan, attention_mask: torch.Tensor | None, num_tokens: int, sequence_length: int):
+    """The plan's two block tables with their masks: global blocks, document by document, and the others."""
     device, num_global = plan.key_blocks.device, plan.num_global_blocks
     is_padded = attention_mask is not None
     has_places = torch.compiler.is_compiling() or num_tokens < len(plan.places)
     if not is_padded:
-        attention_mask = torch.ones(1, num_slots, dtype=torch.bool, device=device)
+        attention_mask = torch.ones(1, sequence_length, dtype=torch.bool, device=device)
     # Places before the first and behind the last token become False.
     is_real = to_blocks(attention_mask, plan, num_tokens)
     local_mask = is_real[:, plan.key_blocks] & plan.is_visible[None, :, :, None]
@@ -262,12 +272,12 @@ def cut(states: torch.Tensor, size: int, dim: int) -> tuple[torch.Tensor, torch.
     return states.split([size, rest], dim=dim)
 
 
-def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 1) -> torch.Tensor:
+def to_blocks(states: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 1) -> torch.Tensor:
     """
-    `(…, num_slots, …)`, in slot order along `dim`, to `(…, N, R + block_size, …)`: each block's representatives and
-    then its tokens. Places before the first and behind the last token are filled with zeros.
+    `(…, sequence_length, …)`, along `dim`, to `(…, N, R + block_size, …)`: each block's representatives and then its
+    tokens. Places before the first and behind the last token are filled with zeros.
     """
-    representatives, tokens = cut(slots, slots.shape[dim] - num_tokens, dim)
+    representatives, tokens = cut(states, states.shape[dim] - num_tokens, dim)
     if torch.compiler.is_compiling():
         # By index, so that no number of the pattern becomes a constant of the program.
         nothing = tokens.new_zeros(*tokens.shape[:dim], 1, *tokens.shape[dim + 1 :])
@@ -277,12 +287,12 @@ def to_blocks(slots: torch.Tensor, plan: BlockPlan, num_tokens: int, dim: int = 
         behind = len(plan.places) - before - num_tokens
         if before or behind:
             tokens = nn.functional.pad(tokens, (*(0, 0) * (tokens.dim() - dim - 1), before, behind))
-    parts = (states.unflatten(dim, (plan.num_blocks, -1)) for states in (representatives, tokens))
-    return torch.cat(list(parts), dim=dim + 1)
+    parts = [part.unflatten(dim, (plan.num_blocks, -1)) for part in (representatives, tokens)]
+    return torch.cat(parts, dim=dim + 1)
 
 
 def from_blocks(blocks: torch.Tensor, plan: BlockPlan, num_tokens: int) -> torch.Tensor:
-    """The inverse of [`to_blocks`], `(batch_size, N, R + block_size, …)` to `(batch_size, num_slots, …)`."""
+    """The inverse of [`to_blocks`], `(batch_size, N, R + block_size, …)` to `(batch_size, sequence_length, …)`."""
     block_size = plan.places.shape[0] // plan.num_blocks
     representatives, tokens = (part.flatten(1, 2) for part in cut(blocks, blocks.shape[2] - block_size, dim=2))
     if torch.compiler.is_compiling():
@@ -292,9 +302,9 @@ def from_blocks(blocks: torch.Tensor, plan: BlockPlan, num_tokens: int) -> torch
     return torch.cat([representatives, tokens], dim=1)
 
 
-def slot_mask(attention_mask: torch.Tensor, plan: BlockPlan, num_representatives: int) -> torch.Tensor:
+def sequence_mask(attention_mask: torch.Tensor, plan: BlockPlan, num_representatives: int) -> torch.Tensor:
     """
-    Which slots are real, `(batch_size, num_representatives + num_tokens)` bool, from the tokens' `(batch_size,
+    Which positions are real, `(batch_size, num_representatives + num_tokens)` bool, from the tokens' `(batch_size,
     num_tokens)` mask (nonzero is real): a representative is real when its block holds a real token.
     """
     is_token = attention_mask != 0
@@ -305,7 +315,7 @@ def slot_mask(attention_mask: torch.Tensor, plan: BlockPlan, num_representatives
 
 
 # A mapping of our own: the names are transformers' (`attn_implementation="eager"`, `"sdpa"`), the functions ours, and no
-# other model is touched. Executors registered with `AttentionInterface.register` are found through it as well.
+# other model is touched. What is registered with `AttentionInterface.register` is found through it as well.
 ALL_ATTENTION_FUNCTIONS = AttentionInterface()
 ALL_ATTENTION_FUNCTIONS["eager"] = eager_hst_attention
 ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_hst_attention

@@ -62,7 +62,7 @@ def embedding_size(config: ErnieSparseConfig) -> int:
 
 
 class ErnieSparseSelfAttention(nn.Module):
-    """Projections to query, key and value around the executor that `attn_implementation` names."""
+    """Projections to query, key and value around the attention backend that `attn_implementation` names."""
 
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
@@ -80,14 +80,14 @@ class ErnieSparseSelfAttention(nn.Module):
 
     def forward(
         self,
-        slots: torch.Tensor,
+        states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         plan: BlockPlan | None,
         num_tokens: int,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = (
-            projection(slots).unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
+            projection(states).unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_hst_attention)
@@ -122,8 +122,8 @@ class ErnieSparseSelfOutput(nn.Module):
 
 class ErnieSparseAttention(nn.Module):
     """
-    HST: local attention of every slot (step 1), then global attention among the representatives (step 2) with the same
-    projections and a layer norm of its own. In the last layer no token could read what step 2 writes, so it has none:
+    HST: local attention of every position (step 1), then global attention among the representatives (step 2) with the
+    same projections and a layer norm of its own. In the last layer no token could read what step 2 writes, so it has none:
     every weight of the model is trained by every head.
     """
 
@@ -137,18 +137,18 @@ class ErnieSparseAttention(nn.Module):
 
     def forward(
         self,
-        slots: torch.Tensor,
+        states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         plan: BlockPlan,
         num_tokens: int,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        local, _ = self.self(slots, attention_mask, plan, num_tokens, **kwargs)
-        slots = self.output(local, slots)
-        num_representatives = slots.shape[1] - num_tokens
+        local, _ = self.self(states, attention_mask, plan, num_tokens, **kwargs)
+        states = self.output(local, states)
+        num_representatives = states.shape[1] - num_tokens
         if self.representative_LayerNorm is None or num_representatives == 0:
-            return slots
-        representatives, tokens = cut(slots, num_representatives, dim=1)
+            return states
+        representatives, tokens = cut(states, num_representatives, dim=1)
         mask = None if attention_mask is None else attention_mask[:, :num_representatives]
         by_document, mask = plan.by_document(representatives, mask)
         summary, _ = self.self(by_document, mask, None, 0, **kwargs)
@@ -209,12 +209,12 @@ class ErnieSparseLayer(GradientCheckpointingLayer):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         num_representatives, num_tokens = representatives.shape[1], hidden_states.shape[1]
-        slots = torch.cat([representatives, hidden_states], dim=1)
-        slots = self.attention(slots, attention_mask, plan, num_tokens, **kwargs)
-        chunks = slots.split(self.chunk_size_feed_forward, dim=1) if self.chunk_size_feed_forward else (slots,)
+        states = torch.cat([representatives, hidden_states], dim=1)
+        states = self.attention(states, attention_mask, plan, num_tokens, **kwargs)
+        chunks = states.split(self.chunk_size_feed_forward, dim=1) if self.chunk_size_feed_forward else (states,)
         outputs = [self.output(self.intermediate(chunk), chunk) for chunk in chunks]
-        slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        representatives, hidden_states = cut(slots, num_representatives, dim=1)
+        states = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        representatives, hidden_states = cut(states, num_representatives, dim=1)
         return hidden_states, representatives
 
 

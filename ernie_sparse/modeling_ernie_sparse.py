@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ernie_sparse import ErnieSparseConfig
-from .hst_attention import slot_mask
+from .hst_attention import sequence_mask
 from .hst_layer import (
     ErnieSparseEmbeddings,
     ErnieSparseEncoder,
@@ -280,7 +280,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
             inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
             input_ids, token_type_ids, position_ids, inputs_embeds = map(packed.pack, inputs)
         hidden_states, representatives = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, plan)
-        mask = None if attention_mask is None else slot_mask(attention_mask, plan, representatives.shape[1])
+        mask = None if attention_mask is None else sequence_mask(attention_mask, plan, representatives.shape[1])
         hidden_states, representatives = self.encoder(hidden_states, representatives, mask, plan, **kwargs)
         if packed is not None:
             hidden_states = packed.unpack(hidden_states)

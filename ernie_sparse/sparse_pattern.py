@@ -130,7 +130,7 @@ class SparsePattern:
     def sees(self, query_block: int, key_block: int, num_blocks: int) -> bool:
         """
         Whether `query_block` attends to `key_block` in a document of `num_blocks` blocks. This is the definition;
-        [`BlockPlan`] is its fast twin.
+        [`BlockPlan`] is the same as tables.
         """
         return self._sees_before_random(query_block, key_block) or key_block in self.random_blocks(
             query_block, num_blocks

@@ -30,10 +30,10 @@ def seed():
     set_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def no_short_cut(monkeypatch):
-    """Inputs as short as those of the tests would never reach the block form."""
-    monkeypatch.setattr(hst_attention, "DENSE_SLOTS", 0)
+@pytest.fixture
+def block_form(monkeypatch):
+    """Short inputs go through the block form as long ones do, instead of one dense call."""
+    monkeypatch.setattr(hst_attention, "MAX_DENSE_LENGTH", 0)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from ernie_sparse.block_attention import (
     gathered_block_attention,
 )
 
-NUM_BLOCKS, SLOTS, HEAD_DIM = 6, 4, 5
+NUM_BLOCKS, PER_BLOCK, HEAD_DIM = 6, 4, 5
 SCALING = 0.7
 HALF = [torch.bfloat16, torch.float16]
 FORMS = {"cpu": block_attention, "gathered": gathered_block_attention}
@@ -51,7 +51,7 @@ def make_tables(table: str, mask: str = "none", batch_size: int = 3) -> tuple[Bl
         if mask == "none":
             tables.append(BlockRows(queries, keys, None))
             continue
-        real = torch.rand(1 if mask.startswith("shared") else batch_size, num_rows, keys.shape[1], SLOTS) < 0.6
+        real = torch.rand(1 if mask.startswith("shared") else batch_size, num_rows, keys.shape[1], PER_BLOCK) < 0.6
         real[:, :, 0, 1] = True
         if mask.endswith("empty_rows"):
             real[-1, -1:] = False
@@ -62,31 +62,31 @@ def make_tables(table: str, mask: str = "none", batch_size: int = 3) -> tuple[Bl
     return tuple(tables)
 
 
-def dense_mask(tables: tuple[BlockRows, ...], batch_size: int, num_blocks: int, slots: int) -> torch.Tensor:
-    """`(batch_size, 1, num_blocks · slots, num_blocks · slots)`: which slot sees which."""
-    visible = torch.zeros(batch_size, num_blocks, slots, num_blocks, slots, dtype=torch.bool)
+def dense_mask(tables: tuple[BlockRows, ...], batch_size: int, num_blocks: int, per_block: int) -> torch.Tensor:
+    """`(batch_size, 1, num_blocks · per_block, num_blocks · per_block)`: which position sees which."""
+    visible = torch.zeros(batch_size, num_blocks, per_block, num_blocks, per_block, dtype=torch.bool)
     for query_blocks, key_blocks, key_mask, *_ in tables:
         for row, (queries, keys) in enumerate(zip(query_blocks.tolist(), key_blocks.tolist(), strict=True)):
             for column, key in enumerate(keys):
-                part = slice(column * slots, (column + 1) * slots)
-                real = torch.ones(1, slots, dtype=torch.bool) if key_mask is None else key_mask[:, row, part]
+                part = slice(column * per_block, (column + 1) * per_block)
+                real = torch.ones(1, per_block, dtype=torch.bool) if key_mask is None else key_mask[:, row, part]
                 visible[:, queries, :, key] |= real[:, None, None]
     return visible.flatten(3).flatten(1, 2)[:, None]
 
 
 def dense_attention(query, key, value, tables, scaling):
-    batch_size, _, num_blocks, slots, _ = query.shape
-    visible = dense_mask(tables, batch_size, num_blocks, slots)
+    batch_size, _, num_blocks, per_block, _ = query.shape
+    visible = dense_mask(tables, batch_size, num_blocks, per_block)
     query, key, value = (states.flatten(2, 3) for states in (query, key, value))
     scores = (query @ key.transpose(2, 3)) * scaling
     # The smallest finite number and not minus infinity: rows that see nothing stay finite and are cleared.
     weights = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1) * visible
-    return (weights @ value).unflatten(2, (num_blocks, slots))
+    return (weights @ value).unflatten(2, (num_blocks, per_block))
 
 
 def make_states(batch_size=3, num_heads=3, num_blocks=NUM_BLOCKS, head_dim=HEAD_DIM, dtype=torch.float32, scale=1.0):
     """Query, key, value and the gradient that comes back to the output."""
-    shape = (batch_size, num_heads, num_blocks, SLOTS, head_dim)
+    shape = (batch_size, num_heads, num_blocks, PER_BLOCK, head_dim)
     return [(scale * torch.randn(shape)).to(dtype) for _ in range(4)]
 
 
@@ -139,7 +139,9 @@ def test_takes_states_of_any_layout(form):
 def test_rows_that_see_nothing_are_zero_with_finite_gradients(form, table, mask, dtype):
     tables = make_tables(table, mask)
     query, key, value, upstream = make_states(dtype=dtype)
-    sees_something = dense_mask(tables, 3, NUM_BLOCKS, SLOTS).any(-1).view(3, 1, NUM_BLOCKS, SLOTS, 1).expand_as(query)
+    sees_something = (
+        dense_mask(tables, 3, NUM_BLOCKS, PER_BLOCK).any(-1).view(3, 1, NUM_BLOCKS, PER_BLOCK, 1).expand_as(query)
+    )
     assert not sees_something.all()
     results = outputs_and_gradients(form, query, key, value, upstream, tables)
     assert all(values.isfinite().all() for values in results)
@@ -157,7 +159,7 @@ def test_gradcheck(form, table, mask):
     assert gradcheck(lambda *states: form(*states, tables, SCALING), states)
 
 
-@pytest.mark.parametrize("chunk_scores", [1, 5 * SLOTS * SLOTS * 3, 2**19])
+@pytest.mark.parametrize("chunk_scores", [1, 5 * PER_BLOCK * PER_BLOCK * 3, 2**19])
 def test_gradcheck_with_dropout(chunk_scores, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_SCORES", chunk_scores)
     tables = make_tables("a_wide_table_and_a_narrow_one", "per_document_with_empty_rows", batch_size=2)
@@ -202,16 +204,20 @@ def test_chunks_of_any_size_give_one_result(table, mask, monkeypatch):
     # As many scores as two and five rows of the first table have: neither divides the rows of a head.
     height, width = tables[0].query_blocks.shape[1], tables[0].key_blocks.shape[1]
     for rows_in_chunk in (2, 5):
-        monkeypatch.setattr(module, "CHUNK_SCORES", rows_in_chunk * height * SLOTS * width * SLOTS)
+        monkeypatch.setattr(module, "CHUNK_SCORES", rows_in_chunk * height * PER_BLOCK * width * PER_BLOCK)
         assert len(list(_chunks(tables[:1], states[0].shape))) == -(-num_rows[0] // rows_in_chunk)
         compare(outputs_and_gradients(block_attention, *states, tables), whole, 1e-6)
 
 
 def make_one_hot_values(batch_size=2, num_heads=2, num_blocks=NUM_BLOCKS):
     """States under which the output is the matrix of attention weights."""
-    num_slots = num_blocks * SLOTS
-    query, key, _, upstream = make_states(batch_size, num_heads, num_blocks, head_dim=num_slots, scale=0.5)
-    value = torch.eye(num_slots).view(num_blocks, SLOTS, num_slots).expand(batch_size, num_heads, -1, -1, -1)
+    sequence_length = num_blocks * PER_BLOCK
+    query, key, _, upstream = make_states(batch_size, num_heads, num_blocks, head_dim=sequence_length, scale=0.5)
+    value = (
+        torch.eye(sequence_length)
+        .view(num_blocks, PER_BLOCK, sequence_length)
+        .expand(batch_size, num_heads, -1, -1, -1)
+    )
     return query, key, value, upstream
 
 
@@ -333,14 +339,16 @@ def test_no_tensor_is_larger_than_the_input_or_a_chunk(is_masked, dropout, monke
         narrow = BlockRows(blocks[2:, None], keys, None)
         if is_masked:
             wide, narrow = (
-                rows._replace(key_mask=torch.rand(1, len(rows.query_blocks), rows.key_blocks.shape[1] * SLOTS) < 0.9)
+                rows._replace(
+                    key_mask=torch.rand(1, len(rows.query_blocks), rows.key_blocks.shape[1] * PER_BLOCK) < 0.9
+                )
                 for rows in (wide, narrow)
             )
-        states = make_states(2, 2, num_blocks, head_dim=SLOTS)
+        states = make_states(2, 2, num_blocks, head_dim=PER_BLOCK)
         with LargestTensor() as largest:
             outputs_and_gradients(block_attention, *states, (wide, narrow), dropout)
         # The two wide query blocks are one row, which is never cut.
-        assert largest.numel <= max(states[0].numel(), 2**12, 2 * SLOTS * num_blocks * SLOTS)
+        assert largest.numel <= max(states[0].numel(), 2**12, 2 * PER_BLOCK * num_blocks * PER_BLOCK)
 
 
 def test_only_query_key_and_value_are_kept_for_the_backward_pass():
@@ -365,7 +373,7 @@ def test_nothing_is_kept_without_gradients():
 @pytest.mark.parametrize("poison", [1e30, -1e30])
 def test_masked_keys_may_hold_anything_finite(poison, form):
     tables = tuple(
-        rows._replace(key_mask=rows.key_mask & (rows.key_blocks != 4).repeat_interleave(SLOTS, dim=1))
+        rows._replace(key_mask=rows.key_mask & (rows.key_blocks != 4).repeat_interleave(PER_BLOCK, dim=1))
         for rows in make_tables("a_wide_table_and_a_narrow_one", "per_document_with_empty_rows")
     )
     query, key, value, upstream = make_states()
@@ -409,7 +417,7 @@ def test_function_transforms_take_the_gathered_form(monkeypatch):
 def test_autocast_changes_the_layers_around_and_not_the_function():
     tables = make_tables("rows_of_one_block")
     query, key, value, upstream = (
-        torch.randn(3, 2, NUM_BLOCKS, SLOTS, HEAD_DIM).to(torch.bfloat16).requires_grad_() for _ in range(4)
+        torch.randn(3, 2, NUM_BLOCKS, PER_BLOCK, HEAD_DIM).to(torch.bfloat16).requires_grad_() for _ in range(4)
     )
     results = []
     for is_enabled in (False, True):

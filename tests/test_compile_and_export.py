@@ -34,10 +34,9 @@ HALF = [torch.bfloat16, torch.float16]
 def build(tiny_config):
     """Builds a model in eval mode, all parameters random and no dropout."""
 
-    def build_model(model: type, pattern=PATTERNS["plain"], executor="sdpa", **overrides):
+    def build_model(model: type, pattern=PATTERNS["plain"], **overrides):
         sizes = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3}
-        config = tiny_config(**{**sizes, **dataclasses.asdict(pattern), **overrides}, attn_implementation=executor)
-        return randomise(model(config)).eval()
+        return randomise(model(tiny_config(**{**sizes, **dataclasses.asdict(pattern), **overrides}))).eval()
 
     return build_model
 
@@ -252,12 +251,12 @@ PADDINGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("executor", ["eager", "sdpa"])
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", HEADS)
-def test_half_precision_is_finite_under_every_padding(name, padding, executor, dtype, tiny_config):
+def test_half_precision_is_finite_under_every_padding(name, padding, attn_implementation, dtype, tiny_config):
     head = HEADS[name]
-    model = head.model(tiny_config(attn_implementation=executor, **head.config)).to(dtype).train()
+    model = head.model(tiny_config(attn_implementation=attn_implementation, **head.config)).to(dtype).train()
     inputs = without_labels(make_batch(name, lengths=(40, 40)))
     # Every document, and then the first alone.
     for documents in (slice(None), slice(1)):

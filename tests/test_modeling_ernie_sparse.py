@@ -36,7 +36,7 @@ from ernie_sparse import (
     SparsePattern,
 )
 
-EXECUTORS = ["eager", "sdpa"]
+BACKENDS = ["eager", "sdpa"]
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 OTHER_PATTERN = SparsePattern(block_size=4, num_window_blocks=1, num_global_blocks=0, num_random_blocks=1, seed=3)
 
@@ -108,7 +108,7 @@ HEADS = {
 }
 BASE = Head(ErnieSparseModel, AutoModel, BertModel, ("last_hidden_state",), True, "")
 every_head = pytest.mark.parametrize("name", HEADS)
-every_executor = pytest.mark.parametrize("executor", EXECUTORS)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 @torch.no_grad()
@@ -119,11 +119,11 @@ def randomise(model: nn.Module) -> nn.Module:
     return model
 
 
-def build_head(make_config, name: str, executor: str = "sdpa", **overrides) -> nn.Module:
+def build_head(make_config, name: str, backend: str = "sdpa", **overrides) -> nn.Module:
     """A head in eval mode, all parameters random and no dropout, of a config by `make_config`."""
     head = HEADS.get(name, BASE)
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = make_config(attn_implementation=executor, **{**no_dropout, **head.config, **overrides})
+    config = make_config(attn_implementation=backend, **{**no_dropout, **head.config, **overrides})
     return randomise(head.model(config)).eval()
 
 
@@ -185,14 +185,14 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-@every_executor
+@every_backend
 @pytest.mark.parametrize("name", ["base", *HEADS])
-def test_without_hierarchy_and_seeing_everything_the_model_is_bert(name, executor, build):
+def test_without_hierarchy_and_seeing_everything_the_model_is_bert(name, backend, build):
     head = HEADS.get(name, BASE)
-    ours = build(name, executor)
+    ours = build(name, backend)
     ours.config.pattern = SparsePattern.full()
     sizes = {key: getattr(ours.config, key) for key in BertConfig().to_dict() if hasattr(ours.config, key)}
-    bert = randomise(head.bert(BertConfig(**{**sizes, "model_type": "bert"}, attn_implementation=executor))).eval()
+    bert = randomise(head.bert(BertConfig(**{**sizes, "model_type": "bert"}, attn_implementation=backend))).eval()
 
     weights = {key.replace("bert.", "ernie_sparse.", 1): value for key, value in bert.state_dict().items()}
     missing, unexpected = ours.load_state_dict(weights, strict=False)
@@ -230,12 +230,12 @@ def reference_encoder(weights: dict, config, pattern: SparsePattern, ids, types,
     token_block = [(t + pattern.block_shift) // pattern.block_size for t in range(num_tokens)]
     per_block = config.num_representatives_per_block if pattern.hierarchical else 0
     num_representatives = num_blocks * per_block
-    slot_block = [block for block in range(num_blocks) for _ in range(per_block)] + token_block
+    block_at = [block for block in range(num_blocks) for _ in range(per_block)] + token_block
     block_is_real = [any(is_real[t] for t in range(num_tokens) if token_block[t] == k) for k in range(num_blocks)]
-    slot_is_real = [block_is_real[block] for block in slot_block[:num_representatives]] + [bool(r) for r in is_real]
+    real_at = [block_is_real[block] for block in block_at[:num_representatives]] + [bool(r) for r in is_real]
     block_sees = [[pattern.sees(q, k, num_blocks) for k in range(num_blocks)] for q in range(num_blocks)]
-    sees = torch.tensor([[slot_is_real[k] and block_sees[slot_block[q]][slot_block[k]] for k in range(len(slot_block))]
-                         for q in range(len(slot_block))])  # fmt: skip
+    sees = torch.tensor([[real_at[k] and block_sees[block_at[q]][block_at[k]] for k in range(len(block_at))]
+                         for q in range(len(block_at))])  # fmt: skip
 
     def linear(states, name):
         return states @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -268,12 +268,12 @@ def reference_encoder(weights: dict, config, pattern: SparsePattern, ids, types,
         states = norm(states + attend(states, layer, sees), f"{layer}.attention.output.LayerNorm")
         if num_representatives and i < config.num_hidden_layers - 1:
             local = states[:num_representatives]
-            visible = torch.tensor(slot_is_real[:num_representatives]).expand(num_representatives, -1)
+            visible = torch.tensor(real_at[:num_representatives]).expand(num_representatives, -1)
             summary = norm(local + attend(local, layer, visible), f"{layer}.attention.representative_LayerNorm")
             states = torch.cat([summary, states[num_representatives:]])
         inner = nn.functional.gelu(linear(states, f"{layer}.intermediate.dense"))
         states = norm(states + linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
-    real = torch.tensor(slot_is_real)
+    real = torch.tensor(real_at)
     tokens, representatives = states[num_representatives:], states[:num_representatives]
     return tokens[real[num_representatives:]], representatives[real[:num_representatives]]
 
@@ -289,11 +289,11 @@ REFERENCE_CASES = {
 }
 
 
-@every_executor
+@every_backend
 @pytest.mark.parametrize("case", REFERENCE_CASES)
-def test_hidden_states_and_gradients_equal_an_independent_reference(case, executor, build):
+def test_hidden_states_and_gradients_equal_an_independent_reference(case, backend, build):
     pattern, per_block, first_position = REFERENCE_CASES[case]
-    model = build("base", executor, num_hidden_layers=3, num_representatives_per_block=per_block)
+    model = build("base", backend, num_hidden_layers=3, num_representatives_per_block=per_block)
     inputs = make_inputs(lengths=(45, 20))
     positions = torch.arange(45) + first_position
     output = model(**inputs, position_ids=positions[None] if first_position else None, pattern=pattern)
@@ -336,20 +336,20 @@ def test_eager_equals_sdpa(text, dtype, build):
     inputs = make_inputs(lengths=(77, 30, 1))
     results = {}
     with torch.no_grad():
-        for executor in EXECUTORS:
-            model.set_attn_implementation(executor)
-            results[executor] = model(**inputs, pattern=text)
+        for backend in BACKENDS:
+            model.set_attn_implementation(backend)
+            results[backend] = model(**inputs, pattern=text)
     for mask, name in ((inputs["attention_mask"].bool(), "last_hidden_state"), (..., "pooler_output")):
-        eager, sdpa = (results[executor][name][mask] for executor in EXECUTORS)
+        eager, sdpa = (results[backend][name][mask] for backend in BACKENDS)
         assert eager.dtype == sdpa.dtype == dtype
         difference = (eager.float() - sdpa.float()).abs()
         # Weights as random as these magnify bfloat16's rounding in single elements.
         assert difference.max() < 1e-5 if dtype == torch.float32 else difference.mean() < 0.03
 
 
-@every_executor
-def test_hidden_states_are_captured_per_layer_and_aligned_with_the_tokens(executor, build):
-    model = build("base", executor, num_hidden_layers=3)
+@every_backend
+def test_hidden_states_are_captured_per_layer_and_aligned_with_the_tokens(backend, build):
+    model = build("base", backend, num_hidden_layers=3)
     layer_outputs = []
     for layer in model.encoder.layer:
         layer.register_forward_hook(lambda module, args, output: layer_outputs.append(output[0]))
@@ -386,11 +386,11 @@ def test_sdpa_has_no_attentions_to_give(build):
     assert build("base", "sdpa")(**make_inputs(), output_attentions=True).attentions in (None, ())
 
 
-@every_executor
+@every_backend
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("pattern", [None, "block_size=8,block_shift=3"])
-def test_a_padded_batch_equals_each_document_alone(pattern, name, executor, build):
-    head, model = HEADS[name], build(name, executor)
+def test_a_padded_batch_equals_each_document_alone(pattern, name, backend, build):
+    head, model = HEADS[name], build(name, backend)
     lengths = (61, 40, 17, 8, 1)
     # 100 tokens: five blocks of nothing but padding.
     for num_tokens in (61, 100):
@@ -558,8 +558,8 @@ def test_any_length_up_to_the_limit(build):
         for length in range(1, 129):
             inputs = make_inputs(lengths=(length,))
             outputs = []
-            for executor in EXECUTORS:
-                model.set_attn_implementation(executor)
+            for backend in BACKENDS:
+                model.set_attn_implementation(backend)
                 outputs.append(model(**inputs).last_hidden_state)
             assert outputs[0].shape == (1, length, 32)
             torch.testing.assert_close(*outputs, **CLOSE)
@@ -594,10 +594,10 @@ IDS = torch.ones(2, 9, dtype=torch.long)
         ({}, "exactly one of input_ids or inputs_embeds"),
     ],
 )
-@every_executor
-def test_wrong_inputs_are_refused_with_the_reason(inputs, message, executor, build):
+@every_backend
+def test_wrong_inputs_are_refused_with_the_reason(inputs, message, backend, build):
     with pytest.raises(ValueError, match=message):
-        build("base", executor)(**inputs)
+        build("base", backend)(**inputs)
 
 
 @every_head
@@ -609,10 +609,10 @@ def test_a_consistency_pattern_needs_labels_and_must_be_one(name, build):
         model(**batch, consistency_pattern="blocks=3")
 
 
-@every_executor
+@every_backend
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32, torch.bfloat16])
-def test_attention_masks_of_any_dtype_mean_the_same(dtype, executor, build):
-    head, model = HEADS["question_answering"], build("question_answering", executor)
+def test_attention_masks_of_any_dtype_mean_the_same(dtype, backend, build):
+    head, model = HEADS["question_answering"], build("question_answering", backend)
     batch = make_batch("question_answering")
     mask = batch.pop("attention_mask")
     batch["consistency_pattern"] = OTHER_PATTERN
@@ -622,11 +622,11 @@ def test_attention_masks_of_any_dtype_mean_the_same(dtype, executor, build):
     assert torch.equal(expected.loss, output.loss)
 
 
-@every_executor
+@every_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @every_head
-def test_a_document_of_padding_gives_no_nan(name, dtype, executor, build):
-    head, model = HEADS[name], build(name, executor).to(dtype).train()
+def test_a_document_of_padding_gives_no_nan(name, dtype, backend, build):
+    head, model = HEADS[name], build(name, backend).to(dtype).train()
     batch = make_batch(name, lengths=(40, 0, 23))
     output = model(**batch, consistency_pattern=OTHER_PATTERN)
     output.loss.backward()
@@ -681,17 +681,17 @@ def test_attention_implementation_switches(build):
 
 
 @pytest.mark.parametrize(
-    "executor, message",
+    "backend, message",
     [
         ("flash_attention_2", "does not support Flash Attention 2"),
         ("nonsense", "nonsense"),
     ],
 )
-def test_unsupported_attention_implementations_are_refused(executor, message, build):
+def test_unsupported_attention_implementations_are_refused(backend, message, build):
     with pytest.raises(ValueError, match=message):
-        build("base", executor)
+        build("base", backend)
     with pytest.raises(ValueError, match=message):
-        build("base").set_attn_implementation(executor)
+        build("base").set_attn_implementation(backend)
 
 
 def state_of(model: nn.Module) -> dict:
@@ -722,9 +722,9 @@ def test_nothing_is_written_on_the_model_in_forward(name, is_training, build):
     assert state_of(model) == before
 
 
-@every_executor
-def test_evaluation_draws_no_random_numbers(executor, build):
-    model = build("masked_lm", executor, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, num_random_blocks=2)
+@every_backend
+def test_evaluation_draws_no_random_numbers(backend, build):
+    model = build("masked_lm", backend, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, num_random_blocks=2)
     batch = make_batch("masked_lm")
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     model(**batch, consistency_pattern=OTHER_PATTERN)
@@ -732,10 +732,10 @@ def test_evaluation_draws_no_random_numbers(executor, build):
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
 
 
-@every_executor
+@every_backend
 @pytest.mark.parametrize("dropout", ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"])
-def test_dropout_acts_in_training_alone(dropout, executor, build):
-    model, inputs = build("single_label", executor, **{dropout: 0.3}), make_inputs()
+def test_dropout_acts_in_training_alone(dropout, backend, build):
+    model, inputs = build("single_label", backend, **{dropout: 0.3}), make_inputs()
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
     model.train()
     assert not torch.allclose(model(**inputs).logits, model(**inputs).logits, atol=1e-3)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""Dropping padding: the block form, which packs a batch, against the dense oracle, which never does."""
+"""Dropping padding: the block form, which packs a batch, against the dense reference, which never does."""
 
 import itertools
 import math
@@ -95,7 +95,7 @@ def is_worth_it(mask: torch.Tensor, pattern: SparsePattern) -> bool:
     return 0 < num_kept <= (1 - LEAST_SHARE) * len(mask) * pattern.num_blocks(mask.shape[1])
 
 
-def build(executor="sdpa", **overrides):
+def build(backend="sdpa", **overrides):
     sizes = {
         "vocab_size": 50,
         "hidden_size": 16,
@@ -107,15 +107,15 @@ def build(executor="sdpa", **overrides):
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    config = ErnieSparseConfig(**{**sizes, **overrides}, attn_implementation=executor)
+    config = ErnieSparseConfig(**{**sizes, **overrides}, attn_implementation=backend)
     return randomise(ErnieSparseModel(config)).eval()
 
 
 def build_both(**overrides):
-    """The same weights under the block form, which packs, and under the oracle, which does not."""
-    packing, oracle = (build(executor, **overrides) for executor in ("sdpa", "eager"))
-    oracle.load_state_dict(packing.state_dict())
-    return packing, oracle
+    """The same weights under the block form, which packs, and under the dense reference, which does not."""
+    packing, eager = (build(backend, **overrides) for backend in ("sdpa", "eager"))
+    eager.load_state_dict(packing.state_dict())
+    return packing, eager
 
 
 def make_inputs(mask: torch.Tensor) -> dict:
@@ -142,10 +142,10 @@ def run(model, inputs, pattern, mask, upstream=None):
     return kept, dropped, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def compare(packing, oracle, inputs, pattern, context=()):
+def compare(packing, eager, inputs, pattern, context=()):
     mask = inputs["attention_mask"]
     kept, dropped, gradients = run(packing, inputs, pattern, mask)
-    expected, _, expected_gradients = run(oracle, inputs, pattern, mask)
+    expected, _, expected_gradients = run(eager, inputs, pattern, mask)
     for states, reference in zip(kept, expected, strict=True):
         torch.testing.assert_close(
             states, reference, rtol=1e-5, atol=1e-5, msg=lambda text: f"{pattern}, {context}: {text}"
@@ -177,10 +177,10 @@ def gather_everywhere(monkeypatch):
 def test_packing_changes_nothing_in_kept_blocks(per_block, is_gathered, monkeypatch):
     if is_gathered:
         gather_everywhere(monkeypatch)
-    packing, oracle = build_both(num_representatives_per_block=per_block)
+    packing, eager = build_both(num_representatives_per_block=per_block)
     for pattern in GRID:
         if per_block == 1 or pattern.hierarchical:
-            compare(packing, oracle, make_inputs(make_masks("mixed")), pattern)
+            compare(packing, eager, make_inputs(make_masks("mixed")), pattern)
 
 
 @pytest.mark.parametrize("is_gathered", [False, True], ids=["cpu", "gathered"])
@@ -189,9 +189,9 @@ def test_packing_changes_nothing_in_kept_blocks(per_block, is_gathered, monkeypa
 def test_packing_any_padding(batch, pattern, is_gathered, monkeypatch):
     if is_gathered:
         gather_everywhere(monkeypatch)
-    packing, oracle = build_both(num_hidden_layers=3, num_representatives_per_block=2)
+    packing, eager = build_both(num_hidden_layers=3, num_representatives_per_block=2)
     for num_tokens in (NUM_TOKENS, 64, 33):
-        compare(packing, oracle, make_inputs(make_masks(batch, num_tokens)), pattern, num_tokens)
+        compare(packing, eager, make_inputs(make_masks(batch, num_tokens)), pattern, num_tokens)
 
 
 # Without shrinking, which would run models for minutes.
@@ -216,8 +216,8 @@ def test_packing_random_masks_and_patterns(data):
             start = data.draw(st.integers(0, num_tokens - 1))
             document[start : start + data.draw(st.integers(1, 15))] = 1
     torch.manual_seed(0)
-    packing, oracle = build_both()
-    compare(packing, oracle, make_inputs(mask), pattern, mask.tolist())
+    packing, eager = build_both()
+    compare(packing, eager, make_inputs(mask), pattern, mask.tolist())
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float])
@@ -232,7 +232,7 @@ def test_masks_of_any_dtype_mean_the_same(dtype):
 
 @pytest.mark.parametrize("pattern", [SparsePattern(8, block_shift=5), SparsePattern(8, 1, 0, 2, 3, False)], ids=str)
 def test_every_input_is_packed(pattern):
-    packing, oracle = build_both()
+    packing, eager = build_both()
     mask = make_masks("mixed")
     ids, types = torch.randint(50, mask.shape), torch.randint(2, mask.shape)
     embeddings = torch.randn(*mask.shape, 16)
@@ -242,16 +242,16 @@ def test_every_input_is_packed(pattern):
             {"input_ids": ids},
             {"inputs_embeds": embeddings, "token_type_ids": types},
         ):
-            compare(packing, oracle, {**inputs, "position_ids": position_ids, "attention_mask": mask}, pattern)
+            compare(packing, eager, {**inputs, "position_ids": position_ids, "attention_mask": mask}, pattern)
 
 
 def test_gradients_reach_packed_embeddings():
-    packing, oracle = build_both()
+    packing, eager = build_both()
     mask, pattern = make_masks("mixed"), SparsePattern(8)
     of_tokens, _ = kept_places(mask, pattern, 1)
     embeddings = torch.randn(*mask.shape, 16, requires_grad=True)
     gradients = []
-    for model in (packing, oracle):
+    for model in (packing, eager):
         output = model(inputs_embeds=embeddings, attention_mask=mask, pattern=pattern).last_hidden_state
         gradients.append(torch.autograd.grad(output[of_tokens].sin().sum(), embeddings)[0])
     actual, expected = gradients
@@ -335,13 +335,13 @@ def test_unpacking_is_the_inverse_of_packing(pattern):
 @pytest.mark.parametrize("is_in_config", [False, True])
 @some_patterns
 def test_captured_states_keep_the_shape_of_the_batch(pattern, is_in_config):
-    packing, oracle = build_both()
+    packing, eager = build_both()
     inputs = make_inputs(make_masks("mixed"))
     of_tokens, _ = kept_places(inputs["attention_mask"], pattern, 1)
     asked = {} if is_in_config else {"output_hidden_states": True}
-    for model in (packing, oracle):
+    for model in (packing, eager):
         model.config.output_hidden_states = is_in_config
-    output, expected = (model(**inputs, pattern=pattern, **asked) for model in (packing, oracle))
+    output, expected = (model(**inputs, pattern=pattern, **asked) for model in (packing, eager))
     assert len(output.hidden_states) == 3
     for states, reference in zip(output.hidden_states, expected.hidden_states, strict=True):
         assert states.shape == (5, NUM_TOKENS, 16)
@@ -375,14 +375,14 @@ def test_only_the_block_form_outside_a_compiler_packs(monkeypatch):
     mask = make_masks("mixed")
     inputs = {"input_ids": torch.randint(50, mask.shape), "token_type_ids": torch.randint(2, mask.shape)}
     inputs["attention_mask"] = mask
-    packing, oracle = build_both(num_hidden_layers=1)
+    packing, eager = build_both(num_hidden_layers=1)
     calls = count_calls(monkeypatch)
     is_real = inputs["attention_mask"].bool()
-    expected = oracle(**inputs).last_hidden_state[is_real]
+    expected = eager(**inputs).last_hidden_state[is_real]
     without_mask = {**inputs, "attention_mask": None}
     packing(**without_mask)
     packing.to("meta")(**{name: values.to("meta") for name, values in inputs.items()})
-    packing.to_empty(device="cpu").load_state_dict(oracle.state_dict())
+    packing.to_empty(device="cpu").load_state_dict(eager.state_dict())
     compiled = torch.compile(packing, backend="eager")(**inputs)
     exported = torch.export.export(packing, (), inputs, strict=False).module()(**inputs)
     ids, types, mask = inputs.values()
