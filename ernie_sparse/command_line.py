@@ -2,6 +2,7 @@
 """Command lines: flags made of dataclasses, and which of them were given."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 
 from transformers import HfArgumentParser
@@ -64,7 +65,7 @@ def check_least(arguments, least: Mapping[str, float]):
 
 def fields_of(*arguments) -> dict[str, object]:
     """The fields of some dataclasses of flags."""
-    return {name: getattr(part, name) for part in arguments for name in part.__dataclass_fields__}
+    return {field.name: getattr(part, field.name) for part in arguments for field in dataclasses.fields(part)}
 
 
 def without_flag(argv: list[str], flag: str) -> list[str]:
