@@ -4,13 +4,14 @@
 import copy
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from datasets import DatasetDict
 from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
-from ernie_sparse.command_line import ArgumentParser, CommandParser, fields_of
+from ernie_sparse.command_line import ArgumentParser, CommandParser
 from ernie_sparse.errors import InputError, input_errors
 from ernie_sparse.results import Record, print_table
 from ernie_sparse.run import Run
@@ -140,7 +141,7 @@ def in_updates(interval: float, max_steps: int) -> int:
 
 def identity(args: LraArguments, saor: SaorArguments, training: TrainingArguments) -> dict:
     """What makes a run the one it is: with another of these it does not go on in the same folder."""
-    facts = {**fields_of(args, saor), **training_facts(training)}
+    facts = {**asdict(args), **asdict(saor), **training_facts(training)}
     # Asked of the model once it is trained.
     del facts["eval_patterns"]
     # By a name of its own, which says that a cell of the table does not go on for longer.

@@ -22,6 +22,9 @@ from ernie_sparse import SparsePattern
 from ernie_sparse.conversion import convert
 from ernie_sparse.trainer import SaorArguments, second_pattern
 
+# The documents here are short; those of the tasks go through the block form.
+pytestmark = pytest.mark.usefixtures("block_form")
+
 OURS = [name for name, model in MODELS.items() if model.pattern is not None]
 FLAT = [name for name in OURS if not MODELS[name].pattern.hierarchical]
 

@@ -34,6 +34,9 @@ from ernie_sparse.trainer import SaorTrainer
 
 datasets.disable_progress_bars()
 
+# The documents here are short; those of the tasks go through the block form.
+pytestmark = pytest.mark.usefixtures("block_form")
+
 lra = functools.partial(run_command, PROG, runner.main)
 
 # Updates and rows per update, few where a row has 1,024 symbols; and the updates between two looks at the validation set.

@@ -28,6 +28,9 @@ from ernie_sparse.results import Record
 from ernie_sparse.run import Run
 from ernie_sparse.trainer import SaorTrainer
 
+# The documents here are short; those of the tasks go through the block form.
+pytestmark = pytest.mark.usefixtures("block_form")
+
 LISTOPS, TEXT, RETRIEVAL, IMAGE = (TASKS[name] for name in ("listops", "text", "retrieval", "image"))
 
 

@@ -314,7 +314,7 @@ def test_what_its_own_process_could_not_hold_is_not_tried_in_this_one(fake_model
     assert reasons == [("killed", "killed")] * 2
 
 
-def test_everything_runs_and_is_told(tmp_path, capsys):
+def test_everything_runs_and_is_told(tmp_path, capsys, block_form):
     assert (
         run_command(
             PROG,
