@@ -1,8 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""What a benchmark leaves: cells with their ratios, tables of them, facts about the run, results.json and a picture."""
+"""What a benchmark leaves: cells with their ratios, tables of them, facts about the run, and a picture."""
 
-import json
-import os
 import statistics
 import textwrap
 from collections.abc import Iterable
@@ -160,13 +158,6 @@ def facts(results: dict) -> list[tuple[str, str]]:
         ("runs", f"medians of {settings['runs']} after one that is not counted"),
     ]
     return rows if results["complete"] else [*rows, ("not complete", "the run was stopped or is still going on")]
-
-
-def save(results: dict, folder: Path):
-    """Write results.json in one go, so that a kill leaves either the last one or this one."""
-    partial = folder / "results.json.partial"
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(partial, folder / "results.json")
 
 
 def save_markdown(results: dict, folder: Path):

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ernie_sparse import SparsePattern
 from ernie_sparse.command_line import ArgumentParser
 from ernie_sparse.errors import InputError, input_errors
-from ernie_sparse.results import Record, print_table
+from ernie_sparse.results import Record, print_table, write_json
 
 from . import PROG, report
 from .measure import Case, LeftOut, cpu_peak, cuda_peak, free_memory, left_out_by, time_rounds
@@ -133,7 +133,7 @@ def run(plan: Plan, results: dict, folder: Path):
 
             def on_cells(cells: list[dict], before=before):
                 results["cells"] = before + cells
-                report.save(results, folder)
+                write_json(folder / "results.json", results)
 
             for cell in measure_length(task, length, plan, left_out, on_cells):
                 _print_cell(cell)
@@ -184,7 +184,7 @@ def main(argv: list[str]):
 
 
 def _finish(results: dict, folder: Path):
-    report.save(results, folder)
+    write_json(folder / "results.json", results)
     report.save_markdown(results, folder)
     print()
     for table in report.tables(results["cells"]):

@@ -29,6 +29,7 @@ from benchmarks.speed.tasks import (
     build_inputs,
 )
 from ernie_sparse.cli import run_command
+from ernie_sparse.results import write_json
 
 TINY = Sizes(hidden_size=48, num_layers=2, num_heads=4, vocab_size=99, max_length=256)
 OURS = "ernie-sparse:sdpa"
@@ -289,7 +290,7 @@ def test_a_kill_loses_nothing_of_what_was_measured(fake_models, tmp_path, monkey
 
 
 def test_a_kill_while_saving_leaves_the_last_results(tmp_path, monkeypatch):
-    report.save({"cells": [1]}, tmp_path)
+    write_json(tmp_path / "results.json", {"cells": [1]})
 
     def write_half(path, text):
         with open(path, "w") as file:
@@ -298,7 +299,7 @@ def test_a_kill_while_saving_leaves_the_last_results(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", write_half)
     with pytest.raises(KeyboardInterrupt):
-        report.save({"cells": [1, 2]}, tmp_path)
+        write_json(tmp_path / "results.json", {"cells": [1, 2]})
     assert read(tmp_path) == {"cells": [1]}
 
 
