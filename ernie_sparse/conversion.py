@@ -1,157 +1,38 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse convert`: a BERT-like checkpoint as an ERNIE-Sparse one, and an account of every weight."""
 
-import json
 import os
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
 import transformers
-from transformers import (
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from .checkpoints import check_checkpoint
+from .command_line import ArgumentParser
 from .configuration_ernie_sparse import ErnieSparseConfig
-from .modeling_ernie_sparse import (
-    ErnieSparseForMaskedLM,
-    ErnieSparseForMultipleChoice,
-    ErnieSparseForQuestionAnswering,
-    ErnieSparseForSequenceClassification,
-    ErnieSparseForTokenClassification,
-    ErnieSparseModel,
-    ErnieSparsePreTrainedModel,
-)
-from .running import ArgumentParser, check_checkpoint, print_table, versions
+from .conversion_families import CONFIG_FIELDS, DROPPED, FAMILIES, HEADS, WITH_POOLER, Family
+from .errors import InputError, input_errors
+from .modeling_ernie_sparse import ErnieSparseModel, ErnieSparsePreTrainedModel
+from .results import print_table, versions, write_json
 from .sparse_pattern import SparsePattern
 
 DEFAULT_MAX_LENGTH = 4096
-
-HEADS = {
-    "ForMaskedLM": ErnieSparseForMaskedLM,
-    "ForPreTraining": ErnieSparseForMaskedLM,
-    "ForSequenceClassification": ErnieSparseForSequenceClassification,
-    "ForTokenClassification": ErnieSparseForTokenClassification,
-    "ForQuestionAnswering": ErnieSparseForQuestionAnswering,
-    "ForMultipleChoice": ErnieSparseForMultipleChoice,
-}
-
-CONFIG_FIELDS = (
-    *("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-    *("hidden_act", "hidden_dropout_prob", "classifier_dropout", "type_vocab_size", "initializer_range"),
-    *("layer_norm_eps", "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings"),
-    *("id2label", "label2id", "problem_type"),
-)
-
-WITH_POOLER = (ErnieSparseModel, ErnieSparseForSequenceClassification, ErnieSparseForMultipleChoice)
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
     *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
 )
-
-
-@dataclass(frozen=True)
-class Family:
-    """
-    How the checkpoints of one or several model types differ from ours.
-
-    Args:
-        renamings (`Mapping[str, str]`):
-            Regular expressions of weight names and what they become, in order, as `from_pretrained` takes them for its
-            `key_mapping`. What none matches keeps its name.
-        dropped (`Mapping[str, str]`): Regular expressions of weights that have no place here, and why.
-        has_position_offset (`bool`): Whether the first `pad_token_id + 1` positions stand for no token.
-        heads (`Mapping[str, type]`): Heads of this family that are not those of the other families.
-        head_settings (`Mapping[str, Callable[[PreTrainedConfig], dict]]`):
-            By head: what our config must say, given the source's.
-        fixed_gelu_heads (`tuple[str, ...]`): Heads that use gelu whatever the config's `hidden_act` says.
-    """
-
-    renamings: Mapping[str, str]
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    has_position_offset: bool = False
-    heads: Mapping[str, type] = field(default_factory=dict)
-    head_settings: Mapping[str, Callable[[PreTrainedConfig], dict]] = field(default_factory=dict)
-    fixed_gelu_heads: tuple[str, ...] = ()
-
-
-def _roberta_like(prefix: str, **differences) -> Family:
-    return Family(
-        {
-            rf"^{prefix}\.": "ernie_sparse.",
-            r"^lm_head\.dense\.": "cls.predictions.transform.dense.",
-            r"^lm_head\.layer_norm\.": "cls.predictions.transform.LayerNorm.",
-            r"^lm_head\.": "cls.predictions.",
-            r"^classifier\.dense\.": "ernie_sparse.pooler.dense.",
-            r"^classifier\.out_proj\.": "classifier.",
-        },
-        has_position_offset=True,
-        fixed_gelu_heads=("ForMaskedLM",),
-        **differences,
-    )
-
-
-FAMILIES = {
-    "bert": Family({r"^bert\.": "ernie_sparse."}),
-    "big_bird": Family(
-        {
-            r"^bert\.": "ernie_sparse.",
-            r"^pooler\.": "pooler.dense.",
-            r"^ernie_sparse\.pooler\.": "ernie_sparse.pooler.dense.",
-            r"^classifier\.dense\.": "ernie_sparse.pooler.dense.",
-            r"^classifier\.out_proj\.": "classifier.",
-            r"^qa_classifier\.qa_outputs\.": "qa_outputs.",
-            r"^qa_classifier\.": "qa_feed_forward.",
-        },
-        head_settings={
-            "ForSequenceClassification": lambda source: {"pooler_act": source.hidden_act},
-            "ForQuestionAnswering": lambda source: {"qa_feed_forward": True},
-        },
-    ),
-    "camembert": _roberta_like("roberta"),
-    "electra": Family(
-        {
-            r"^electra\.": "ernie_sparse.",
-            r"embeddings_project\.": "embeddings.projection.",
-            r"^generator_predictions\.": "cls.predictions.transform.",
-            r"^generator_lm_head\.": "cls.predictions.decoder.",
-            r"^sequence_summary\.summary\.": "ernie_sparse.pooler.dense.",
-            r"^classifier\.dense\.": "ernie_sparse.pooler.dense.",
-            r"^classifier\.out_proj\.": "classifier.",
-        },
-        heads={"ForPreTraining": ErnieSparseModel},
-        head_settings={
-            "ForSequenceClassification": lambda source: {"pooler_act": "gelu"},
-            "ForMultipleChoice": lambda source: {"pooler_act": source.summary_activation or "linear"},
-        },
-        fixed_gelu_heads=("ForMaskedLM",),
-    ),
-    "ernie": Family({r"^ernie\.": "ernie_sparse."}),
-    "longformer": _roberta_like(
-        "longformer", dropped={r"\.(query|key|value)_global\.": "global projection: HST uses the local ones throughout"}
-    ),
-    "roberta": _roberta_like("roberta"),
-    "xlm-roberta": _roberta_like("roberta"),
-}
-
-DROPPED = {
-    r"(position|token_type)_ids$": "a buffer",
-    r"seq_relationship\.": "next sentence prediction has no head here",
-    r"^discriminator_predictions\.": "replaced token detection has no head here",
-    r"task_type_embeddings\.": "task 0 is added to the token types, the other tasks have no place here",
-}
 POOLER = re.compile(r"(^|\.)pooler\.")
 # A checkpoint's weights under these names are the encoder's: none of them may be left over.
 ENCODER = re.compile(r"(^|\.)(embeddings|encoder)\.")
@@ -198,14 +79,11 @@ class ConversionReport:
             ("tokenizer", self.tokenizer),
             ("weights copied", f"{len(self.copied):,}"),
         ]
-        for kind in ("tiled", "made", "dropped"):
-            fates: dict[tuple[str, str], int] = {}
-            for name, fate in getattr(self, kind).items():
-                key = (re.sub(r"\.\d+\.", ".*.", name), fate)
-                fates[key] = fates.get(key, 0) + 1
+        for fate in ("tiled", "made", "dropped"):
+            told = Counter((re.sub(r"\.\d+\.", ".*.", name), why) for name, why in getattr(self, fate).items())
             rows += [
-                (f"weights {kind}", f"{name}{f' ({count} layers)' if '.*.' in name else ''}: {fate}")
-                for (name, fate), count in fates.items()
+                (f"weights {fate}", f"{name}{f' ({count} layers)' if '.*.' in name else ''}: {why}")
+                for (name, why), count in told.items()
             ]
         return rows
 
@@ -230,42 +108,34 @@ class Conversion:
         Write model, tokenizer and `conversion.json`, all of them or nothing.
 
         Raises:
-            `ValueError`: `folder` is a file or holds something.
+            [`InputError`]: `folder` is a file or holds something.
             `OSError`: It cannot be written.
         """
         out = Path(folder)
-        check_target(out)
-        new = [parent for parent in out.absolute().parents if not parent.exists()]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-                complete = Path(temporary) / out.name
-                self._write(complete, command)
-                if out.exists():
-                    out.rmdir()
-                complete.replace(out)
-        except BaseException:
-            for parent in new:
-                parent.rmdir()
-            raise
-
-    def _write(self, folder: Path, command: list[str] | None):
-        self.model.save_pretrained(folder)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
-        record = {**vars(self.report), "command": command and shlex.join(command), "versions": versions()}
-        (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n")
+        # Where no folder of `out` is made before all is written.
+        with tempfile.TemporaryDirectory(dir=check_target(out), prefix=f".{out.name}.") as temporary:
+            complete = Path(temporary) / "complete"
+            self.model.save_pretrained(complete)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(complete)
+            record = {**vars(self.report), "command": command and shlex.join(command), "versions": versions()}
+            write_json(complete / "conversion.json", record)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            if out.exists():
+                out.rmdir()
+            complete.replace(out)
 
 
-def check_target(out: Path):
-    """Raise a `ValueError` unless a checkpoint can be written to the folder `out`."""
+def check_target(out: Path) -> Path:
+    """The nearest folder above `out` that there is; an [`InputError`] unless a checkpoint can be written to `out`."""
     if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty: name another folder, or remove it first")
+        raise InputError(f"{out} is not empty: name another folder, or remove it first")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: name a folder")
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        raise InputError(f"{out} is a file: name a folder")
+    nearest = next(folder for folder in out.absolute().parents if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ValueError(f"{out} cannot be written: {nearest} is {'read-only' if nearest.is_dir() else 'a file'}")
+        raise InputError(f"{out} cannot be written: {nearest} is {'read-only' if nearest.is_dir() else 'a file'}")
+    return nearest
 
 
 def convert(
@@ -280,8 +150,9 @@ def convert(
     Turn a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ERNIE, ELECTRA, BigBird or Longformer model into ERNIE-Sparse.
 
     Every weight of the encoder and of its head is taken over. Position embeddings are repeated up to `max_length`.
-    Representatives start as an average token, the layer norms of step 2 as copies of those of step 1 (our choice). Under `SparsePattern.full()` the model gives the source's outputs. Dropout on attention weights becomes 0,
-    whatever it was in the source (our choice, see [`ErnieSparseConfig`]).
+    Representatives start as an average token, the layer norms of step 2 as copies of those of step 1 (our choice). Under
+    `SparsePattern.full()` the model gives the source's outputs. Dropout on attention weights becomes 0, whatever it was in
+    the source (our choice, see [`ErnieSparseConfig`]).
 
     Args:
         model_or_path (`PreTrainedModel`, `str` or `Path`): A model, a local checkpoint folder, or a hub id.
@@ -296,7 +167,7 @@ def convert(
         [`Conversion`]: Model, tokenizer and report. `convert(…).save(folder)` writes them.
 
     Raises:
-        `ValueError`: A checkpoint of another family or a decoder, one that cannot be read, that lacks weights or holds
+        [`InputError`]: A checkpoint of another family or a decoder, one that cannot be read, that lacks weights or holds
             unknown ones; a `max_length` below the source's; a bad pattern; a tokenizer larger than the vocabulary.
 
     Example:
@@ -307,11 +178,18 @@ def convert(
     >>> conversion = convert("roberta-base", max_length=8192)
     >>> conversion.save("roberta-sparse-8192")
     ```"""
-    pattern = SparsePattern() if pattern is None else SparsePattern.parse(pattern)
+    with input_errors():
+        pattern = SparsePattern() if pattern is None else SparsePattern.parse(pattern)
     source = _inspect(model_or_path, base_model)
-    max_length = source.check_length(max_length)
-    tokenizer = _find_tokenizer(model_or_path, tokenizer, source, max_length)
-    weights, dropped = _read_weights(model_or_path, source)
+    if max_length is None:
+        max_length = max(DEFAULT_MAX_LENGTH, source.num_positions)
+    if max_length < source.num_positions:
+        raise InputError(
+            f"a length of {max_length} is below the {source.num_positions} tokens that {source.name} reads: ask for at "
+            "least as many"
+        )
+    tokenizer = _find_tokenizer(source, tokenizer, max_length)
+    weights, dropped = _read_weights(source)
     model, made = _place(weights, source, pattern)
     tiled = {}
     if max_length > source.num_positions:
@@ -337,6 +215,7 @@ def convert(
 class _Source(NamedTuple):
     """What is known of a source before its weights are read."""
 
+    origin: PreTrainedModel | str
     name: str
     config: PreTrainedConfig
     family: Family
@@ -358,99 +237,80 @@ class _Source(NamedTuple):
         """Tokens that the source reads."""
         return self.config.max_position_embeddings - self.position_offset
 
-    def check_length(self, max_length: int | None) -> int:
-        """The length asked for, or the default one."""
-        if max_length is None:
-            return max(DEFAULT_MAX_LENGTH, self.num_positions)
-        if max_length < self.num_positions:
-            raise ValueError(
-                f"a length of {max_length} is below the {self.num_positions} tokens that {self.name} reads: ask for at "
-                "least as many"
-            )
-        return max_length
-
     def check(self):
-        """Raise a `ValueError` if the source computes something that ErnieSparse does not."""
+        """Raise an [`InputError`] if the source computes something that ErnieSparse does not."""
         config, name = self.config, self.name
         if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
-            raise ValueError(f"{name} is a decoder: ErnieSparse is an encoder")
-        if getattr(config, "rescale_embeddings", False):
-            raise ValueError(f"{name} has rescale_embeddings=True, which ErnieSparse does not know")
+            raise InputError(f"{name} is a decoder: ErnieSparse is an encoder")
         if self.head in self.family.fixed_gelu_heads and config.hidden_act != "gelu":
-            raise ValueError(
+            raise InputError(
                 f"{name}: the {self.head} head of {config.model_type} uses gelu, whatever its "
                 f"hidden_act={config.hidden_act!r} says; ErnieSparse's uses hidden_act. Convert the base model alone"
             )
-        summary = (getattr(config, "summary_type", "first"), getattr(config, "summary_use_proj", True))
-        if self.head == "ForMultipleChoice" and summary != ("first", True):
-            raise ValueError(f"{name} has (summary_type, summary_use_proj)={summary}: only ('first', True) is known")
+        required = self.family.required
+        for setting, known in {**required.get("*", {}), **required.get(self.head, {})}.items():
+            value = getattr(config, setting)
+            if value != known:
+                raise InputError(f"{name} has {setting}={value!r}, which ErnieSparse does not know")
 
     def build_config(self, pattern: SparsePattern) -> ErnieSparseConfig:
         """The config of the same model here, with the source's own positions."""
         values = {name: getattr(self.config, name) for name in CONFIG_FIELDS if hasattr(self.config, name)}
         if values.get("embedding_size") == values["hidden_size"]:
             del values["embedding_size"]
-        settings = self.family.head_settings.get(self.head)
-        values |= settings(self.config) if settings else {}
+        values |= self.family.head_settings.get(self.head, lambda source: {})(self.config)
         config = ErnieSparseConfig(**values, max_position_embeddings=self.num_positions)
         config.pattern = pattern
         return config
 
 
-def _inspect(model_or_path: PreTrainedModel | str | Path, base_model: bool) -> _Source:
-    if isinstance(model_or_path, PreTrainedModel):
-        config, architecture = model_or_path.config, type(model_or_path).__name__
+def _inspect(origin: PreTrainedModel | str | Path, base_model: bool) -> _Source:
+    if isinstance(origin, PreTrainedModel):
+        config, architecture = origin.config, type(origin).__name__
         name = f"the {architecture}"
+        family = _find_family(name, config.model_type)
     else:
-        name = str(model_or_path)
-        config = _read_config(name)
+        origin = name = str(origin)
+        check_checkpoint(name, "SOURCE")
+        with input_errors(ValueError, OSError, about=f"the config of {name} cannot be read"):
+            # Not AutoConfig at once: of a model type it does not know it says much that does not help here.
+            values, _ = PreTrainedConfig.get_config_dict(name)
+            if not isinstance(values, dict):
+                raise InputError(f"{name}: config.json holds no mapping")
+            family = _find_family(name, values.get("model_type"))
+            config = AutoConfig.from_pretrained(name)
         architecture = str((config.architectures or [""])[0])
-    family = FAMILIES[_known_family(name, config.model_type)]
     head = next((suffix for suffix in HEADS if architecture.endswith(suffix)), "")
     source_class = getattr(transformers, architecture, None) if head and not base_model else None
     if source_class is None or source_class.config_class is not type(config):
-        source_class, head = MODEL_MAPPING[type(config)], ""
-    source = _Source(name, config, family, source_class, head)
+        source_class, head = transformers.MODEL_MAPPING[type(config)], ""
+    source = _Source(origin, name, config, family, source_class, head)
     source.check()
     return source
 
 
-def _known_family(name: str, model_type: str | None) -> str:
+def _find_family(name: str, model_type: str | None) -> Family:
     if model_type not in FAMILIES:
-        raise ValueError(f"{name} is a {model_type} checkpoint: {', '.join(FAMILIES)} can be converted")
-    return model_type
+        raise InputError(f"{name} is a {model_type} checkpoint: {', '.join(FAMILIES)} can be converted")
+    return FAMILIES[model_type]
 
 
-def _read_config(name: str) -> PreTrainedConfig:
-    check_checkpoint(name, "SOURCE")
-    # Not AutoConfig at once: of a model type it does not know it says much that does not help here.
-    try:
-        values, _ = PreTrainedConfig.get_config_dict(name)
-    except OSError as error:
-        raise ValueError(f"the config of {name} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{name}: config.json holds no mapping")
-    _known_family(name, values.get("model_type"))
-    return AutoConfig.from_pretrained(name)
-
-
-def _find_tokenizer(model_or_path, tokenizer, source: _Source, max_length: int) -> PreTrainedTokenizerBase | None:
+def _find_tokenizer(source: _Source, tokenizer, max_length: int) -> PreTrainedTokenizerBase | None:
     """The tokenizer given, or the one beside the source if there is one, for documents of `max_length` tokens."""
     if tokenizer is None:
-        if isinstance(model_or_path, PreTrainedModel) or _lacks_tokenizer(model_or_path):
+        if isinstance(source.origin, PreTrainedModel) or _lacks_tokenizer(source.origin):
             return None
-        tokenizer = model_or_path
+        tokenizer = source.origin
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         if _lacks_tokenizer(tokenizer):
-            raise ValueError(f"there is no tokenizer in {tokenizer}")
-        try:
+            raise InputError(f"there is no tokenizer in {tokenizer}")
+        # Of damaged files the tokenizers library raises `Exception` itself.
+        with input_errors(Exception, about=f"the tokenizer of {tokenizer} cannot be read"):
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
-        except Exception as error:
-            raise ValueError(f"the tokenizer of {tokenizer} cannot be read: {error}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ValueError(f"the tokenizer of {tokenizer.name_or_path} has no vocabulary")
+        raise InputError(f"the tokenizer of {tokenizer.name_or_path} has no vocabulary")
     if len(tokenizer) > source.config.vocab_size:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, {source.name} only {source.config.vocab_size}")
+        raise InputError(f"the tokenizer has {len(tokenizer)} tokens, {source.name} only {source.config.vocab_size}")
     tokenizer.model_max_length = max_length
     return tokenizer
 
@@ -460,112 +320,93 @@ def _lacks_tokenizer(place: str | Path) -> bool:
     return folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES)
 
 
-def _read_weights(model_or_path, source: _Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The source's weights that have a place here, with the positions of real tokens only, and why others have none."""
-    dropped = {}
-    if isinstance(model_or_path, PreTrainedModel):
-        # Cloned: training the one must not move the other.
-        weights = {name: weight.clone() for name, weight in model_or_path.state_dict().items()}
-        prefix = f"{model_or_path.base_model_prefix}."
-        if not source.head and model_or_path.base_model is not model_or_path:
-            reason = f"{source.source_class.__name__} does not use it"
-            dropped = {name: reason for name in weights if not name.startswith(prefix)}
-            weights = {name.removeprefix(prefix): weight for name, weight in weights.items() if name not in dropped}
-    else:
-        weights, dropped = _load(str(model_or_path), source)
+def _read_weights(source: _Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The source's weights that have a place here, under our names, and why the others have none."""
+    weights, unused = _load(source)
+    reason = f"{source.source_class.__name__} does not use it"
+    dropped = {name: f"{reason}; the base model does" if POOLER.search(name) else reason for name in unused}
     reasons = {**DROPPED, **source.family.dropped}
     if source.model_class not in WITH_POOLER:
         reasons[POOLER.pattern] = f"{source.model_class.__name__} has no pooler"
     elif "classifier.dense.weight" in weights:
         reasons[POOLER.pattern] = "the head has a layer of its own in its place"
-    kept = {}
+    placed = {}
     for name, weight in weights.items():
         reason = next((reason for pattern, reason in reasons.items() if re.search(pattern, name)), None)
-        if reason is None:
-            kept[name] = weight
-        else:
+        if reason is not None:
             dropped[name] = reason
-    for name in list(kept):
+            continue
         if name.endswith("embeddings.position_embeddings.weight"):
-            kept[name] = kept[name][source.position_offset :]
-        task_types = name.replace("token_type", "task_type")
-        if task_types != name and task_types in weights:
-            kept[name] = kept[name] + weights[task_types][0]
-    return kept, dropped
+            weight = weight[source.position_offset :]
+        if name.endswith("embeddings.token_type_embeddings.weight"):
+            task_types = weights.get(name.replace("token_type", "task_type"))
+            weight = weight if task_types is None else weight + task_types[0]
+        for pattern, ours in source.family.renamings.items():
+            name = re.sub(pattern, ours, name)
+        placed[name] = weight
+    return placed, dropped
 
 
-def _load(path: str, source: _Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The weights of a checkpoint, and those that its class does not use."""
-    class_name = source.source_class.__name__
-    try:
-        model, info = source.source_class.from_pretrained(
-            path, config=source.config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except Exception as error:
-        raise ValueError(f"{path} cannot be loaded as {class_name}: {error}") from error
-    _check_shapes(path, source.source_class, info)
-    missing = {name for name in info["missing_keys"] if not POOLER.search(name)}
-    if missing:
-        raise ValueError(f"{path} lacks weights of {class_name}: {_few(missing)}")
-    strange = {
+def _load(source: _Source) -> tuple[dict[str, torch.Tensor], Collection[str]]:
+    """The weights of a source, and the names of those that its class does not use."""
+    model, class_name = source.origin, source.source_class.__name__
+    if isinstance(model, PreTrainedModel):
+        used = model if source.head else model.base_model
+        # Cloned: training the one must not move the other.
+        weights = {name: weight.clone() for name, weight in used.state_dict().items()}
+        prefix = "" if used is model else f"{model.base_model_prefix}."
+        return weights, [name for name in model.state_dict() if name.removeprefix(prefix) not in weights]
+    with input_errors(
+        *(OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError),
+        about=f"{source.name} cannot be loaded as {class_name}",
+    ):
+        model, info = _fill(source, source.source_class, source.name, config=source.config)
+    missing = [name for name in info["missing_keys"] if not POOLER.search(name)]
+    _refuse(missing, f"{source.name} lacks weights of {class_name}")
+    strange = [
         name
         for name in info["unexpected_keys"]
         if ENCODER.search(name) and not any(re.search(pattern, name) for pattern in DROPPED)
-    }
-    if strange:
-        raise ValueError(f"{path} holds weights that {class_name} does not know: {_few(strange)}")
+    ]
+    _refuse(strange, f"{source.name} holds weights that {class_name} does not know")
     weights = {name: weight for name, weight in model.state_dict().items() if name not in info["missing_keys"]}
-    reason = f"{class_name} does not use it"
-    return weights, {
-        name: f"{reason}; the base model does" if POOLER.search(name) else reason
-        for name in sorted(info["unexpected_keys"])
-    }
+    return weights, sorted(info["unexpected_keys"])
 
 
 def _place(weights, source: _Source, pattern: SparsePattern) -> tuple[ErnieSparsePreTrainedModel, dict[str, str]]:
     """The model with these weights and those that it has beyond them, and how the latter were made."""
-    zeros = set()
-    for name in list(weights):
+    zeros = {}
+    for name, weight in weights.items():
         bias = re.sub(r"(\.attention\.self\.\w+)\.weight$", r"\1.bias", name)
         if bias not in weights:
-            weights[bias] = weights[name].new_zeros(len(weights[name]))
-            zeros.add(bias[bias.index("encoder.") :])
-    model, info = source.model_class.from_pretrained(
-        None,
-        config=source.build_config(pattern),
-        state_dict=weights,
-        key_mapping=dict(source.family.renamings),
-        dtype=next(iter(weights.values())).dtype,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    _check_shapes(source.name, source.model_class, info)
-    # With the mapping kept, transformers would save the weights under the names they were read from.
-    model._weight_conversions = None
-    made = _make_representatives(model)
-    made |= dict.fromkeys(
-        (name for name in model.state_dict() if name.endswith(tuple(zeros))), "zero, as in the source"
-    )
+            zeros[bias] = weight.new_zeros(len(weight))
+    dtype = next(iter(weights.values())).dtype
+    config, weights = source.build_config(pattern), {**weights, **zeros}
+    model, info = _fill(source, source.model_class, None, config=config, state_dict=weights, dtype=dtype)
+    made = _make_representatives(model) | dict.fromkeys(zeros, "zero, as in the source")
     made |= dict.fromkeys(filter(POOLER.search, sorted(info["missing_keys"])), "at random: the source has none")
     made |= dict.fromkeys({"cls.predictions.bias"} & info["missing_keys"], "zero, and unused: the decoder has its own")
     strange = info["missing_keys"] - set(made) | info["unexpected_keys"]
-    if strange:
-        raise ValueError(f"the weights of {source.name} do not fit {type(model).__name__}: {_few(strange)}")
+    _refuse(strange, f"the weights of {source.name} do not fit {type(model).__name__}")
     return model, made
 
 
-def _check_shapes(name: str, model_class: type[PreTrainedModel], info: dict):
-    wrong = {
+def _fill(source: _Source, model_class: type[PreTrainedModel], path: str | None, **options):
+    """A model by `from_pretrained`, and the names that it reports. Raises an [`InputError`] for weights of another shape."""
+    model, info = model_class.from_pretrained(path, ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    wrong = [
         f"{weight} ({tuple(found)} where {tuple(expected)} is expected)"
         for weight, found, expected in info["mismatched_keys"]
-    }
-    if wrong:
-        raise ValueError(f"the weights of {name} do not fit {model_class.__name__}: {_few(wrong)}")
+    ]
+    _refuse(wrong, f"the weights of {source.name} do not fit {model_class.__name__}")
+    return model, info
 
 
-def _few(names: set[str]) -> str:
-    shown = sorted(names)[:3]
-    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
+def _refuse(weights: Collection[str], why: str):
+    """Raise an [`InputError`] if there are such weights."""
+    shown = ", ".join(sorted(weights)[:3])
+    if weights:
+        raise InputError(f"{why}: {shown}{f' and {len(weights) - 3} more' if len(weights) > 3 else ''}")
 
 
 @torch.no_grad()
@@ -615,16 +456,11 @@ def main(argv: list[str]):
         "--base-model", action="store_true", help="leave the source's head behind and keep its pooler, if it has one"
     )
     parser.add_argument("--tokenizer", help="tokenizer, a folder or a hub id (the one beside SOURCE)")
-    args = parser.parse_args(argv)
-    check_target(Path(args.out))
+    options = vars(parser.parse_args(argv))
+    source, out = options.pop("source"), options.pop("out")
+    check_target(Path(out))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    conversion = convert(
-        args.source,
-        max_length=args.max_length,
-        pattern=args.pattern,
-        base_model=args.base_model,
-        tokenizer=args.tokenizer,
-    )
-    conversion.save(args.out, command=["ernie-sparse", "convert", *argv])
-    print_table([*conversion.report.rows(), ("saved in", args.out)])
+    conversion = convert(source, **options)
+    conversion.save(out, command=["ernie-sparse", "convert", *argv])
+    print_table([*conversion.report.rows(), ("saved in", out)])

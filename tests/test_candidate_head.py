@@ -29,12 +29,12 @@ LEAST = torch.finfo(torch.float32).min
 def build(tiny_config):
     """Builds a head in eval mode, all parameters random and no dropout: `build("candidates", block_size=4)`."""
 
-    def build_head(name: str = "candidates", executor: str = "sdpa", **overrides) -> nn.Module:
+    def build_head(name: str = "candidates", backend: str = "sdpa", **overrides) -> nn.Module:
         model, config = (
             (ErnieSparseForCandidateChoice, {}) if name == "candidates" else (HEADS[name].model, HEADS[name].config)
         )
         no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        config = tiny_config(attn_implementation=executor, **{**no_dropout, **config, **overrides})
+        config = tiny_config(attn_implementation=backend, **{**no_dropout, **config, **overrides})
         return randomise(model(config)).eval()
 
     return build_head
@@ -238,10 +238,13 @@ def test_trainer_counts_rows_with_a_label(name, build, tmp_path):
             make_questions([[(39, 39)], [(0, 0)], [(40, 41)]]),
         ]
     trainer = build_trainer("question_answering", str(tmp_path), model=model)
-    assert trainer._get_num_items_in_batch(batches, torch.device("cpu")) == 4
-    flat = [{**batch, "start_positions": torch.tensor([39, -1, 40])} for batch in batches if name != "candidates"]
-    if flat:
-        assert trainer._get_num_items_in_batch(flat, torch.device("cpu")) == 2
+
+    def count(batches: list[dict]) -> int:
+        return trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))[1]
+
+    assert count(batches) == 4
+    if name == "question_answering":
+        assert count([{**batch, "start_positions": torch.tensor([39, -1, 40])} for batch in batches]) == 2
 
 
 @pytest.mark.parametrize("name", ["question_answering", "candidates"])
@@ -511,8 +514,8 @@ def test_save_and_load_give_the_same_logits(build, tmp_path):
 def test_eager_equals_sdpa(pattern, build):
     model, batch = build(), make_candidates()
     outputs = []
-    for executor in ("eager", "sdpa"):
-        model.set_attn_implementation(executor)
+    for backend in ("eager", "sdpa"):
+        model.set_attn_implementation(backend)
         outputs.append(model(**batch, pattern=pattern))
     torch.testing.assert_close(outputs[0].logits, outputs[1].logits, **CLOSE)
     torch.testing.assert_close(outputs[0].loss, outputs[1].loss, **CLOSE)

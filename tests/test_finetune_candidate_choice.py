@@ -5,13 +5,16 @@ import string
 
 import numpy as np
 import pytest
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import BertTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from ernie_sparse.finetune.candidate_choice import decode, encode, score
+from ernie_sparse.errors import InputError
+from ernie_sparse.finetune import candidate_choice
+from ernie_sparse.finetune.candidate_choice import decode, score
+from ernie_sparse.finetune.features import split_notes
 from ernie_sparse.finetune.settings import Settings
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -42,9 +45,14 @@ rows_strategy = st.fixed_dictionaries(
 examples = settings(max_examples=40, deadline=None)
 
 
+def encode(rows, *arguments):
+    """Features and notes."""
+    return split_notes(candidate_choice.encode(rows, *arguments), rows)
+
+
 def make_settings(max_length: int = 64, num_global_tokens: int = 64) -> Settings:
     return Settings(
-        kind="candidate_choice",
+        task_type="candidate_choice",
         max_length=max_length,
         block_size=8,
         num_global_tokens=num_global_tokens,
@@ -102,7 +110,7 @@ def test_layout(is_training):
 
 def test_underscores_of_the_query_alone_are_spaces():
     # Two words of the query, while the unknown underscore stays where it stands in a candidate.
-    features, _ = encode(make_rows(make_row("a_b c", ["a_b"], [])), make_settings(), BERT, is_training=False)
+    features, _ = encode(make_rows(make_row("a_b c", ["a_b"], [])), make_settings(), BERT, False)
     letters = [PIECES.index(letter) for letter in "abc"]
     assert features["input_ids"][0][1:4] == letters
     assert features["input_ids"][0][5:] == [MASK, letters[0], SPECIALS.index("[UNK]"), letters[1], SEP]
@@ -110,7 +118,7 @@ def test_underscores_of_the_query_alone_are_spaces():
 
 def test_beginning_and_end_stand_in_for_missing_special_tokens():
     tokenizer = make_other(bos_token="<s>", eos_token="</s>", mask_token="<mask>")
-    features, _ = encode(make_rows(make_row("a", ["b"], ["c"])), make_settings(), tokenizer, is_training=False)
+    features, _ = encode(make_rows(make_row("a", ["b"], ["c"])), make_settings(), tokenizer, False)
     a, b, c = tokenizer.convert_tokens_to_ids(["a", "b", "c"])
     assert features[0] == {
         "input_ids": [0, a, 1, 2, b, 1, c, 1],
@@ -119,11 +127,11 @@ def test_beginning_and_end_stand_in_for_missing_special_tokens():
         "document": 0,
         "length": 8,
     }
-    # Both kinds: cls and sep go first. Without either kind of opening the query is the first.
+    # Where there are both, cls and sep go first. Without either opening the query is the first.
     both = make_other(bos_token="<s>", eos_token="</s>", mask_token="<mask>", cls_token="<c>", sep_token="<d>")
     assert encode(make_rows(make_row("", ["b"], [])), make_settings(), both, False)[0]["input_ids"][0][:2] == [3, 4]
     neither = make_other(sep_token="<d>", mask_token="<mask>")
-    features, _ = encode(make_rows(make_row("", ["b"], [])), make_settings(), neither, is_training=False)
+    features, _ = encode(make_rows(make_row("", ["b"], [])), make_settings(), neither, False)
     assert features["input_ids"][0][:2] == [0, 1] and features["candidate_positions"][0] == [1]
 
 
@@ -135,14 +143,14 @@ def test_beginning_and_end_stand_in_for_missing_special_tokens():
     ],
 )
 def test_a_tokenizer_without_the_tokens_needed_is_refused(tokenizer, message):
-    with pytest.raises(ValueError, match=message):
-        encode(make_rows(make_row()), make_settings(), tokenizer, is_training=True)
+    with pytest.raises(InputError, match=message):
+        encode(make_rows(make_row()), make_settings(), tokenizer, True)
 
 
 @given(st.lists(rows_strategy, min_size=1, max_size=3), st.integers(14, 60))
 @examples
 def test_every_row_is_evaluated_and_every_marker_stays(rows, max_length):
-    features, notes = encode(make_rows(*rows), make_settings(max_length), BERT, is_training=False)
+    features, notes = encode(make_rows(*rows), make_settings(max_length), BERT, False)
     assert features["document"] == list(range(len(rows)))
     for i, (row, feature) in enumerate(zip(rows, features, strict=True)):
         ids, positions, row_id = feature["input_ids"], feature["candidate_positions"], f"q{i}"
@@ -189,10 +197,10 @@ def test_what_does_not_fit_is_noted():
             features, notes = encode(rows, make_settings(max_length, num_global_tokens), BERT, is_training)
             assert len(features) == 1 and notes == expected
             assert features["length"][0] == min(16, max_length)
-    features, notes = encode(rows, make_settings(10), BERT, is_training=True)
+    features, notes = encode(rows, make_settings(10), BERT, True)
     assert len(features) == 0 and "input_ids" in features.column_names
     assert notes == {"query and candidates longer than the limit": ["q0"]}
-    features, notes = encode(rows, make_settings(10), BERT, is_training=False)
+    features, notes = encode(rows, make_settings(10), BERT, False)
     # One candidate piece less, and one place for what follows.
     assert features["input_ids"][0] == [CLS, *tokens("ab"), SEP, MASK, *tokens("a"), MASK, *tokens("b"), SEP, SEP][:10]
     assert notes == {"candidates cut": ["q0"], "supports cut": ["q0"]}
@@ -202,21 +210,21 @@ def test_more_candidates_than_places_are_refused_in_evaluation():
     # Beside [CLS], two [SEP], one place behind them and two of eight for the query.
     setup = make_settings(max_length=8)
     fits, does_not = make_row("abc", ["a", "b"]), make_row("abc", ["a", "b", "c"])
-    features, _ = encode(make_rows(fits), setup, BERT, is_training=False)
+    features, _ = encode(make_rows(fits), setup, BERT, False)
     assert features["candidate_positions"][0] == [4, 5]
-    with pytest.raises(ValueError, match=r"row q1 has 3 candidates.* only 2 have a place"):
-        encode(make_rows(fits, does_not), setup, BERT, is_training=False)
+    with pytest.raises(InputError, match=r"row q1 has 3 candidates.* only 2 have a place"):
+        encode(make_rows(fits, does_not), setup, BERT, False)
     rows = make_rows({**does_not, "answer": "a"})
-    assert encode(rows, setup, BERT, is_training=True)[1] == {"query and candidates longer than the limit": ["q0"]}
+    assert encode(rows, setup, BERT, True)[1] == {"query and candidates longer than the limit": ["q0"]}
 
 
 @pytest.mark.parametrize("answer", ["c", "", None])
 def test_an_answer_that_is_no_candidate_is_wrong_but_not_trained_on(answer):
     rows, setup = make_rows(make_row(answer="a"), make_row(answer=answer), make_row(answer="bc")), make_settings()
-    features, notes = encode(rows, setup, BERT, is_training=True)
+    features, notes = encode(rows, setup, BERT, True)
     assert features["document"] == [0, 2] and features["labels"] == [0, 1]
     assert notes == {"answer not among the candidates": ["q1"]}
-    features, notes = encode(rows, setup, BERT, is_training=False)
+    features, notes = encode(rows, setup, BERT, False)
     assert features["labels"] == [0, -100, 1] and notes == {"answer not among the candidates": ["q1"]}
     predictions = decode(np.array([[2.0, 1.0], [0.0, 3.0], [0.0, 1.0]]), features, rows, setup)
     assert score(predictions, rows, setup) == {"accuracy": pytest.approx(2 / 3)}
@@ -224,30 +232,22 @@ def test_an_answer_that_is_no_candidate_is_wrong_but_not_trained_on(answer):
 
 def test_a_row_without_candidates():
     rows = make_rows(make_row(answer="a"), make_row(candidates=[], answer="a"))
-    features, notes = encode(rows, make_settings(), BERT, is_training=True)
+    features, notes = encode(rows, make_settings(), BERT, True)
     assert features["document"] == [0] and notes == {"no candidates": ["q1"]}
-    with pytest.raises(ValueError, match="row q1 has no candidates"):
-        encode(rows, make_settings(), BERT, is_training=False)
+    with pytest.raises(InputError, match="row q1 has no candidates"):
+        encode(rows, make_settings(), BERT, False)
 
 
 def test_rows_without_answers_are_evaluated():
-    features, notes = encode(make_rows(make_row()), make_settings(), BERT, is_training=False)
+    features, notes = encode(make_rows(make_row()), make_settings(), BERT, False)
     assert "labels" not in features.column_names and notes == {}
-
-
-def test_notes_do_not_depend_on_what_is_cached(tmp_path):
-    make_rows(make_row(answer="a"), make_row(answer="x")).save_to_disk(tmp_path / "rows")
-    rows = load_from_disk(tmp_path / "rows")
-    for _ in range(2):
-        _, notes = encode(rows, make_settings(), BERT, is_training=True)
-        assert notes == {"answer not among the candidates": ["q1"]}
 
 
 @pytest.mark.parametrize("filler", [-100.0, 100.0, float(np.finfo(np.float32).min)])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_decode_reads_a_row_s_own_candidates(dtype, filler):
     rows = make_rows(make_row(candidates=["a", "b", "c"]), make_row(candidates=["x", "y"]), make_row(candidates=["z"]))
-    features, _ = encode(rows, make_settings(), BERT, is_training=False)
+    features, _ = encode(rows, make_settings(), BERT, False)
     with np.errstate(over="ignore"):
         outputs = np.array(
             [[0.0, np.log(3.0), -np.inf], [-300.0, -300.0 + np.log(4.0), filler], [-5.0, filler, filler]]
@@ -268,7 +268,7 @@ def test_decode_reads_a_row_s_own_candidates(dtype, filler):
 
 def test_decode_matches_rows_by_document():
     rows = make_rows(make_row(), make_row("c"), make_row("a"))
-    features, _ = encode(rows, make_settings(), BERT, is_training=False)
+    features, _ = encode(rows, make_settings(), BERT, False)
     order = [2, 0, 1]
     outputs = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     predictions = decode(outputs[order], features.select(order), rows, make_settings())
@@ -277,14 +277,14 @@ def test_decode_matches_rows_by_document():
 
 def test_probabilities_of_a_candidate_given_twice_add_up():
     rows = make_rows(make_row(candidates=["a", "b", "a"]))
-    features, _ = encode(rows, make_settings(), BERT, is_training=False)
+    features, _ = encode(rows, make_settings(), BERT, False)
     prediction = decode(np.log([[0.3, 0.4, 0.3]]), features, rows, make_settings())[0]
     assert prediction["answer"] == "a" and prediction["scores"] == pytest.approx({"a": 0.6, "b": 0.4})
 
 
 def test_large_logits_have_probabilities():
     rows = make_rows(make_row(candidates=["a", "b"]))
-    features, _ = encode(rows, make_settings(), BERT, is_training=False)
+    features, _ = encode(rows, make_settings(), BERT, False)
     for logit in (-5000.0, 5000.0):
         prediction = decode(np.array([[logit, logit + np.log(3.0)]]), features, rows, make_settings())[0]
         assert prediction["scores"] == pytest.approx({"a": 0.25, "b": 0.75})
@@ -292,7 +292,7 @@ def test_large_logits_have_probabilities():
 
 def test_documents_are_counted_over_all_batches():
     rows = make_rows(*[make_row("", ["a"], [])] * 1001, make_row("", ["b"], []))
-    features, _ = encode(rows, make_settings(), BERT, is_training=False)
+    features, _ = encode(rows, make_settings(), BERT, False)
     assert features["document"] == list(range(1002))
 
 

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from ernie_sparse.finetune.classification import cut_tokens, decode, encode, score, special_tokens_around
+from ernie_sparse.errors import InputError
+from ernie_sparse.finetune import classification
+from ernie_sparse.finetune.classification import cut_tokens, decode, score, special_tokens_around
+from ernie_sparse.finetune.features import split_notes
 from ernie_sparse.finetune.settings import Settings
 
 datasets.disable_progress_bars()
@@ -34,9 +37,14 @@ def bert_like() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", model_input_names=names)
 
 
-def make_settings(max_length=6, kind="single_label", **more) -> Settings:
+def encode(rows, *arguments):
+    """Features and notes."""
+    return split_notes(classification.encode(rows, *arguments), rows)
+
+
+def make_settings(max_length=6, task_type="single_label", **more) -> Settings:
     more = {"label_names": ("x", "y"), "stride": 1, **more}
-    return Settings(kind=kind, max_length=max_length, block_size=4, num_global_tokens=4, columns={}, **more)
+    return Settings(task_type=task_type, max_length=max_length, block_size=4, num_global_tokens=4, columns={}, **more)
 
 
 def texts(*values: str, **columns) -> Dataset:
@@ -88,7 +96,7 @@ def test_special_tokens_are_those_around_a_text():
     bare = bert_like()
     bare._tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     assert special_tokens_around(bare) == ([], [])
-    with pytest.raises(ValueError, match="tokenizes a text otherwise when special tokens are added"):
+    with pytest.raises(InputError, match="tokenizes a text otherwise when special tokens are added"):
         special_tokens_around(lambda text, add_special_tokens=True: {"input_ids": [5 if add_special_tokens else 4]})
 
 
@@ -136,28 +144,28 @@ def test_pairs_are_cut_where_they_are_longer_and_know_which_text_a_token_is_of()
 @pytest.mark.parametrize("long_documents", ["tail", "head_tail", "windows"])
 def test_pairs_are_cut_at_the_end_alone(long_documents):
     rows = texts("a", text_pair=["b"])
-    with pytest.raises(ValueError, match=f"--long-documents {long_documents} is for single texts"):
+    with pytest.raises(InputError, match=f"--long-documents {long_documents} is for single texts"):
         encode(rows, make_settings(long_documents=long_documents), bert_like(), True)
 
 
 def test_a_stride_has_to_leave_progress():
-    with pytest.raises(ValueError, match="--stride 4 must be less than the 4 tokens of a window"):
+    with pytest.raises(InputError, match="--stride 4 must be less than the 4 tokens of a window"):
         encode(texts("a"), make_settings(long_documents="windows", stride=4), bert_like(), True)
     encode(texts("a"), make_settings(long_documents="windows", stride=4), ByT5Tokenizer(), True)
     encode(texts("a"), make_settings(long_documents="head", stride=4), bert_like(), True)
 
 
 @pytest.mark.parametrize(
-    "kind, labels, expected",
+    "task_type, labels, expected",
     [
         ("single_label", ["y", "x"], [1, 1, 0]),
         ("multi_label", [["y"], ["y", "x"]], [[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]),
         ("regression", [2, -1], [2.0, 2.0, -1.0]),
     ],
 )
-def test_every_window_has_the_label_of_its_text(kind, labels, expected):
+def test_every_window_has_the_label_of_its_text(task_type, labels, expected):
     rows = texts("abcdefg", "a", label=labels)
-    features, _ = encode(rows, make_settings(kind=kind, long_documents="windows"), bert_like(), True)
+    features, _ = encode(rows, make_settings(task_type=task_type, long_documents="windows"), bert_like(), True)
     assert features["labels"][:] == expected
     # The collator makes integers of integers, and the model a loss of that.
     assert np.asarray(features["labels"][:]).dtype == np.asarray(expected).dtype
@@ -186,14 +194,14 @@ def test_the_logits_of_a_texts_windows_are_averaged_before_anything_is_made_of_t
 
 def test_every_label_of_a_set_has_its_own_probability():
     outputs = np.array([[logit(0.9), logit(0.2)], [logit(0.4), logit(0.49)]])
-    found = decode(outputs, features_of([1, 0]), texts("a", "b"), make_settings(kind="multi_label"))
+    found = decode(outputs, features_of([1, 0]), texts("a", "b"), make_settings(task_type="multi_label"))
     assert [row["labels"] for row in found] == [[], ["x"]]
     assert found[1]["scores"] == pytest.approx({"x": 0.9, "y": 0.2})
 
 
 def test_a_number_is_the_mean_of_its_windows():
     outputs = np.array([[1.0], [2.0], [7.0]])
-    found = decode(outputs, features_of([0, 0, 1]), texts("a", "b"), make_settings(kind="regression"))
+    found = decode(outputs, features_of([0, 0, 1]), texts("a", "b"), make_settings(task_type="regression"))
     assert found == [{"id": "r0", "value": 1.5}, {"id": "r1", "value": 7.0}]
 
 
@@ -223,9 +231,9 @@ def test_scores_are_of_the_metrics_that_are_named():
 def test_sets_of_labels_and_numbers_are_scored():
     rows = texts("a", "b", label=[["x"], ["x", "y"]])
     found = [{"labels": ["x"]}, {"labels": ["y"]}]
-    results = score(found, rows, make_settings(kind="multi_label", metrics=("multi_label",)))
+    results = score(found, rows, make_settings(task_type="multi_label", metrics=("multi_label",)))
     assert results["f1"] == pytest.approx(0.8) and results["exact_match"] == 0.5
     rows = texts("a", "b", "c", label=[1.0, 2.0, 4.0])
-    settings = make_settings(kind="regression", metrics=("mse", "spearmanr"))
+    settings = make_settings(task_type="regression", metrics=("mse", "spearmanr"))
     results = score([{"value": v} for v in (1.0, 3.0, 2.0)], rows, settings)
     assert results == pytest.approx({"mse": 5 / 3, "spearmanr": 0.5})

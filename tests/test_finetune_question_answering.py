@@ -14,15 +14,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from ernie_sparse.finetune import answer_spans
-from ernie_sparse.finetune.question_answering import (
-    best_spans,
-    decode,
-    encode,
-    predictions_as_json,
-    reduce,
-    score,
-)
+from ernie_sparse.errors import InputError
+from ernie_sparse.finetune import answer_spans, question_answering
+from ernie_sparse.finetune.answer_spans import best_spans, decode, predictions_as_json, reduce
+from ernie_sparse.finetune.features import split_notes
+from ernie_sparse.finetune.question_answering import score
 from ernie_sparse.finetune.settings import Settings
 
 datasets.disable_progress_bars()
@@ -66,9 +62,14 @@ ALL_TOKENIZERS = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=T
 BERT = TOKENIZERS["bert"]
 
 
+def encode(rows, *arguments):
+    """Features and notes."""
+    return split_notes(question_answering.encode(rows, *arguments), rows)
+
+
 def choices(**overrides) -> Settings:
     sizes = {"max_length": 40, "block_size": 8, "num_global_tokens": 24, "stride": 8, "max_answer_length": 12}
-    return Settings(kind="question_answering", columns={}, **{**sizes, "num_best": 5, **overrides})
+    return Settings(task_type="question_answering", columns={}, **{**sizes, "num_best": 5, **overrides})
 
 
 def make_rows(*rows: dict) -> Dataset:
@@ -102,7 +103,7 @@ def target_texts(features: Dataset, rows: Dataset) -> list[list[str]]:
 def target_spans(context: str, **row) -> set[tuple[int, int]]:
     """The characters of all targets when the whole context fits into one window."""
     rows = make_rows({"context": context, **row})
-    features, _ = encode(rows, choices(max_length=400, max_answer_length=100), TOKENIZERS["bytes"], is_training=False)
+    features, _ = encode(rows, choices(max_length=400, max_answer_length=100), TOKENIZERS["bytes"], False)
     (feature,) = features
     ends = zip(feature["start_positions"], feature["end_positions"], strict=True)
     return {(feature["offset_starts"][a], feature["offset_ends"][b]) for a, b in ends if b > 0}
@@ -117,24 +118,21 @@ def target_spans(context: str, **row) -> set[tuple[int, int]]:
     stride=st.integers(0, 13),
 )
 def test_windows_are_those_that_the_tokenizer_itself_makes(tokenizer, question, context, max_length, stride):
-    features, _ = encode(
-        make_rows({"question": question, "context": context}),
-        choices(max_length=max_length, stride=stride),
-        tokenizer,
-        is_training=False,
-    )
+    rows, chosen = make_rows({"question": question, "context": context}), choices(max_length=max_length, stride=stride)
+    # With a window of no token at all, which is no feature.
+    features = question_answering.encode(rows, chosen, tokenizer, False)
     # In lists: an empty text on its own would not be one of a pair.
     whole = tokenizer([question], [context], return_offsets_mapping=True)
-    twin = tokenizer(
+    reference = tokenizer(
         *([question], [context]),
         truncation="only_second",
         max_length=max_length,
         stride=stride,
         return_overflowing_tokens=True,
     )
-    names = [name for name in tokenizer.model_input_names if name in twin]
-    assert {name: features[name][:] for name in names} == {name: twin[name] for name in names}
-    assert features["length"][:] == [len(ids) for ids in twin["input_ids"]]
+    names = [name for name in tokenizer.model_input_names if name in reference]
+    assert {name: features[name][:] for name in names} == {name: reference[name] for name in names}
+    assert features["length"][:] == [len(ids) for ids in reference["input_ids"]]
     # By characters: every token of the context is in a window, and `stride` of them are in the next one as well.
     expected = [span for span, side in zip(whole["offset_mapping"][0], whole.sequence_ids(0), strict=True) if side == 1]
     joined = []
@@ -150,7 +148,7 @@ def test_windows_are_those_that_the_tokenizer_itself_makes(tokenizer, question, 
 @ALL_TOKENIZERS
 def test_a_long_question_is_cut_to_half_of_the_window_and_noted(tokenizer):
     rows = make_rows(*({"question": "q" * size, "context": "c" * 50} for size in (20, 21, 90)))
-    features, notes = encode(rows, choices(stride=4, num_global_tokens=19), tokenizer, is_training=False)
+    features, notes = encode(rows, choices(stride=4, num_global_tokens=19), tokenizer, False)
     assert notes["question cut"] == ["1", "2"]
     assert notes["question longer than the global blocks"] == ["0", "1", "2"]
     kept = tokenizer("q" * 20, "c" * 50, truncation="only_second", max_length=40)["input_ids"]
@@ -165,20 +163,20 @@ def test_a_long_question_is_cut_to_half_of_the_window_and_noted(tokenizer):
 
 def test_what_cannot_be_encoded_is_an_error_that_says_why():
     rows = make_rows({"context": "abc"})
-    with pytest.raises(ValueError, match=r"needs a fast tokenizer \(tokenizer\.json\)"):
-        encode(rows, choices(), ByT5Tokenizer(), is_training=False)
+    with pytest.raises(InputError, match=r"needs a fast tokenizer \(tokenizer\.json\)"):
+        encode(rows, choices(), ByT5Tokenizer(), False)
     # [CLS], two [SEP] and a question of 20 leave 17 of 40.
-    encode(rows, choices(stride=16), BERT, is_training=False)
+    encode(rows, choices(stride=16), BERT, False)
     for stride in (17, 40, -1):
-        with pytest.raises(ValueError, match=f"a stride of {stride} tokens makes no progress in windows of 40.* 17 "):
-            encode(rows, choices(stride=stride), BERT, is_training=False)
-    with pytest.raises(ValueError, match="training needs answers or aliases"):
-        encode(rows, choices(), BERT, is_training=True)
+        with pytest.raises(InputError, match=f"a stride of {stride} tokens makes no progress in windows of 40.* 17 "):
+            encode(rows, choices(stride=stride), BERT, False)
+    with pytest.raises(InputError, match="training needs answers or aliases"):
+        encode(rows, choices(), BERT, True)
 
 
 def test_evaluation_has_windows_for_empty_documents_and_rows_without_answers():
     rows = make_rows({"context": ""}, {"context": "abc"}, {"context": None})
-    features, notes = encode(rows, choices(), BERT, is_training=False)
+    features, notes = encode(rows, choices(), BERT, False)
     assert features["document"][:] == [0, 1, 2] and notes == {}
     assert "start_positions" not in features.column_names
     assert features[0]["input_ids"] == BERT(["where?"], [""])["input_ids"][0] and sum(features[0]["is_context"]) == 0
@@ -194,7 +192,7 @@ def test_targets_are_the_mentions_that_a_window_holds_as_a_whole(tokenizer):
     answers = [("answer", 21), ("other", 109), ("answer", 126), ("answer", 21)]
     assert all(context.startswith(text, start) for text, start in answers)
     rows = make_rows({"context": context, "answers": answers})
-    features, _ = encode(rows, choices(max_length=60), tokenizer, is_training=False)
+    features, _ = encode(rows, choices(max_length=60), tokenizer, False)
     expected = []
     for feature in features:
         ends = zip(feature["offset_starts"], feature["offset_ends"], strict=True)
@@ -249,8 +247,8 @@ def test_aliases_are_found_as_if_every_span_were_compared(context, alias):
         return not (0 < place < len(context) and context[place - 1].isalpha() and context[place].isalpha())
 
     pairs = [(i, j) for i in range(len(context)) for j in range(i + 1, len(context) + 1)]
-    twin = {(i, j) for i, j in pairs if context[i:j].casefold() == alias.strip().casefold()}
-    assert target_spans(context, aliases=[alias]) == {(i, j) for i, j in twin if is_edge(i) and is_edge(j)}
+    reference = {(i, j) for i, j in pairs if context[i:j].casefold() == alias.strip().casefold()}
+    assert target_spans(context, aliases=[alias]) == {(i, j) for i, j in reference if is_edge(i) and is_edge(j)}
 
 
 def test_given_answers_count_as_aliases_only_where_there_are_aliases():
@@ -280,10 +278,10 @@ def test_rows_that_cannot_be_trained_on_are_left_out_named_and_without_a_label_i
         "answer in no window as a whole": ["3"],
         "no answers given": ["4"],
     }
-    features, found = encode(rows, choices(), BERT, is_training=True)
+    features, found = encode(rows, choices(), BERT, True)
     assert found == notes
     assert sorted(set(features["document"])) == [5, 6, 7, 8]
-    features, found = encode(rows, choices(), BERT, is_training=False)
+    features, found = encode(rows, choices(), BERT, False)
     assert found == notes
     targets = list(zip(features["document"], features["start_positions"], features["end_positions"], strict=True))
     assert targets == [
@@ -294,22 +292,15 @@ def test_rows_that_cannot_be_trained_on_are_left_out_named_and_without_a_label_i
     ]
 
 
-def test_notes_are_not_lost_where_rows_come_from_a_file(tmp_path):
-    make_rows({"context": "abc", "answers": [("x", 0)]}).save_to_disk(tmp_path)
-    rows = datasets.load_from_disk(tmp_path)
-    for _ in range(2):
-        assert encode(rows, choices(), BERT, is_training=False)[1] == {"answer not in the context": ["0"]}
-
-
 def test_a_training_set_of_which_nothing_is_left_has_the_columns_of_any_other():
     rows = make_rows({"context": "abc", "answers": [("x", 0)]}, {"context": "abc", "answers": [("b", 1)]})
-    empty, _ = encode(rows.select([0]), choices(), BERT, is_training=True)
-    full, _ = encode(rows.select([1]), choices(), BERT, is_training=True)
+    empty, _ = encode(rows.select([0]), choices(), BERT, True)
+    full, _ = encode(rows.select([1]), choices(), BERT, True)
     assert len(empty) == 0 and len(full) == 1 and empty.features == full.features
     names = {"input_ids", "token_type_ids", "attention_mask", "document", "length"}
     assert set(full.column_names) == names | {"start_positions", "end_positions"}
     assert full[0]["attention_mask"] == [1] * full[0]["length"]
-    evaluation, _ = encode(rows, choices(), TOKENIZERS["bytes"], is_training=False)
+    evaluation, _ = encode(rows, choices(), TOKENIZERS["bytes"], False)
     assert set(evaluation.column_names) == {*full.column_names, "offset_starts", "offset_ends", "is_context"} - {
         "token_type_ids"
     }
@@ -323,7 +314,7 @@ def test_training_draws_as_many_windows_without_a_mention_as_with_one_by_the_id(
         {"context": "a " + "b " * 29 + "a", "answers": [("a", 0), ("a", 60)]},
         {"context": "b", "answers": []},
     )
-    features, notes = encode(rows, choices(), BERT, is_training=True)
+    features, notes = encode(rows, choices(), BERT, True)
     assert notes == {}
     windows = [features.filter(lambda f, document=document: f["document"] == document) for document in range(18)]
     assert [len(part) for part in windows] == [2] * 16 + [1, 1]
@@ -334,8 +325,8 @@ def test_training_draws_as_many_windows_without_a_mention_as_with_one_by_the_id(
     # What sets two windows of such documents apart is their place, which ids do not tell: letters in turn do.
     letters = " ".join(string.ascii_lowercase * 12)
     rows = make_rows(*({"context": letters, "answers": []} for _ in range(8)))
-    features, _ = encode(rows, choices(), BERT, is_training=True)
-    again, _ = encode(rows.select(range(7, -1, -1)), choices(), BERT, is_training=True)
+    features, _ = encode(rows, choices(), BERT, True)
+    again, _ = encode(rows.select(range(7, -1, -1)), choices(), BERT, True)
     drawn = [features["input_ids"][2 * i : 2 * i + 2] for i in range(8)]
     assert drawn == [again["input_ids"][14 - 2 * i : 16 - 2 * i] for i in range(8)]
     assert all(first != second for first, second in drawn)
@@ -343,7 +334,7 @@ def test_training_draws_as_many_windows_without_a_mention_as_with_one_by_the_id(
 
 
 def all_spans(start_logits, end_logits, is_context, max_answer_length) -> list[tuple[float, int, int]]:
-    """The twin of `best_spans`: every span of one window, best first."""
+    """The reference implementation of `best_spans`: every span of one window, best first."""
     spans = [
         (float(start_logits[start]) + float(end_logits[end]), start, end)
         for start in range(len(is_context))
@@ -366,9 +357,9 @@ def test_best_spans_are_those_of_all_spans(num_best, max_answer_length):
         )
         assert scores.shape == starts.shape == ends.shape == (6, num_best) and scores.dtype == torch.float32
         for row in range(6):
-            twin = all_spans(start_logits[row], end_logits[row], is_context[row], max_answer_length)[:num_best]
-            twin += [(torch.finfo(torch.float32).min, 0, 0)] * (num_best - len(twin))
-            assert [*zip(scores[row].tolist(), starts[row].tolist(), ends[row].tolist(), strict=True)] == twin
+            reference = all_spans(start_logits[row], end_logits[row], is_context[row], max_answer_length)[:num_best]
+            reference += [(torch.finfo(torch.float32).min, 0, 0)] * (num_best - len(reference))
+            assert [*zip(scores[row].tolist(), starts[row].tolist(), ends[row].tolist(), strict=True)] == reference
 
 
 def test_scores_are_summed_in_single_precision_and_are_above_that_of_no_answer():
@@ -439,7 +430,7 @@ def test_equal_texts_at_different_places_are_different_spans():
 
 def answers_of_a_perfect_model(rows: Dataset, spans: list[tuple[int, int]], tokenizer, chosen: Settings) -> list[dict]:
     """Predictions where the logits know the characters `spans` of every row, and "no answer" elsewhere."""
-    features, _ = encode(rows, chosen, tokenizer, is_training=False)
+    features, _ = encode(rows, chosen, tokenizer, False)
     size = max(features["length"]) + 3
     start_logits, end_logits = torch.randn(2, len(features), size).clamp(-2, 2)
     is_context = torch.zeros(len(features), size, dtype=torch.int64)

@@ -6,14 +6,17 @@ import string
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
+from ernie_sparse.errors import InputError
+from ernie_sparse.finetune import token_classification
+from ernie_sparse.finetune.features import split_notes
 from ernie_sparse.finetune.settings import Settings
-from ernie_sparse.finetune.token_classification import decode, encode, reduce, score
+from ernie_sparse.finetune.token_classification import decode, reduce, score
 
 NAMES = ("B-X", "O", "I-X")
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -37,9 +40,14 @@ windows = st.integers(1, 9).flatmap(lambda size: st.tuples(st.just(size), st.int
 examples = settings(max_examples=40, deadline=None)
 
 
+def encode(rows, *arguments):
+    """Features and notes."""
+    return split_notes(token_classification.encode(rows, *arguments), rows)
+
+
 def make_settings(max_length: int = 32, stride: int = 4, names: tuple[str, ...] = NAMES) -> Settings:
     return Settings(
-        kind="token_classification",
+        task_type="token_classification",
         max_length=max_length,
         block_size=8,
         num_global_tokens=8,
@@ -88,14 +96,14 @@ def test_first_pieces_carry_the_labels(is_training):
 
 
 def test_features_follow_the_tokenizer_and_the_rows():
-    features, _ = encode(make_rows([["ab", "x"]]), make_settings(), BARE, is_training=False)
+    features, _ = encode(make_rows([["ab", "x"]]), make_settings(), BARE, False)
     assert set(features.column_names) == {"input_ids", "attention_mask", "word_ids", "document", "length"}
     assert features["input_ids"][0] == [1, 0] and features["word_ids"][0] == [0, 1]
 
 
 def test_a_window_may_begin_inside_a_word():
     rows = make_rows([["abcab", "b"]], [["B-X", "O"]])
-    features, _ = encode(rows, make_settings(max_length=5, stride=1), BERT, is_training=True)
+    features, _ = encode(rows, make_settings(max_length=5, stride=1), BERT, True)
     assert features["word_ids"] == [[-1, 0, -1, -1, -1], [-1] * 5, [-1, -1, 1, -1]]
     assert features["labels"] == [[-100, 0, -100, -100, -100], [-100] * 5, [-100, -100, 1, -100]]
 
@@ -105,7 +113,7 @@ def test_a_window_may_begin_inside_a_word():
 def test_windows_lose_no_piece_and_no_word(documents, window):
     size, stride = window
     labels = cycled_labels(documents)
-    features, notes = encode(make_rows(documents, labels), make_settings(size + 2, stride), BERT, is_training=False)
+    features, notes = encode(make_rows(documents, labels), make_settings(size + 2, stride), BERT, False)
     assert notes == {}
     of_document = [[row for row in features if row["document"] == i] for i in range(len(documents))]
     assert features["document"] == sorted(features["document"])
@@ -136,7 +144,7 @@ def test_windows_lose_no_piece_and_no_word(documents, window):
 def test_decode_takes_the_window_with_the_most_context(documents, window, seed):
     size, stride = window
     rows, setup = make_rows(documents), make_settings(size + 2, stride)
-    features, _ = encode(rows, setup, BERT, is_training=False)
+    features, _ = encode(rows, setup, BERT, False)
     draw = np.random.default_rng(seed)
     outputs = padded([draw.integers(0, 3, length).tolist() for length in features["length"]])
     predictions = decode(outputs, features, rows, setup)
@@ -165,7 +173,7 @@ def test_right_outputs_give_the_references(documents, window):
         for tokens, names in zip(documents, cycled_labels(documents), strict=True)
     ]
     rows, setup = make_rows(documents, labels), make_settings(size + 2, stride)
-    features, _ = encode(rows, setup, BERT, is_training=False)
+    features, _ = encode(rows, setup, BERT, False)
     predictions = decode(padded(list(features["labels"])), features, rows, setup)
     assert [prediction["labels"] for prediction in predictions] == labels
     assert score(predictions, rows, setup)["accuracy"] == 1.0
@@ -183,7 +191,7 @@ def test_a_word_without_a_piece_gets_the_default():
     rows = make_rows([["a", NOTHING, "b"]])
     for names, default in ((NAMES, "O"), (("NOUN", "VERB"), "NOUN")):
         setup = make_settings(names=names)
-        features, _ = encode(rows, setup, BERT, is_training=False)
+        features, _ = encode(rows, setup, BERT, False)
         assert features["word_ids"][0] == [-1, 0, 2, -1]
         outputs = np.zeros((1, 4), dtype=np.int64)
         outputs[0, 2] = 1
@@ -197,32 +205,32 @@ def test_an_empty_document_is_evaluated_but_not_trained_on(tokens, tokenizer):
         tokens = [" "]
     labels = ["O"] * len(tokens)
     rows, setup = make_rows([["c"], tokens, ["ab"]], [["B-X"], labels, ["I-X"]]), make_settings()
-    features, notes = encode(rows, setup, tokenizer, is_training=False)
+    features, notes = encode(rows, setup, tokenizer, False)
     assert features["document"] == [0, 1, 2] and notes == {}
     assert min(features["length"]) > 0 and set(features["labels"][1]) == {-100}
     assert features["length"] == [len(mask) for mask in features["attention_mask"]]
     predictions = decode(padded(list(features["labels"])), features, rows, setup)
     assert [prediction["labels"] for prediction in predictions] == [["B-X"], labels, ["I-X"]]
 
-    features, notes = encode(rows, setup, tokenizer, is_training=True)
+    features, notes = encode(rows, setup, tokenizer, True)
     assert features["document"] == [0, 2] and notes == {"no tokens": ["d1"]}
     # Nothing but rows that are left out.
-    features, notes = encode(rows.select([1]), setup, tokenizer, is_training=True)
+    features, notes = encode(rows.select([1]), setup, tokenizer, True)
     assert len(features) == 0 and "input_ids" in features.column_names and notes == {"no tokens": ["d1"]}
 
 
 def test_labels_and_words_have_to_be_as_many():
     rows = make_rows([["a", "b"], ["c"], ["a"]], [["O"], ["O"], ["O", "O"]])
-    features, notes = encode(rows, make_settings(), BERT, is_training=True)
+    features, notes = encode(rows, make_settings(), BERT, True)
     assert features["document"] == [1] and notes == {"as many labels as tokens are needed": ["d0", "d2"]}
-    with pytest.raises(ValueError, match="row d0 has 2 tokens and 1 labels"):
-        encode(rows, make_settings(), BERT, is_training=False)
+    with pytest.raises(InputError, match="row d0 has 2 tokens and 1 labels"):
+        encode(rows, make_settings(), BERT, False)
 
 
 @pytest.mark.parametrize("is_training", [True, False])
 def test_an_unknown_label_is_refused_with_its_row(is_training):
     rows = make_rows([["a"], ["b", "c"]], [["O"], ["O", "B-Y"]])
-    with pytest.raises(ValueError, match="'B-Y' of row d1 is not one of B-X, O, I-X"):
+    with pytest.raises(InputError, match="'B-Y' of row d1 is not one of B-X, O, I-X"):
         encode(rows, make_settings(), BERT, is_training)
 
 
@@ -230,28 +238,20 @@ def test_an_unknown_label_is_refused_with_its_row(is_training):
 def test_a_stride_without_progress_is_refused(stride, is_allowed):
     rows, setup = make_rows([["abcabc"]]), make_settings(max_length=6, stride=stride)
     if is_allowed:
-        assert len(encode(rows, setup, BERT, is_training=False)[0]) == 3
+        assert len(encode(rows, setup, BERT, False)[0]) == 3
         return
-    with pytest.raises(ValueError, match=f"stride={stride} .*max_length=6 hold 4"):
-        encode(rows, setup, BERT, is_training=False)
+    with pytest.raises(InputError, match=f"stride={stride} .*max_length=6 hold 4"):
+        encode(rows, setup, BERT, False)
 
 
 def test_a_tokenizer_without_word_ids_is_refused():
-    with pytest.raises(ValueError, match=r"ByT5Tokenizer .*needs a fast tokenizer \(tokenizer.json\)"):
-        encode(make_rows([["a"]]), make_settings(), ByT5Tokenizer(), is_training=False)
+    with pytest.raises(InputError, match=r"ByT5Tokenizer .*needs a fast tokenizer \(tokenizer.json\)"):
+        encode(make_rows([["a"]]), make_settings(), ByT5Tokenizer(), False)
 
 
 def test_documents_are_counted_over_all_batches():
-    features, notes = encode(make_rows([["a"]] * 1001 + [[], ["b"]]), make_settings(), BERT, is_training=True)
+    features, notes = encode(make_rows([["a"]] * 1001 + [[], ["b"]]), make_settings(), BERT, True)
     assert features["document"] == [*range(1001), 1002] and notes == {"no tokens": ["d1001"]}
-
-
-def test_notes_do_not_depend_on_what_is_cached(tmp_path):
-    make_rows([["a"], []], [["O"], []]).save_to_disk(tmp_path / "rows")
-    rows = load_from_disk(tmp_path / "rows")
-    for _ in range(2):
-        features, notes = encode(rows, make_settings(), BERT, is_training=True)
-        assert features["document"] == [0] and notes == {"no tokens": ["d1"]}
 
 
 def test_reduce_takes_the_best_class():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ernie_sparse import (
     ErnieSparseForQuestionAnswering,
@@ -23,8 +24,8 @@ datasets.disable_progress_bars()
 PAD = 9
 
 
-def make_settings(kind="single_label", block_size=16, **more) -> Settings:
-    return Settings(kind=kind, max_length=64, block_size=block_size, num_global_tokens=16, columns={}, **more)
+def make_settings(task_type="single_label", block_size=16, **more) -> Settings:
+    return Settings(task_type=task_type, max_length=64, block_size=block_size, num_global_tokens=16, columns={}, **more)
 
 
 def row(length: int, **more) -> dict:
@@ -77,7 +78,7 @@ def test_every_key_has_its_own_padding():
         row(2, token_type_ids=[1, 1], is_context=[1, 1], start_positions=[0], end_positions=[1]),
         row(3, token_type_ids=[0, 1, 1], is_context=[0, 1, 1], start_positions=[0, 1], end_positions=[1, 2]),
     ]
-    batch = collate(rows, kind="question_answering")
+    batch = collate(rows, task_type="question_answering")
     assert batch["token_type_ids"].tolist() == [[1, 1] + [0] * 6, [0, 1, 1] + [0] * 5]
     assert batch["is_context"].tolist() == [[1, 1] + [0] * 6, [0, 1, 1] + [0] * 5]
     # A place 0 would be an answer; -1 is none.
@@ -88,11 +89,11 @@ def test_every_key_has_its_own_padding():
 
 
 def test_labels_are_per_token_per_text_or_a_float_per_class():
-    batch = collate([row(2, labels=[1, -100]), row(3, labels=[0, 1, 2])], kind="token_classification")
+    batch = collate([row(2, labels=[1, -100]), row(3, labels=[0, 1, 2])], task_type="token_classification")
     assert batch["labels"].tolist() == [[1] + [-100] * 7, [0, 1, 2] + [-100] * 5]
-    batch = collate([row(2, labels=[1.0, 0.0, 1.0]), row(3, labels=[0.0, 0.0, 0.0])], kind="multi_label")
+    batch = collate([row(2, labels=[1.0, 0.0, 1.0]), row(3, labels=[0.0, 0.0, 0.0])], task_type="multi_label")
     assert batch["labels"].tolist() == [[1, 0, 1], [0, 0, 0]] and batch["labels"].dtype == torch.float32
-    batch = collate([row(2, labels=0.5), row(3, labels=2.0)], kind="regression")
+    batch = collate([row(2, labels=0.5), row(3, labels=2.0)], task_type="regression")
     assert batch["labels"].tolist() == [0.5, 2.0] and batch["labels"].dtype == torch.float32
 
 
@@ -163,7 +164,7 @@ def test_evaluation_keeps_the_order_of_its_rows_where_training_groups_by_length(
         trainer.evaluation_loop(trainer.get_eval_dataloader(), "").predictions,
     ):
         np.testing.assert_allclose(outputs, torch.stack(expected), atol=1e-5)
-    assert type(trainer._get_train_sampler().sampler).__name__ == "LengthGroupedSampler"
+    assert isinstance(trainer.get_train_dataloader().batch_sampler.sampler, LengthGroupedSampler)
 
 
 def test_classes_of_tokens_leave_the_device_and_not_their_logits(tiny_config, tmp_path):

@@ -45,7 +45,7 @@ def reduce(outputs: tuple[Tensor, Tensor], inputs: dict[str, Tensor], settings: 
     windows of a question comparable.
     """
     start_logits, end_logits = outputs
-    is_context = inputs["is_context"].bool()
+    is_context = inputs["is_context"].to(start_logits.device).bool()
     scores, starts, ends = best_spans(
         start_logits, end_logits, is_context, settings.max_answer_length, settings.num_best
     )

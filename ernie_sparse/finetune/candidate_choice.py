@@ -1,13 +1,13 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Candidate choice, as in WikiHop: which of the candidates answers a query about several documents, all in one input."""
 
-from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, List, Value
 
-from .features import build_features
+from ..errors import InputError
+from .features import Encoded, build_features
 from .settings import Settings
 
 IGNORE_INDEX = -100
@@ -31,14 +31,14 @@ class _Specials(NamedTuple):
         )
         for token_id, name in ((tokenizer.mask_token_id, "mask"), (separator, "sep or eos")):
             if token_id is None:
-                raise ValueError(
+                raise InputError(
                     f"{type(tokenizer).__name__} has no {name} token, which marks a part of the input: choosing among "
                     "candidates needs a tokenizer with a mask token and a sep or eos token"
                 )
         return cls([] if opening is None else [opening], separator, tokenizer.mask_token_id)
 
 
-def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> tuple[Dataset, dict[str, list[str]]]:
+def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool, num_proc: int | None = None) -> Dataset:
     """
     One input per row, `[CLS] query [SEP] [MASK] candidate [MASK] candidate … [SEP] support [SEP] support … [SEP]`: the
     query and the candidates stand in the leading global blocks, and every candidate behind a marker that all masked
@@ -50,60 +50,42 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> t
             of a query, such as WikiHop's `participant_of juan rossell`, are read as spaces.
 
     Returns:
-        Features, with `candidate_positions` (the markers' places), and notes.
+        `Dataset`: Records, with `candidate_positions` (the markers' places).
 
     Raises:
-        `ValueError`: A tokenizer without the tokens needed or, in evaluation, a row without candidates or with more of
+        [`InputError`]: A tokenizer without the tokens needed or, in evaluation, a row without candidates or with more of
             them than there are places.
     """
+    _Specials.of(tokenizer)
+    types = {"candidate_positions": List(Value("int64"))}
+    if "answer" in rows.column_names:
+        types["labels"] = Value("int64")
+    return build_features(rows, encode_batch, types, settings, tokenizer, is_training, num_proc)
+
+
+def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) -> Encoded:
     specials = _Specials.of(tokenizer)
-    schema = _schema("token_type_ids" in tokenizer.model_input_names, "answer" in rows.column_names)
-    notes = defaultdict(list)
-
-    def encode_batch(batch: dict, indices: list[int]) -> dict:
-        columns = {name: [] for name in schema}
-        for i, index in enumerate(indices):
-            row = {name: values[i] for name, values in batch.items()}
-            label = _label(row, is_training, notes)
-            feature = None if label is None else _encode_row(row, settings, tokenizer, specials, is_training, notes)
-            if feature is not None:
-                feature |= {"document": index, "labels": label}
-                for name, column in columns.items():
-                    column.append(feature[name])
-        return columns
-
-    features = build_features(rows, encode_batch, schema)
-    return features, dict(notes)
+    for i in range(len(batch["id"])):
+        row = {name: values[i] for name, values in batch.items()}
+        yield _encode_row(row, settings, tokenizer, specials, is_training)
 
 
-def _schema(has_types: bool, has_labels: bool) -> Features:
-    schema = {
-        "input_ids": List(Value("int32")),
-        "attention_mask": List(Value("int8")),
-        "candidate_positions": List(Value("int64")),
-        "document": Value("int64"),
-        "length": Value("int64"),
-    }
-    schema |= {"token_type_ids": List(Value("int8"))} if has_types else {}
-    return Features(schema | ({"labels": Value("int64")} if has_labels else {}))
-
-
-def _label(row: dict, is_training: bool, notes: dict[str, list[str]]) -> int | None:
-    """The first candidate that is the answer, -100 for none; `None` where the row cannot be used."""
+def _encode_row(
+    row: dict, settings: Settings, tokenizer, specials: _Specials, is_training: bool
+) -> tuple[list[dict], list[str]]:
     if not row["candidates"]:
         if not is_training:
-            raise ValueError(f"row {row['id']} has no candidates: there is nothing to choose from")
-        notes["no candidates"].append(row["id"])
-        return None
+            raise InputError(f"row {row['id']} has no candidates: there is nothing to choose from")
+        return [], ["no candidates"]
+    # The first candidate that is the answer, or none.
+    label, notes = IGNORE_INDEX, []
     if row.get("answer") in row["candidates"]:
-        return row["candidates"].index(row["answer"])
-    if is_training or "answer" in row:
-        notes["answer not among the candidates"].append(row["id"])
-    return None if is_training else IGNORE_INDEX
-
-
-def _encode_row(row: dict, settings: Settings, tokenizer, specials: _Specials, is_training, notes) -> dict | None:
-    row_id, num_candidates = row["id"], len(row["candidates"])
+        label = row["candidates"].index(row["answer"])
+    elif is_training or "answer" in row:
+        notes.append("answer not among the candidates")
+    if is_training and label == IGNORE_INDEX:
+        return [], notes
+    num_candidates = len(row["candidates"])
     texts = [row["query"].replace("_", " "), *row["candidates"], *row["supports"]]
     query, *pieces = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     candidates, supports = pieces[:num_candidates], pieces[num_candidates:]
@@ -111,10 +93,9 @@ def _encode_row(row: dict, settings: Settings, tokenizer, specials: _Specials, i
     room = settings.max_length - len(specials.opening) - 3
     if len(query) + num_candidates + sum(map(len, candidates)) > room:
         if is_training:
-            notes["query and candidates longer than the limit"].append(row_id)
-            return None
-        query, candidates = _cut(row_id, query, candidates, room, settings.max_length // 4)
-        notes["candidates cut"].append(row_id)
+            return [], ["query and candidates longer than the limit"]
+        query, candidates = _cut(row["id"], query, candidates, room, settings.max_length // 4)
+        notes.append("candidates cut")
     ids = [*specials.opening, *query, specials.separator]
     positions = []
     for candidate in candidates:
@@ -122,20 +103,19 @@ def _encode_row(row: dict, settings: Settings, tokenizer, specials: _Specials, i
         ids += [specials.marker, *candidate]
     ids.append(specials.separator)
     if len(ids) > settings.num_global_tokens:
-        notes["candidates longer than the global blocks"].append(row_id)
+        notes.append("candidates longer than the global blocks")
     documents = [token for support in supports for token in (*support, specials.separator)]
     left = settings.max_length - len(ids)
     if len(documents) > left:
-        notes["supports cut"].append(row_id)
+        notes.append("supports cut")
         documents = [*documents[: left - 1], specials.separator]
-    num_tokens = len(ids) + len(documents)
-    return {
+    feature = {
         "input_ids": ids + documents,
-        "attention_mask": [1] * num_tokens,
         "token_type_ids": [0] * len(ids) + [1] * len(documents),
         "candidate_positions": positions,
-        "length": num_tokens,
+        "labels": label,
     }
+    return [feature], notes
 
 
 def _cut(
@@ -145,7 +125,7 @@ def _cut(
     query = query[:query_limit]
     room -= len(query) + len(candidates)
     if room < 0:
-        raise ValueError(
+        raise InputError(
             f"row {row_id} has {len(candidates)} candidates: beside {len(query)} tokens of the query only "
             f"{room + len(candidates)} have a place"
         )

@@ -1,67 +1,67 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Classes, sets of classes and numbers for whole texts, or pairs of texts, of any length."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from scipy.special import expit, softmax
 
-from .features import build_features
+from ..errors import InputError
+from .features import Encoded, build_features
 from .metrics import compute
 from .settings import Settings
 
+LONGER = "longer than the limit"
+LABEL_TYPES = {"single_label": Value("int64"), "multi_label": List(Value("float64")), "regression": Value("float64")}
 
-def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> tuple[Dataset, dict[str, list[str]]]:
+
+def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool, num_proc: int | None = None) -> Dataset:
     """
-    Features of texts: one row each, or several where `long_documents` is `windows`. `document_length` counts the whole
+    Records of texts: one feature each, or several where `long_documents` is `windows`. `document_length` counts the whole
     text's tokens.
 
     Raises:
-        `ValueError`: Windows, tails or both ends of pairs, which can only be cut at the end; a stride without progress.
+        [`InputError`]: Windows, tails or both ends of pairs, which can only be cut at the end; a stride without progress.
     """
-    has_pairs = "text_pair" in rows.column_names
-    if has_pairs and settings.long_documents != "head":
-        raise ValueError(f"--long-documents {settings.long_documents} is for single texts: pairs are cut at the end")
-    first, last = special_tokens_around(tokenizer)
-    room = settings.max_length - len(first) - len(last)
+    if "text_pair" in rows.column_names and settings.long_documents != "head":
+        raise InputError(f"--long-documents {settings.long_documents} is for single texts: pairs are cut at the end")
+    room = settings.max_length - sum(map(len, special_tokens_around(tokenizer)))
     if settings.long_documents == "windows" and settings.stride >= room:
-        raise ValueError(f"--stride {settings.stride} must be less than the {room} tokens of a window")
-    with_types = "token_type_ids" in tokenizer.model_input_names
+        raise InputError(f"--stride {settings.stride} must be less than the {room} tokens of a window")
+    types = {"document_length": Value("int64")}
+    if "label" in rows.column_names:
+        types["labels"] = LABEL_TYPES[settings.task_type]
+    return build_features(rows, encode_batch, types, settings, tokenizer, is_training, num_proc)
+
+
+def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) -> Encoded:
     numbers = {name: number for number, name in enumerate(settings.label_names)}
-
-    def encode_batch(batch: dict, indices: list[int]) -> dict:
-        features: dict[str, list] = {name: [] for name in ("input_ids", "document", "document_length")}
-        if has_pairs:
-            return _pairs(batch, indices, features)
-        texts = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
-        for index, ids in zip(indices, texts["input_ids"], strict=True):
-            for part in cut_tokens(ids, room, settings):
-                features["input_ids"].append([*first, *part, *last])
-                features["document"].append(index)
-                features["document_length"].append(len(ids) + len(first) + len(last))
-        if with_types:
-            features["token_type_ids"] = [[0] * len(ids) for ids in features["input_ids"]]
-        return finish(batch, indices, features)
-
-    def _pairs(batch: dict, indices: list[int], features: dict) -> dict:
-        whole = tokenizer(batch["text"], batch["text_pair"], return_attention_mask=False, verbose=False)["input_ids"]
-        cut = tokenizer(batch["text"], batch["text_pair"], truncation=True, max_length=settings.max_length)
-        features.update({name: cut[name] for name in ("input_ids", "token_type_ids") if name in cut})
-        features.update(document=indices, document_length=[len(ids) for ids in whole])
-        return finish(batch, indices, features)
-
-    def finish(batch: dict, indices: list[int], features: dict) -> dict:
-        features["attention_mask"] = [[1] * len(ids) for ids in features["input_ids"]]
-        features["length"] = [len(ids) for ids in features["input_ids"]]
+    parts_of_texts = _parts_of_pairs if "text_pair" in batch else _parts_of_texts
+    for i, (length, parts) in enumerate(parts_of_texts(batch, settings, tokenizer)):
+        of_text = {"document_length": length}
         if "label" in batch:
-            labels = dict(zip(indices, (_label(value, settings, numbers) for value in batch["label"]), strict=True))
-            features["labels"] = [labels[index] for index in features["document"]]
-        return features
+            of_text["labels"] = _label(batch["label"][i], settings, numbers)
+        # The model takes no input without a token.
+        features = [{**part, "input_ids": part["input_ids"] or [0], **of_text} for part in parts]
+        yield features, [LONGER] if length > settings.max_length else []
 
-    features = build_features(rows, encode_batch)
-    ids, lengths = rows["id"], np.asarray(features["document_length"])
-    documents = np.asarray(features["document"])
-    is_long = np.unique(documents[lengths > settings.max_length])
-    return features, {"longer than the limit": [ids[int(index)] for index in is_long]}
+
+def _parts_of_texts(batch: dict, settings: Settings, tokenizer) -> Iterator[tuple[int, list[dict]]]:
+    first, last = special_tokens_around(tokenizer)
+    num_specials = len(first) + len(last)
+    texts = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
+    for ids in texts["input_ids"]:
+        parts = cut_tokens(ids, settings.max_length - num_specials, settings)
+        yield len(ids) + num_specials, [{"input_ids": [*first, *part, *last]} for part in parts]
+
+
+def _parts_of_pairs(batch: dict, settings: Settings, tokenizer) -> Iterator[tuple[int, list[dict]]]:
+    texts = batch["text"], batch["text_pair"]
+    whole = tokenizer(*texts, return_attention_mask=False, verbose=False)["input_ids"]
+    cut = tokenizer(*texts, truncation=True, max_length=settings.max_length)
+    for i, ids in enumerate(whole):
+        yield len(ids), [{name: cut[name][i] for name in ("input_ids", "token_type_ids") if name in cut}]
 
 
 def special_tokens_around(tokenizer) -> tuple[list[int], list[int]]:
@@ -71,7 +71,7 @@ def special_tokens_around(tokenizer) -> tuple[list[int], list[int]]:
     for start in range(len(framed) - len(plain) + 1):
         if framed[start : start + len(plain)] == plain:
             return framed[:start], framed[start + len(plain) :]
-    raise ValueError(f"{type(tokenizer).__name__} tokenizes a text otherwise when special tokens are added")
+    raise InputError(f"{type(tokenizer).__name__} tokenizes a text otherwise when special tokens are added")
 
 
 def cut_tokens(ids: list[int], room: int, settings: Settings) -> list[list[int]]:
@@ -89,9 +89,9 @@ def cut_tokens(ids: list[int], room: int, settings: Settings) -> list[list[int]]
 
 
 def _label(value, settings: Settings, numbers: dict[str, int]):
-    if settings.kind == "regression":
+    if settings.task_type == "regression":
         return float(value)
-    if settings.kind == "single_label":
+    if settings.task_type == "single_label":
         return numbers[value]
     return [float(name in value) for name in settings.label_names]
 
@@ -103,10 +103,10 @@ def decode(outputs: np.ndarray, features: Dataset, rows: Dataset, settings: Sett
     np.add.at(sums, documents, outputs.astype(np.float64))
     logits = sums / np.bincount(documents, minlength=len(rows))[:, None]
     ids = rows["id"]
-    if settings.kind == "regression":
+    if settings.task_type == "regression":
         return [{"id": i, "value": float(value)} for i, value in zip(ids, logits[:, 0], strict=True)]
     names = settings.label_names
-    if settings.kind == "single_label":
+    if settings.task_type == "single_label":
         scores = softmax(logits, axis=1)
         best = logits.argmax(axis=1)
         chosen = [{"label": names[k], "score": float(score[k])} for k, score in zip(best, scores, strict=True)]
@@ -121,9 +121,9 @@ def decode(outputs: np.ndarray, features: Dataset, rows: Dataset, settings: Sett
 
 def score(predictions: list[dict], rows: Dataset, settings: Settings) -> dict[str, float]:
     """The metrics that `settings.metrics` names."""
-    if settings.kind == "regression":
+    if settings.task_type == "regression":
         return compute(settings.metrics, [p["value"] for p in predictions], list(rows["label"]))
-    if settings.kind == "multi_label":
+    if settings.task_type == "multi_label":
         sets = ([p["labels"] for p in predictions], rows["label"])
         return compute(
             settings.metrics, *([[int(name in labels) for name in settings.label_names] for labels in s] for s in sets)

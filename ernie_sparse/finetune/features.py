@@ -1,33 +1,87 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""From rows to features, some rows at a time."""
+"""From rows to features, some rows at a time, and to notes about the rows."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
-from datasets import Dataset, Features
+import numpy as np
+from datasets import Dataset, Features, List, Value
+
+from .settings import Settings
+
+# The features of each row, and the notes about it.
+Encoded: TypeAlias = Iterable[tuple[list[dict], list[str]]]
 
 
 def build_features(
     rows: Dataset,
-    encode_batch: Callable[[dict[str, list], list[int]], dict[str, list]],
-    schema: Features | None = None,
+    encode_batch: Callable[..., Encoded],
+    types: dict,
+    settings: Settings,
+    tokenizer,
+    is_training: bool,
+    num_proc: int | None = None,
     batch_size: int = 1000,
 ) -> Dataset:
     """
-    The features that `encode_batch` makes of rows and their numbers, any number of them per row; they are written to disk as
-    they come.
+    What `encode_batch` makes of rows, as records in the order of the rows: any number of features per row, and notes. They
+    are written to disk as they come; rows from files that were encoded in the same way before are read from there.
+
+    A record also has its row's number, `document`, its `length` and, at the first of its row, the row's `notes`. A row
+    without features has one record of `length` 0, which [`split_notes`] leaves out.
 
     Args:
-        schema (`datasets.Features`, *optional*): Given, a batch of which nothing is left has its columns as well.
+        encode_batch (`Callable`):
+            A function of a module, whose results depend on its arguments alone: `(batch, settings, tokenizer, is_training)`.
+        types (`dict`): The types of the features' columns, beside those that all features have.
+        num_proc (`int`, *optional*): Processes to share the rows.
         batch_size (`int`, defaults to 1000): Rows at a time; less where documents are long.
     """
+    types = {
+        "input_ids": List(Value("int32")),
+        "attention_mask": List(Value("int8")),
+        **({"token_type_ids": List(Value("int8"))} if "token_type_ids" in tokenizer.model_input_names else {}),
+        **types,
+        "document": Value("int64"),
+        "length": Value("int64"),
+        "notes": List(Value("string")),
+    }
+    # It forgets how its last call truncated, which versions of datasets before 5 take for another tokenizer.
+    tokenizer("", verbose=False)
+    # The cache knows functions by their names alone: features of other code are others.
+    code = [inspect.getsource(inspect.getmodule(function)) for function in (_encode, encode_batch)]
+    arguments = {"settings": settings, "tokenizer": tokenizer, "is_training": is_training}
     return rows.map(
-        encode_batch,
+        _encode,
         batched=True,
         batch_size=batch_size,
         with_indices=True,
         remove_columns=rows.column_names,
-        features=schema,
-        # Features from a cache would come without the notes that encoding takes.
-        load_from_cache_file=False,
+        features=Features(types),
+        num_proc=num_proc,
+        fn_kwargs={"encode_batch": encode_batch, "names": list(types), "code": code, **arguments},
         desc="Tokenizing",
     )
+
+
+def _encode(batch: dict, indices: list[int], encode_batch: Callable, names: list[str], code: list[str], **arguments):
+    records = {name: [] for name in names}
+    for document, (features, notes) in zip(indices, encode_batch(batch, **arguments), strict=True):
+        for feature in features or [{}]:
+            length = len(feature.get("input_ids", ()))
+            defaults = {"token_type_ids": [0] * length, "attention_mask": [1] * length} if feature else {}
+            record = {**defaults, **feature, "document": document, "length": length, "notes": notes}
+            for name, column in records.items():
+                column.append(record.get(name))
+            notes = []
+    return records
+
+
+def split_notes(records: Dataset, rows: Dataset) -> tuple[Dataset, dict[str, list[str]]]:
+    """The features among the records of `rows`, and for every note the ids of its rows, in their order."""
+    ids, found = rows["id"][:], {}
+    for document, notes in zip(records["document"][:], records["notes"][:], strict=True):
+        for note in notes:
+            found.setdefault(note, []).append(ids[document])
+    return records.select(np.flatnonzero(records["length"][:])).remove_columns("notes"), found

@@ -4,17 +4,16 @@
 import random
 import re
 import unicodedata
+from collections.abc import Iterable
 from itertools import zip_longest
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, List, Value
 
-from .answer_spans import best_spans, decode, predictions_as_json, reduce
-from .features import build_features
+from ..errors import InputError
+from .features import Encoded, build_features
 from .metrics import compute
 from .settings import Settings
-
-__all__ = ["best_spans", "decode", "encode", "predictions_as_json", "reduce", "score"]
 
 # Documents are long: few of them at a time are held as Python objects.
 BATCH_SIZE = 16
@@ -31,7 +30,7 @@ IN_NO_WINDOW = "answer in no window as a whole"
 NOT_LABELLED = "no answers given"
 
 
-def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> tuple[Dataset, dict[str, list[str]]]:
+def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool, num_proc: int | None = None) -> Dataset:
     """
     Windows of `[CLS] question [SEP] context [SEP]`, as the tokenizer writes a pair, of `max_length` tokens; consecutive
     windows of a question share `stride` tokens of the context.
@@ -41,47 +40,48 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> t
     label, in the evaluation of a question whose answer cannot be pointed at. For training, as many windows without a
     mention are drawn as there are with one, and at most two of a question that has no answer.
 
-    Returns:
-        `tuple[Dataset, dict[str, list[str]]]`: The windows, and what happened to which questions.
-
     Raises:
-        `ValueError`: A tokenizer without offsets, a stride that leaves no progress, or training rows without answers.
+        [`InputError`]: A tokenizer without offsets, a stride that leaves no progress, or training rows without answers.
     """
     _check(rows, settings, tokenizer, is_training)
-    is_labelled = _is_labelled(rows)
-    types = _feature_types(tokenizer, is_labelled, is_training)
-    notes: dict[str, list[str]] = {}
+    types = {}
+    if _is_labelled(rows.column_names):
+        types |= {"start_positions": List(Value("int32")), "end_positions": List(Value("int32"))}
+    if not is_training:
+        types |= {"offset_starts": List(Value("int32")), "offset_ends": List(Value("int32"))}
+        types["is_context"] = List(Value("int8"))
+    return build_features(rows, encode_batch, types, settings, tokenizer, is_training, num_proc, BATCH_SIZE)
 
-    def encode_batch(batch: dict, indices: list[int]) -> dict:
-        contexts = [context or "" for context in batch["context"]]
-        encoded = tokenizer(
-            [question or "" for question in batch["question"]],
-            contexts,
-            return_attention_mask=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        features = {name: [] for name in types}
-        for i, index in enumerate(indices):
-            sequence = np.array([-1 if side is None else side for side in encoded.sequence_ids(i)], dtype=np.int64)
-            tokens = {name: np.array(encoded[name][i]) for name in ("input_ids", "token_type_ids") if name in encoded}
-            offsets = np.where(sequence[:, None] == 1, np.array(encoded["offset_mapping"][i]).reshape(-1, 2), -1)
-            tokens |= {"offset_starts": offsets[:, 0], "offset_ends": offsets[:, 1], "is_context": sequence == 1}
-            windows, messages = _windows(sequence, settings)
+
+def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) -> Encoded:
+    contexts = [context or "" for context in batch["context"]]
+    encoded = tokenizer(
+        [question or "" for question in batch["question"]],
+        contexts,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    for i, row_id in enumerate(batch["id"]):
+        sequence = np.array([-1 if side is None else side for side in encoded.sequence_ids(i)], dtype=np.int64)
+        tokens = {
+            name: np.array(encoded[name][i], dtype=np.int64)
+            for name in ("input_ids", "token_type_ids")
+            if name in encoded
+        }
+        offsets = np.where(sequence[:, None] == 1, np.array(encoded["offset_mapping"][i]).reshape(-1, 2), -1)
+        tokens |= {"offset_starts": offsets[:, 0], "offset_ends": offsets[:, 1], "is_context": sequence == 1}
+        windows, notes = _windows(sequence, settings)
+        features = [{name: column[window] for name, column in tokens.items()} for window in windows]
+        if _is_labelled(batch):
             answers, aliases = (batch[name][i] if name in batch else None for name in ("answers", "aliases"))
-            targets = None
-            if is_labelled:
-                targets, problem = _targets(answers, aliases, contexts[i], tokens, windows, settings.max_answer_length)
-                messages += [problem] if problem else []
-            for message in messages:
-                notes.setdefault(message, []).append(batch["id"][i])
-            for number in _draw(targets, batch["id"][i]) if is_training else range(len(windows)):
-                mentions = None if targets is None else targets[number]
-                _append(features, tokens, windows[number], mentions, index)
-        return features
-
-    features = build_features(rows, encode_batch, types, BATCH_SIZE)
-    return features, notes
+            targets, problem = _targets(answers, aliases, contexts[i], tokens, windows, settings.max_answer_length)
+            notes += [problem] if problem else []
+            for feature, mentions in zip(features, targets, strict=True):
+                feature["start_positions"], feature["end_positions"] = zip(*mentions, strict=True)
+            if is_training:
+                features = [features[number] for number in _draw(targets, row_id)]
+        yield features, notes
 
 
 def score(predictions: list[dict], rows: Dataset, settings: Settings) -> dict[str, float]:
@@ -94,48 +94,25 @@ def score(predictions: list[dict], rows: Dataset, settings: Settings) -> dict[st
 
 def _check(rows: Dataset, settings: Settings, tokenizer, is_training: bool):
     if not tokenizer.is_fast:
-        raise ValueError(
+        raise InputError(
             f"question answering needs a fast tokenizer (tokenizer.json), which knows the characters of every token: "
             f"{type(tokenizer).__name__} does not"
         )
     # A question takes at most half of a window.
     room = settings.max_length - settings.max_length // 2 - tokenizer.num_special_tokens_to_add(pair=True)
     if not 0 <= settings.stride < room:
-        raise ValueError(
+        raise InputError(
             f"a stride of {settings.stride} tokens makes no progress in windows of {settings.max_length}: beside the "
             f"longest question {max(room, 0)} tokens of the context fit, and the stride has to be smaller"
         )
-    if is_training and not _is_labelled(rows):
-        raise ValueError(
+    if is_training and not _is_labelled(rows.column_names):
+        raise InputError(
             f"training needs answers or aliases, the columns are {', '.join(map(repr, rows.column_names))}"
         )
 
 
-def _is_labelled(rows: Dataset) -> bool:
-    return "answers" in rows.column_names or "aliases" in rows.column_names
-
-
-def _feature_types(tokenizer, is_labelled: bool, is_training: bool) -> Features:
-    """Given and not inferred: a batch of which nothing is left has them as well."""
-    types = {"input_ids": List(Value("int32")), "attention_mask": List(Value("int8"))}
-    if "token_type_ids" in tokenizer.model_input_names:
-        types["token_type_ids"] = List(Value("int8"))
-    types |= {"document": Value("int32"), "length": Value("int32")}
-    if is_labelled:
-        types |= {"start_positions": List(Value("int32")), "end_positions": List(Value("int32"))}
-    if not is_training:
-        types |= {"offset_starts": List(Value("int32")), "offset_ends": List(Value("int32"))}
-        types["is_context"] = List(Value("int8"))
-    return Features(types)
-
-
-def _append(features: dict, tokens: dict, window: np.ndarray, mentions: list[tuple[int, int]] | None, document: int):
-    values = {name: column[window] for name, column in tokens.items()}
-    values |= {"attention_mask": np.ones(len(window), dtype=np.int8), "document": document, "length": len(window)}
-    if mentions is not None:
-        values["start_positions"], values["end_positions"] = zip(*mentions, strict=True)
-    for name, column in features.items():
-        column.append(values[name])
+def _is_labelled(names: Iterable[str]) -> bool:
+    return "answers" in names or "aliases" in names
 
 
 def _windows(sequence: np.ndarray, settings: Settings) -> tuple[list[np.ndarray], list[str]]:

@@ -1,29 +1,46 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""How documents become features and outputs become predictions: one value, kept beside the fine-tuned model."""
+"""How documents become features and outputs become predictions: one value, for fine-tuning and for `ernie-sparse predict`."""
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from ..configuration_ernie_sparse import ErnieSparseConfig
+from ..errors import InputError, input_errors
 
 FILE_NAME = "finetune.json"
 
 LONG_DOCUMENTS = ("head", "tail", "head_tail", "windows")
 
+# Whether a task type has classes; their names stand in the model's config.
+HAS_CLASSES = {
+    "single_label": True,
+    "multi_label": True,
+    "regression": False,
+    "token_classification": True,
+    "question_answering": False,
+    "candidate_choice": False,
+}
+
 
 @dataclass(frozen=True)
 class Settings:
     """
-    Everything beside the model and the tokenizer that fine-tuning and `ernie-sparse predict` have to agree on.
+    Everything beside the model and the tokenizer that fine-tuning and `ernie-sparse predict` have to agree on. What the
+    model's config and the tokenizer say as well is read from there ([`Settings.of`]) and is not saved.
 
     Args:
-        kind (`str`): One of `kinds.KINDS`, such as `single_label` or `question_answering`.
+        task_type (`str`): One of `task_types.TASK_TYPES`, such as `single_label` or `question_answering`.
         max_length (`int`): Tokens per row, special tokens included.
         block_size (`int`): Tokens per block of the model's pattern.
         num_global_tokens (`int`): Tokens of the leading global blocks, where a question should stand.
         columns (`dict[str, str]`): The column of each role, such as `{"text": "review", "label": "stars"}`.
         label_names (`tuple[str, …]`): The classes, in the order of their numbers; empty where there are none.
-        metrics (`tuple[str, …]`): Names in `metrics.METRICS`, where texts are classified; the other kinds have their own.
+        metrics (`tuple[str, …]`):
+            Names in `metrics.METRICS`, where texts are classified; the other types have their own. Not saved: predictions
+            need none.
         long_documents (`str`):
             What becomes of a document of more than `max_length` tokens, where it is classified: its `head` is kept, its
             `tail`, half of each (`head_tail`), or it is read in `windows` whose logits are averaged.
@@ -35,7 +52,7 @@ class Settings:
             where every question has an answer.
     """
 
-    kind: str
+    task_type: str
     max_length: int
     block_size: int
     num_global_tokens: int
@@ -48,21 +65,42 @@ class Settings:
     num_best: int = 20
     null_threshold: float | None = None
 
+    @classmethod
+    def of(cls, config: ErnieSparseConfig, max_length: int, *, task_type: str, **others) -> "Settings":
+        """
+        Args:
+            config ([`ErnieSparseConfig`]): Of which the pattern and, where there are classes, `id2label` count.
+            others: `columns`, and what else is not the default.
+        """
+        pattern = config.pattern
+        num_global_blocks = min(pattern.num_global_blocks, pattern.num_blocks(max_length))
+        names = [config.id2label[number] for number in sorted(config.id2label)] if HAS_CLASSES[task_type] else []
+        return cls(
+            task_type=task_type,
+            max_length=max_length,
+            block_size=pattern.block_size,
+            num_global_tokens=num_global_blocks * pattern.block_size,
+            label_names=tuple(names),
+            **others,
+        )
+
     def save(self, folder: str | Path):
-        """Write `finetune.json` into `folder`."""
-        (Path(folder) / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        """Write `finetune.json` into `folder`: what stands neither in the model's config nor in the tokenizer."""
+        names = ("task_type", "columns", "long_documents", "stride", "max_answer_length", "num_best", "null_threshold")
+        content = {name: getattr(self, name) for name in names}
+        (Path(folder) / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Settings":
+    def load(cls, folder: str | Path, config: ErnieSparseConfig, tokenizer: PreTrainedTokenizerBase) -> "Settings":
         """
+        The settings in `folder`, for the model of `config`; rows are as long as the tokenizer says and the model allows.
+
         Raises:
-            `ValueError`: There is no such file, or it is not one of ours.
+            [`InputError`]: There is no such file, or it is not one of ours.
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
-            raise ValueError(f"{folder} has no {FILE_NAME}: it was not written by `ernie-sparse finetune`")
-        try:
-            fields = json.loads(path.read_text())
-            return cls(**{**fields, **{name: tuple(fields[name]) for name in ("label_names", "metrics")}})
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a file of `ernie-sparse finetune`: {error}") from None
+            raise InputError(f"{folder} has no {FILE_NAME}: it was not written by `ernie-sparse finetune`")
+        max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+        with input_errors(TypeError, KeyError, ValueError, about=f"{path} is not a file of `ernie-sparse finetune`"):
+            return cls.of(config, max_length, **json.loads(path.read_text()))

@@ -1,20 +1,19 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Token classification: a label for every word of a document, which is read in overlapping windows where it is long."""
 
-from collections import defaultdict
-
 import numpy as np
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, List, Value
 
-from .features import build_features
+from ..errors import InputError
+from .features import Encoded, build_features
 from .metrics import compute
 from .settings import Settings
 
 IGNORE_INDEX = -100
 
 
-def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> tuple[Dataset, dict[str, list[str]]]:
+def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool, num_proc: int | None = None) -> Dataset:
     """
     Windows of at most `settings.max_length` tokens, consecutive ones sharing `settings.stride` pieces. A word's label
     stands at its first piece, in every window that holds it.
@@ -23,87 +22,63 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool) -> t
         rows (`Dataset`): Columns `id`, `tokens` (words) and, optionally, `labels` (a label name per word).
 
     Returns:
-        Features, with `word_ids` (the word whose first piece a token is, -1 for none), and notes.
+        `Dataset`: Records, with `word_ids` (the word whose first piece a token is, -1 for none).
 
     Raises:
-        `ValueError`: A tokenizer that cannot say which word a piece is of, a stride that leaves no progress, a label that
+        [`InputError`]: A tokenizer that cannot say which word a piece is of, a stride that leaves no progress, a label that
             is none of `settings.label_names` or, in evaluation, not one label per word.
     """
+    _window_size(settings, tokenizer)
+    types = {"word_ids": List(Value("int32"))}
+    if "labels" in rows.column_names:
+        types["labels"] = List(Value("int64"))
+    return build_features(rows, encode_batch, types, settings, tokenizer, is_training, num_proc)
+
+
+def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) -> Encoded:
     size = _window_size(settings, tokenizer)
-    has_labels = "labels" in rows.column_names
-    schema = _schema("token_type_ids" in tokenizer.model_input_names, has_labels)
     numbers = {name: number for number, name in enumerate(settings.label_names)}
-    notes = defaultdict(list)
-
-    def encode_batch(batch: dict, indices: list[int]) -> dict:
-        labels = batch["labels"] if has_labels else [None] * len(indices)
-        documents = zip(indices, batch["id"], batch["tokens"], labels, strict=True)
-        documents = [d for d in documents if not has_labels or _has_a_label_per_word(*d[1:], is_training, notes)]
-        columns = {name: [] for name in schema}
-        words = [tokens for _, _, tokens, _ in documents]
-        encoded = tokenizer(words, is_split_into_words=True, verbose=False)
-        for i, (index, row_id, _, names) in enumerate(documents):
-            classes, word_ids = _class_numbers(row_id, names or (), numbers), encoded.word_ids(i)
-            if is_training and all(word is None for word in word_ids):
-                notes["no tokens"].append(row_id)
-                continue
-            whole = {name: encoded[name][i] for name in ("input_ids", "token_type_ids") if name in schema}
-            for window in _windows(whole, word_ids, size, settings.stride):
-                length = len(window["input_ids"])
-                window |= {"attention_mask": [1] * length, "document": index, "length": length}
-                window["labels"] = [
-                    IGNORE_INDEX if word < 0 or not names else classes[word] for word in window["word_ids"]
-                ]
-                for name, column in columns.items():
-                    column.append(window[name])
-        return columns
-
-    features = build_features(rows, encode_batch, schema)
-    return features, dict(notes)
+    encoded = tokenizer(batch["tokens"], is_split_into_words=True, verbose=False)
+    for i, (row_id, tokens) in enumerate(zip(batch["id"], batch["tokens"], strict=True)):
+        labels, words = (batch["labels"][i] or []) if "labels" in batch else None, encoded.word_ids(i)
+        if labels is not None and len(labels) != len(tokens):
+            if not is_training:
+                raise InputError(f"row {row_id} has {len(tokens)} tokens and {len(labels)} labels: as many are needed")
+            yield [], ["as many labels as tokens are needed"]
+            continue
+        classes = _class_numbers(row_id, labels or [], numbers)
+        if is_training and all(word is None for word in words):
+            yield [], ["no tokens"]
+            continue
+        whole = {name: encoded[name][i] for name in ("input_ids", "token_type_ids") if name in encoded}
+        windows = _windows(whole, words, size, settings.stride)
+        for window in windows:
+            window["labels"] = [
+                IGNORE_INDEX if word < 0 or not classes else classes[word] for word in window["word_ids"]
+            ]
+        yield windows, []
 
 
 def _window_size(settings: Settings, tokenizer) -> int:
     """How many of a document's pieces stand in one window."""
     if not tokenizer.is_fast:
-        raise ValueError(
+        raise InputError(
             f"{type(tokenizer).__name__} does not say which word a piece is of: token classification needs a fast "
             "tokenizer (tokenizer.json)"
         )
     size = settings.max_length - tokenizer.num_special_tokens_to_add()
     if settings.stride >= size:
-        raise ValueError(
+        raise InputError(
             f"stride={settings.stride} leaves no progress: windows of max_length={settings.max_length} hold {size} "
             "pieces beside the special tokens, and must share fewer"
         )
     return size
 
 
-def _schema(has_types: bool, has_labels: bool) -> Features:
-    schema = {
-        "input_ids": List(Value("int32")),
-        "attention_mask": List(Value("int8")),
-        "word_ids": List(Value("int32")),
-        "document": Value("int64"),
-        "length": Value("int64"),
-    }
-    schema |= {"token_type_ids": List(Value("int8"))} if has_types else {}
-    return Features(schema | ({"labels": List(Value("int64"))} if has_labels else {}))
-
-
-def _has_a_label_per_word(row_id: str, tokens: list[str], labels: list[str] | None, is_training: bool, notes) -> bool:
-    num_labels = len(labels or ())
-    if num_labels == len(tokens):
-        return True
-    if not is_training:
-        raise ValueError(f"row {row_id} has {len(tokens)} tokens and {num_labels} labels: as many are needed")
-    notes["as many labels as tokens are needed"].append(row_id)
-    return False
-
-
 def _class_numbers(row_id: str, labels: list[str], numbers: dict[str, int]) -> list[int]:
     for label in labels:
         if label not in numbers:
-            raise ValueError(f"label {label!r} of row {row_id} is not one of {', '.join(numbers)}")
+            raise InputError(f"label {label!r} of row {row_id} is not one of {', '.join(numbers)}")
     return [numbers[label] for label in labels]
 
 

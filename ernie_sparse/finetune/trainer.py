@@ -1,13 +1,13 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""SaorTrainer for rows of any kind: padding to blocks, class weights, outputs reduced where they are made."""
+"""SaorTrainer for rows of any task type: padding to blocks, class weights, outputs reduced where they are made."""
 
 from dataclasses import dataclass
 
 import torch
 
 from ..trainer import SaorTrainer
-from .kinds import KINDS
 from .settings import Settings
+from .task_types import TASK_TYPES
 
 # What a feature's places beyond its own length hold; the length is that of the input.
 PER_TOKEN = {"attention_mask": 0, "token_type_ids": 0, "is_context": 0}
@@ -23,7 +23,7 @@ class FeatureCollator:
 
     Args:
         pad_token_id (`int`)
-        settings ([`Settings`]): Of which the kind and the block size count.
+        settings ([`Settings`]): Of which the task type and the block size count.
         limit (`int`): The model's `max_position_embeddings`.
     """
 
@@ -36,7 +36,7 @@ class FeatureCollator:
         multiple = self.settings.block_size if longest > self.settings.block_size else min(8, self.settings.block_size)
         length = max(longest, min(-(-longest // multiple) * multiple, self.limit))
         fillers = {"input_ids": self.pad_token_id, **PER_TOKEN}
-        if self.settings.kind == "token_classification":
+        if self.settings.task_type == "token_classification":
             fillers["labels"] = -100
         batch = {}
         for name in (*fillers, *PER_LIST):
@@ -52,7 +52,7 @@ class FeatureCollator:
 class FinetuneTrainer(SaorTrainer):
     """
     Args:
-        settings ([`Settings`]): The kind of task and how outputs become predictions.
+        settings ([`Settings`]): The type of task and how outputs become predictions.
         class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): Factors on the task loss, in training.
         args, kwargs: As for [`SaorTrainer`].
     """
@@ -73,7 +73,7 @@ class FinetuneTrainer(SaorTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         for_model = {name: value for name, value in inputs.items() if name != "is_context"}
         loss, outputs, labels = super().prediction_step(model, for_model, prediction_loss_only, ignore_keys)
-        reduce = KINDS[self.settings.kind].reduce
+        reduce = TASK_TYPES[self.settings.task_type].reduce
         if reduce is not None and outputs is not None:
-            outputs = reduce(outputs, self._prepare_inputs(inputs), self.settings)
+            outputs = reduce(outputs, inputs, self.settings)
         return loss, outputs, labels

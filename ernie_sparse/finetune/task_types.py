@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""The kinds of task: for each the head, and the functions between its rows and the head's tensors."""
+"""The types of task: for each the head, and the functions between its rows and the head's tensors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +13,15 @@ from ..modeling_ernie_sparse import (
     ErnieSparseForSequenceClassification,
     ErnieSparseForTokenClassification,
 )
-from . import candidate_choice, classification, question_answering, token_classification
+from . import answer_spans, candidate_choice, classification, question_answering, token_classification
 
 
-class Kind(NamedTuple):
+class TaskType(NamedTuple):
     """
     Args:
         model_class (`type`): The head.
-        encode (`Callable`): `(rows, settings, tokenizer, is_training)` to features and notes about documents.
+        encode (`Callable`):
+            `(rows, settings, tokenizer, is_training, num_proc=None)` to records, which `features.split_notes` parts.
         decode (`Callable`): `(outputs, features, rows, settings)` to one prediction per row.
         score (`Callable`): `(predictions, rows, settings)` to metrics.
         reduce (`Callable`, *optional*): `(outputs, inputs, settings)` on the device, where outputs are wide.
@@ -28,37 +29,37 @@ class Kind(NamedTuple):
     """
 
     model_class: type[PreTrainedModel]
-    encode: Callable[..., tuple[Dataset, dict[str, list[str]]]]
+    encode: Callable[..., Dataset]
     decode: Callable[..., list[dict]]
     score: Callable[..., dict[str, float]]
     reduce: Callable | None = None
     problem_type: str | None = None
 
 
-def _classification(problem_type: str) -> Kind:
+def _classification(problem_type: str) -> TaskType:
     functions = (classification.encode, classification.decode, classification.score)
-    return Kind(ErnieSparseForSequenceClassification, *functions, problem_type=problem_type)
+    return TaskType(ErnieSparseForSequenceClassification, *functions, problem_type=problem_type)
 
 
-KINDS = {
+TASK_TYPES = {
     "single_label": _classification("single_label_classification"),
     "multi_label": _classification("multi_label_classification"),
     "regression": _classification("regression"),
-    "token_classification": Kind(
+    "token_classification": TaskType(
         ErnieSparseForTokenClassification,
         token_classification.encode,
         token_classification.decode,
         token_classification.score,
         token_classification.reduce,
     ),
-    "question_answering": Kind(
+    "question_answering": TaskType(
         ErnieSparseForQuestionAnswering,
         question_answering.encode,
-        question_answering.decode,
+        answer_spans.decode,
         question_answering.score,
-        question_answering.reduce,
+        answer_spans.reduce,
     ),
-    "candidate_choice": Kind(
+    "candidate_choice": TaskType(
         ErnieSparseForCandidateChoice, candidate_choice.encode, candidate_choice.decode, candidate_choice.score
     ),
 }
