@@ -54,7 +54,7 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        print("ernie-sparse: interrupted", file=sys.stderr)
+        print(f"{prog}: interrupted", file=sys.stderr)
         return 130  # 128 + SIGINT, as a shell has it
     except BrokenPipeError:
         # Whoever read the output has gone, as `head` does: Python must not try to write the rest of it.

@@ -47,7 +47,7 @@ def environments(history: list[dict]) -> list[dict]:
 
 
 def commit() -> str | None:
-    """The commit of this package's sources, `-dirty` where they have been changed; `None` outside a repository."""
+    """The commit of these sources, `-dirty` where package or benchmarks have been changed; `None` outside a repository."""
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -58,7 +58,8 @@ def commit() -> str | None:
     try:
         # An installed copy may lie inside somebody else's repository.
         git("ls-files", "--error-unmatch", "__init__.py")
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+        changes = git("status", "--porcelain", "--", ".", ":(top,glob)benchmarks/**/*.py")
+        return git("rev-parse", "HEAD") + ("-dirty" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

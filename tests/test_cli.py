@@ -346,7 +346,7 @@ def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys)
 
     monkeypatch.setattr("ernie_sparse.finetune.runner.main", interrupted)
     assert cli.main(["finetune"]) == 130
-    assert capsys.readouterr().err == "ernie-sparse: interrupted\n"
+    assert capsys.readouterr().err == "ernie-sparse finetune: interrupted\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(workspace, tmp_path, monkeypatch, capsys):

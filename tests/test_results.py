@@ -34,8 +34,16 @@ def test_commit_is_that_of_the_sources(sources):
     assert results.commit() == head
     (sources.parent / "elsewhere.txt").write_text("not of the package")
     assert results.commit() == head
-    (sources / "__init__.py").write_text("changed = True\n")
-    assert results.commit() == f"{head}-dirty"
+    kept = sources.parent / "benchmarks" / "results" / "run.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    assert results.commit() == head
+    for changed in (sources / "__init__.py", sources.parent / "benchmarks" / "lra.py"):
+        before = changed.read_text() if changed.exists() else None
+        changed.write_text("changed = True\n")
+        assert results.commit() == f"{head}-dirty"
+        changed.unlink() if before is None else changed.write_text(before)
+    assert results.commit() == head
 
 
 def test_a_copy_inside_another_repository_has_no_commit(sources):
