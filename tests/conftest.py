@@ -36,6 +36,13 @@ def block_form(monkeypatch):
     monkeypatch.setattr(hst_attention, "MAX_DENSE_LENGTH", 0)
 
 
+@pytest.fixture(params=["dense", "blocks"])
+def either_form(request):
+    """Short inputs in one dense call, as they are, and then through the block form."""
+    if request.param == "blocks":
+        request.getfixturevalue("block_form")
+
+
 @pytest.fixture
 def tiny_config():
     """A builder of configs small enough for a test: `tiny_config(block_size=8)`."""

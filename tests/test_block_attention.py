@@ -114,9 +114,10 @@ def cpu_attention_with_seed(tables, dropout, seed=7):
 def test_equals_softmax_under_a_dense_mask(form, table, mask):
     for batch_size, num_heads in ((1, 1), (1, 3), (3, 1), (3, 3)):
         tables = make_tables(table, mask, batch_size)
-        states = make_states(batch_size, num_heads)
-        expected = outputs_and_gradients(dense_attention, *states, tables)
-        compare(outputs_and_gradients(form, *states, tables), expected)
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            states = make_states(batch_size, num_heads, dtype=dtype)
+            expected = outputs_and_gradients(dense_attention, *states, tables)
+            compare(outputs_and_gradients(form, *states, tables), expected, tolerance)
 
 
 @both_forms
@@ -150,18 +151,8 @@ def test_rows_that_see_nothing_are_zero_with_finite_gradients(form, table, mask,
     assert (output[sees_something] != 0).all()
 
 
-@pytest.mark.parametrize("mask", ["none", "per_document_with_empty_rows"])
-@every_table
-@both_forms
-def test_gradcheck(form, table, mask):
-    tables = make_tables(table, mask, batch_size=2)
-    states = [states.requires_grad_() for states in make_states(2, 1, head_dim=2, dtype=torch.float64)[:3]]
-    assert gradcheck(lambda *states: form(*states, tables, SCALING), states)
-
-
-@pytest.mark.parametrize("chunk_scores", [1, 5 * PER_BLOCK * PER_BLOCK * 3, 2**19])
-def test_gradcheck_with_dropout(chunk_scores, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_SCORES", chunk_scores)
+def test_gradcheck_with_dropout(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_SCORES", 5 * PER_BLOCK * PER_BLOCK * 3)
     tables = make_tables("a_wide_table_and_a_narrow_one", "per_document_with_empty_rows", batch_size=2)
     states = [states.requires_grad_() for states in make_states(2, 1, head_dim=2, dtype=torch.float64)[:3]]
     assert gradcheck(cpu_attention_with_seed(tables, 0.4), states)

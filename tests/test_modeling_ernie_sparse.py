@@ -34,6 +34,7 @@ from ernie_sparse import (
     ErnieSparseForTokenClassification,
     ErnieSparseModel,
     SparsePattern,
+    hst_attention,
 )
 
 BACKENDS = ["eager", "sdpa"]
@@ -183,6 +184,17 @@ def real_predictions(head: Head, output, mask: torch.Tensor) -> list[torch.Tenso
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def compare_gradients(actual: dict, expected: dict, context=()):
+    assert actual.keys() == expected.keys()
+    largest = max(gradient.abs().max() for gradient in expected.values() if gradient is not None)
+    for name, reference in expected.items():
+        # Where nothing of the batch reaches a parameter, one form has no gradient and the other has zeros.
+        pair = [0.0 if gradient is None else gradient for gradient in (actual[name], reference)]
+        difference, size = (torch.as_tensor(values).abs().max() for values in (pair[0] - pair[1], pair[1]))
+        # Softmax does not see the key's bias: its gradient is of rounding errors alone, as large as the others make it.
+        assert difference <= 1e-4 * max(size, largest / 100), (name, context)
 
 
 @every_backend
@@ -347,6 +359,35 @@ def test_eager_equals_sdpa(text, dtype, build):
         assert difference.max() < 1e-5 if dtype == torch.float32 else difference.mean() < 0.03
 
 
+# In one dense call and in blocks: without padding, with too little to pack the batch, and, on long documents, packed.
+@pytest.mark.parametrize("lengths", [(60, 60), (60, 58), (620, 620), (620, 610), (620, 200)], ids=str)
+@pytest.mark.parametrize(
+    "pattern", [SparsePattern(8, 3, 1, 2, 5, seed=3), SparsePattern(16, 5, 0, 0, 3, False)], ids=str
+)
+def test_sdpa_equals_eager_with_gradients_on_short_and_long_documents(pattern, lengths, build):
+    model, inputs, results = build("base", max_position_embeddings=620), make_inputs(lengths=lengths), []
+    mask = inputs["attention_mask"].bool()
+    if mask.all():
+        inputs["attention_mask"] = None
+    for backend in BACKENDS:
+        model.set_attn_implementation(backend)
+        model.zero_grad()
+        output = model(**inputs, pattern=pattern)
+        states = [output.last_hidden_state[mask], output.pooler_output]
+        sequence_length = max(lengths)
+        if pattern.hierarchical:
+            # The blocks with a real token are the first ones.
+            kept = [output.representative_hidden_state[i, : pattern.num_blocks(n)] for i, n in enumerate(lengths)]
+            states, sequence_length = states + kept, sequence_length + len(output.representative_hidden_state[0])
+        assert (sequence_length > hst_attention.MAX_DENSE_LENGTH) == (max(lengths) == 620)
+        sum((values * torch.linspace(-1, 1, values.numel()).view_as(values)).sum() for values in states).backward()
+        results.append((states, gradients(model)))
+    (expected, expected_gradients), (actual, actual_gradients) = results
+    for values, reference in zip(actual, expected, strict=True):
+        torch.testing.assert_close(values, reference, **CLOSE)
+    compare_gradients(actual_gradients, expected_gradients)
+
+
 @every_backend
 def test_hidden_states_are_captured_per_layer_and_aligned_with_the_tokens(backend, build):
     model = build("base", backend, num_hidden_layers=3)
@@ -423,15 +464,15 @@ def test_every_parameter_is_trained_by_every_head(name, consistency, build):
 def test_every_head_overfits_one_batch(name, consistency, tiny_config):
     model = HEADS[name].model(tiny_config(initializer_range=0.1, hidden_dropout_prob=0.0, **HEADS[name].config)).train()
     batch = make_batch(name, lengths=(40, 23, 31))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(40):
+    for _ in range(20):
         loss = model(**batch, consistency_pattern=consistency).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[-1] < min(0.1, 0.2 * losses[0])
+    assert 0 <= losses[-1] < min(0.1, 0.2 * losses[0])
 
 
 @every_head
@@ -552,6 +593,7 @@ def test_a_pattern_holds_for_one_call(name, is_training, build):
     assert model.config.to_dict() == config
 
 
+@pytest.mark.usefixtures("either_form")
 def test_any_length_up_to_the_limit(build):
     model = build("base", num_hidden_layers=1, block_shift=3)
     with torch.no_grad():

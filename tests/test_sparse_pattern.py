@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_sparse import ErnieSparseModel, SparsePattern
-from ernie_sparse.hst_attention import sdpa_hst_attention
+from ernie_sparse import ErnieSparseModel, SparsePattern, hst_attention, sparse_pattern
 from ernie_sparse.sparse_pattern import BlockPlan, block_plan
 
 DEFAULTS = {
@@ -403,18 +402,24 @@ def test_plan_is_made_once_for_the_same_arguments():
     assert block_plan(dataclasses.replace(pattern, seed=1), 40, "cpu") is not plan
 
 
-def test_plan_first_made_under_inference_mode_serves_a_backward_pass():
-    # No other test uses this seed, so the cache cannot hold the plan yet.
-    pattern = SparsePattern(block_size=4, num_random_blocks=1, seed=20260101)
+@pytest.mark.usefixtures("either_form")
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_what_is_first_made_under_inference_mode_serves_a_backward_pass(is_padded):
+    sparse_pattern._cached_plan.cache_clear()
+    hst_attention._cached_dense_mask.cache_clear()
+    pattern = SparsePattern(block_size=4, num_random_blocks=1)
+    query, key, value = torch.randn(3, 1, 2, 30, 4, requires_grad=True)
+    mask = torch.arange(30)[None] < 20 if is_padded else None
+
+    def attend(plan):
+        module = torch.nn.Module()
+        return hst_attention.sdpa_hst_attention(module, query, key, value, mask, plan=plan, num_tokens=30, scaling=0.5)[
+            0
+        ]
+
     with torch.inference_mode():
         plan = block_plan(pattern, 30, "cpu")
-        mask = plan.block_mask()
-    assert mask.is_inference() and not plan.key_blocks.is_inference()
-    states = torch.randn(1, 2, 30, 4, requires_grad=True)
-    real = torch.ones(1, 30, dtype=torch.bool)
-    output, _ = sdpa_hst_attention(
-        torch.nn.Module(), states, states, states, real, plan=plan, num_tokens=30, scaling=0.5
-    )
-    output.square().sum().backward()
+        assert attend(plan).is_inference() and not plan.key_blocks.is_inference()
     assert block_plan(pattern, 30, "cpu") is plan
-    assert states.grad.abs().sum() > 0
+    assert not hst_attention._cached_dense_mask(pattern, 30, 30, torch.device("cpu")).is_inference()
+    assert torch.autograd.grad(attend(plan).square().sum(), value)[0].any()
