@@ -43,8 +43,8 @@ def block_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """
-    Softmax attention of the positions in every row's query blocks over those in its key blocks. The tables' query blocks
-    are together all blocks, in order.
+    Softmax attention of the positions in every row's query blocks over those in its key blocks. Together the tables'
+    query blocks are all blocks, in order.
 
     Args:
         query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, num_blocks, positions_per_block, head_dim)`)
@@ -131,8 +131,8 @@ def masked_sdpa(
 class _CpuBlockAttention(torch.autograd.Function):
     """
     Weights are made, used and forgotten in chunks that stay in the cache, and made once more in the backward pass. Half
-    precision is computed in fp32, under autocast too. SDPA on the CPU has to be given gathered keys and values, and with
-    dropout it leaves its fast kernel.
+    precision is computed in fp32, under autocast too. SDPA on the CPU has to be given gathered keys and values, and
+    with dropout it leaves its fast kernel.
     """
 
     @staticmethod

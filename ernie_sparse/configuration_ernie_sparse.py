@@ -29,7 +29,7 @@ class ErnieSparseConfig(PreTrainedConfig):
         type_vocab_size (`int`, defaults to 2): Number of token types.
         initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
         layer_norm_eps (`float`, defaults to 1e-12): Epsilon of the layer norms.
-        classifier_dropout (`float`, *optional*): Dropout of the classification heads; `hidden_dropout_prob` when `None`.
+        classifier_dropout (`float`, *optional*): Dropout of classification heads; `hidden_dropout_prob` when `None`.
         embedding_size (`int`, *optional*):
             Width of the embeddings; `hidden_size` when `None`. Where it differs, a linear layer follows them.
         pooler_act (`str`, defaults to `"tanh"`):

@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""A block plan as FlexAttention reads it: a `BlockMask` of tiles built from the block table, and the rule inside a tile."""
+"""A block plan as FlexAttention reads it: a `BlockMask` of tiles, and the rule of what is visible inside a tile."""
 
 import functools
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def flex_block_mask(
     Those see the whole of the tiles they visit, because kernels differ on empty rows: their output has to be cleared.
 
     Args:
-        attention_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*): Which positions are real.
+        attention_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*): Real positions.
     """
     is_filling = tables.position_blocks == tables.visible.shape[0]
     if attention_mask is None:

@@ -71,10 +71,10 @@ def eager_hst_attention(
     **kwargs,
 ) -> tuple[torch.Tensor, HstAttentionMaps]:
     """
-    The dense reference: one softmax over all positions under [`dense_mask`]. Memory grows with the square of the length.
+    The dense reference: one softmax over all positions under [`dense_mask`]. Memory grows with the length squared.
 
     Args:
-        query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, sequence_length, head_dim)`): Positions in order.
+        query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, sequence_length, head_dim)`)
         attention_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
             Which positions are real; all of them when `None`.
         plan ([`BlockPlan`], *optional*): Who sees whom; everyone sees everyone when `None` (HST's second step).
@@ -127,8 +127,8 @@ def sdpa_hst_attention(
     """
     The block form: each block's positions against those of the blocks it sees, and the global blocks against their
     whole document. Memory grows linearly with the length. Where everything sees everything, and up to
-    `MAX_DENSE_LENGTH` without dropout, it is one dense call. Arguments and output as in [`eager_hst_attention`], without
-    the maps.
+    `MAX_DENSE_LENGTH` without dropout, it is one dense call. Arguments and output as in [`eager_hst_attention`],
+    without the maps.
     """
     dropout = dropout if module.training else 0.0
     sequence_length = query.shape[2]
@@ -200,20 +200,11 @@ def flex_hst_attention(
     ):
         lacks = "backward pass on the CPU"
     is_dense = plan is None or plan.sees_everything
-    if lacks is not None and not is_dense:
-        logger.warning_once(f"FlexAttention has no {lacks}: attn_implementation='sdpa' is used instead")
-    if lacks is not None or is_dense:
-        return sdpa_hst_attention(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            plan=plan,
-            num_tokens=num_tokens,
-            scaling=scaling,
-            dropout=dropout,
-        )
+    if is_dense or lacks is not None:
+        if not is_dense:
+            logger.warning_once(f"FlexAttention has no {lacks}: attn_implementation='sdpa' is used instead")
+        settings = {"plan": plan, "num_tokens": num_tokens, "scaling": scaling, "dropout": dropout}
+        return sdpa_hst_attention(module, query, key, value, attention_mask, **settings)
     sequence_length = query.shape[2]
     tables = _flex_tables(plan, sequence_length)
     block_mask, empty_rows = flex_block_mask(tables, attention_mask, batch_size=len(query))
@@ -314,8 +305,8 @@ def sequence_mask(attention_mask: torch.Tensor, plan: BlockPlan, num_representat
     return torch.cat([is_block.repeat_interleave(num_representatives // plan.num_blocks, dim=1), is_token], dim=1)
 
 
-# A mapping of our own: the names are transformers' (`attn_implementation="eager"`, `"sdpa"`), the functions ours, and no
-# other model is touched. What is registered with `AttentionInterface.register` is found through it as well.
+# A mapping of our own: the names are transformers' (`attn_implementation="eager"`, `"sdpa"`), the functions ours, and
+# no other model is touched. What is registered with `AttentionInterface.register` is found through it as well.
 ALL_ATTENTION_FUNCTIONS = AttentionInterface()
 ALL_ATTENTION_FUNCTIONS["eager"] = eager_hst_attention
 ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_hst_attention

@@ -123,8 +123,8 @@ class ErnieSparseSelfOutput(nn.Module):
 class ErnieSparseAttention(nn.Module):
     """
     HST: local attention of every position (step 1), then global attention among the representatives (step 2) with the
-    same projections and a layer norm of its own. In the last layer no token could read what step 2 writes, so it has none:
-    every weight of the model is trained by every head.
+    same projections and a layer norm of its own. In the last layer no token could read what step 2 writes, so it has
+    none: every weight of the model is trained by every head.
     """
 
     def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):

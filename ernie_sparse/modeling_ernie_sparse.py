@@ -66,8 +66,8 @@ CANDIDATE_ARGS = (
     HEAD_ARGS
     + """
 candidate_positions (`torch.LongTensor` of shape `(batch_size, num_candidates)`):
-    Where the candidates' markers stand; negative where a row has fewer candidates. The logits there are the least number of
-    their dtype.
+    Where the candidates' markers stand; negative where a row has fewer candidates. The logits there are the least
+    number of their dtype.
 """
 )
 
@@ -415,13 +415,13 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         return _head_output(passes, logits[0], losses)
 
     def _training_losses(self, states: list[torch.Tensor], labels: torch.Tensor, alpha, num_items) -> SaorLoss:
-        """The losses alone: logits are by far the widest tensor, so there are only those of labelled positions, some at a
+        """The losses alone: logits are by far the widest tensor, so there are only those of labelled tokens, some at a
         time, and they are made once more in the backward pass."""
 
         def losses(labels: torch.Tensor, *states: torch.Tensor) -> SaorLoss:
             return _losses("categorical", [self.cls(state) for state in states], labels, alpha, num_items)
 
-        # How many positions are labelled is not known to a compiler.
+        # How many tokens are labelled is not known to a compiler.
         if torch.compiler.is_compiling():
             return losses(labels, *states)
         is_labelled = labels != IGNORE_INDEX

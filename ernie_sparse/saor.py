@@ -27,7 +27,7 @@ class SaorLoss(NamedTuple):
     """
     Args:
         loss (`torch.Tensor`): The scalar to minimise.
-        task_loss (`torch.Tensor`, *optional*): Mean task loss of the two passes; `None` with one pass, where it is `loss`.
+        task_loss (`torch.Tensor`, *optional*): Mean task loss of the two passes; `None` with one, where it is `loss`.
         consistency_loss (`torch.Tensor`, *optional*): ½ (KL(p‖q) + KL(q‖p)), before alpha; `None` with one pass.
     """
 
@@ -72,7 +72,7 @@ def _any_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 OUTPUT_DISTRIBUTIONS = {
     "categorical": OutputDistribution(_cross_entropy, categorical_divergence, has_class_dimension=True),
-    # One choice of which several are right, such as the mentions of an answer: minus the log of their joint probability.
+    # One choice of which several are right, as an answer's mentions: minus the log of their joint probability.
     "any_of": OutputDistribution(_any_of, categorical_divergence, has_class_dimension=True, labels_are_sets=True),
     "bernoulli": OutputDistribution(
         lambda logits, labels: nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
@@ -100,9 +100,9 @@ def saor_loss(
 
     Args:
         distribution (`str`):
-            `categorical` (logits `(…, num_classes)`, integer labels `(…)`), `any_of` (boolean labels shaped as the logits:
-            any of the classes that are `True`; no label where none is), `bernoulli` or `gaussian` (labels shaped as the
-            logits).
+            `categorical` (logits `(…, num_classes)`, integer labels `(…)`), `any_of` (boolean labels shaped as the
+            logits: any of the classes that are `True`; no label where none is), `bernoulli` or `gaussian` (labels
+            shaped as the logits).
         logits, second_logits (`torch.Tensor`): Of the first and, for SAOR, of the second pass. Taken to fp32.
         labels (`torch.Tensor`): -100 stands for "no label": what the logits say there has no effect at all.
         alpha (`float`, defaults to 1.0): Weight of the consistency loss.
@@ -110,8 +110,9 @@ def saor_loss(
             What both sums are divided by; the number of labels that are not -100 when `None`. Trainer passes the count
             over all accumulated micro-batches and processes.
         class_weights (`torch.Tensor` of shape `(num_classes,)`, *optional*):
-            Factor on the task loss of a prediction by its label, for `categorical`. The divisor does not change: weights
-            of mean 1 over the training set keep the scale. The consistency loss, which has no label, is not weighted.
+            Factor on the task loss of a prediction by its label, for `categorical`. The divisor does not change:
+            weights of mean 1 over the training set keep the scale. The consistency loss, which has no label, is not
+            weighted.
 
     Raises:
         `ValueError`: An unknown distribution, shapes that do not fit, or class weights for another distribution.

@@ -100,7 +100,7 @@ class SparsePattern:
         return cls(**value)
 
     def changed_by(self, text: str) -> "SparsePattern":
-        """This pattern but for the fields that `text` names, such as `num_global_blocks=2`. Raises what `parse` does."""
+        """This pattern but for the fields that `text` names, such as `num_global_blocks=2`. Raises as `parse` does."""
         return self.parse({**dataclasses.asdict(self), **self._fields_of_text(text)})
 
     @classmethod
@@ -180,7 +180,8 @@ class BlockPlan(NamedTuple):
         documents (`torch.LongTensor` of shape `(num_documents, max_blocks)`):
             The blocks of each document, filled up with block 0. There is one, unless padding was dropped.
         in_document (`torch.BoolTensor` of shape `(num_documents, max_blocks)`): `False` where `documents` is a filler.
-        sees_everything (`bool`): Whether every block sees every block: the non-global ones lie within each other's window.
+        sees_everything (`bool`):
+            Whether every block sees every block: the non-global ones lie within each other's window.
     """
 
     pattern: SparsePattern
@@ -273,8 +274,8 @@ class BlockPlan(NamedTuple):
         self, representatives: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Representatives `(1, N · R, …)` and which of them are real as one row per document, `(num_documents, max_blocks ·
-        R, …)`. Nothing changes where there is one document per row already.
+        Representatives `(1, N · R, …)` and which of them are real as one row per document, `(num_documents,
+        max_blocks · R, …)`. Nothing changes where there is one document per row already.
         """
         if len(self.documents) == 1:
             return representatives, mask

@@ -38,7 +38,7 @@ class PackedBatch(NamedTuple):
     num_blocks: int
 
     def pack(self, tokens: torch.Tensor | None) -> torch.Tensor | None:
-        """`(batch_size or 1, num_tokens, …)` to `(1, num_kept_blocks * block_size, …)`; any token where there is none."""
+        """`(batch_size or 1, num_tokens, …)` to `(1, num_kept_blocks * block_size, …)`; any token where none is."""
         if tokens is None:
             return None
         tokens = tokens.expand(self.batch_size, *tokens.shape[1:]).flatten(0, 1)

@@ -97,7 +97,7 @@ def compiled(model, **kwargs):
     return torch.compile(model, fullgraph=True, dynamic=True, **kwargs)
 
 
-def compare_with_plans(program, model, pattern, batch_size, num_tokens, has_mask=True):
+def compare_with_plans(program, model, pattern, batch_size, num_tokens, has_mask):
     inputs = make_inputs(batch_size, num_tokens)
     plan = block_plan(pattern, num_tokens, "cpu")
     is_real = inputs["attention_mask"].bool()
@@ -109,13 +109,23 @@ def compare_with_plans(program, model, pattern, batch_size, num_tokens, has_mask
     torch.testing.assert_close(actual, expected, **CLOSE, msg=lambda text: f"{pattern}, {num_tokens}: {text}")
 
 
+FIRST = (SparsePattern(8), SparsePattern(8, num_global_blocks=3, hierarchical=False))
+
+
 @pytest.mark.parametrize(
-    "first", [SparsePattern(8), SparsePattern(8, num_global_blocks=3, hierarchical=False)], ids=str
+    "first, has_mask",
+    [
+        (FIRST[0], True),
+        (FIRST[1], False),
+        pytest.param(FIRST[0], False, marks=pytest.mark.slow),
+        pytest.param(FIRST[1], True, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
-def test_one_program_for_every_length_and_pattern(first, build):
+def test_one_program_for_every_length_and_pattern(first, has_mask, build):
     model = build(ErnieSparseModel, num_hidden_layers=1)
     program = compiled(model, backend="eager")
-    compare_with_plans(program, model, first, 2, 100)
+    compare_with_plans(program, model, first, 2, 100, has_mask)
     others = {
         "num_window_blocks": (5, 1, 7),
         "num_random_blocks": (1, 3),
@@ -125,27 +135,20 @@ def test_one_program_for_every_length_and_pattern(first, build):
     }
     patterns = [dataclasses.replace(first, **{name: value}) for name, values in others.items() for value in values]
     patterns.append(SparsePattern(6, 5, first.num_global_blocks, 2, 1, first.hierarchical, seed=3))
+    full = SparsePattern.full(8, first.hierarchical)
     with torch._dynamo.config.patch(error_on_recompile=True):
+        # Lengths that fill their blocks and others.
         for num_tokens in (128, 71, 99, 64):
-            compare_with_plans(program, model, first, 2, num_tokens)
+            compare_with_plans(program, model, first, 2, num_tokens, has_mask)
         for batch_size in (3, 5):
-            compare_with_plans(program, model, first, batch_size, 100)
+            compare_with_plans(program, model, first, batch_size, 100, has_mask)
         for pattern in patterns:
-            compare_with_plans(program, model, pattern, 2, 100)
-        compare_with_plans(program, model, patterns[-1], 4, 87)
-
-
-def test_one_program_without_a_mask_for_lengths_that_fill_their_blocks_and_others(build):
-    model = build(ErnieSparseModel, num_hidden_layers=1)
-    program = compiled(model, backend="eager")
-    compare_with_plans(program, model, SparsePattern(8), 2, 100, has_mask=False)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        compare_with_plans(program, model, SparsePattern(8), 2, 128, has_mask=False)
-        compare_with_plans(program, model, SparsePattern(8, block_shift=3), 3, 71, has_mask=False)
+            compare_with_plans(program, model, pattern, 2, 100, has_mask)
+        compare_with_plans(program, model, patterns[-1], 4, 87, has_mask)
         with pytest.raises(torch._dynamo.exc.RecompileError):
-            compare_with_plans(program, model, SparsePattern.full(block_size=8), 2, 100, has_mask=False)
+            compare_with_plans(program, model, full, 2, 100, has_mask)
     # What sees everything is compiled anew.
-    compare_with_plans(program, model, SparsePattern.full(block_size=8), 2, 100, has_mask=False)
+    compare_with_plans(program, model, full, 2, 100, has_mask)
 
 
 def test_a_pattern_itself_compiles_as_well(build):

@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""FlexAttention: its tiles and its rule against the dense mask, its output against the reference, what it hands over."""
+"""FlexAttention: its tiles and its rule against the dense mask, its output against the reference, its hand-overs."""
 
 import copy
 import itertools

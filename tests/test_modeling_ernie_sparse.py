@@ -234,8 +234,8 @@ def test_without_hierarchy_and_seeing_everything_the_model_is_bert(name, backend
 
 def reference_encoder(weights: dict, config, pattern: SparsePattern, ids, types, positions, is_real):
     """
-    HST for one document, from its definition: the hidden states of tokens and representatives. `weights` by the names of
-    the model's parameters. Rows that see nothing are of padding and have no meaning here.
+    HST for one document, from its definition: the hidden states of tokens and representatives. `weights` by the names
+    of the model's parameters. Rows that see nothing are of padding and have no meaning here.
     """
     num_tokens, size = len(ids), config.hidden_size // config.num_attention_heads
     num_blocks = pattern.num_blocks(num_tokens)
@@ -459,15 +459,14 @@ def test_every_parameter_is_trained_by_every_head(name, consistency, build):
             assert gradient.abs().sum() > 0, parameter_name
 
 
-@pytest.mark.parametrize("consistency", [None, str(OTHER_PATTERN)])
 @every_head
-def test_every_head_overfits_one_batch(name, consistency, tiny_config):
+def test_every_head_overfits_one_batch_in_two_passes(name, tiny_config):
     model = HEADS[name].model(tiny_config(initializer_range=0.1, hidden_dropout_prob=0.0, **HEADS[name].config)).train()
     batch = make_batch(name, lengths=(40, 23, 31))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(20):
-        loss = model(**batch, consistency_pattern=consistency).loss
+        loss = model(**batch, consistency_pattern=OTHER_PATTERN).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
