@@ -2,6 +2,7 @@
 """What every test starts from: no network, a cache of its own, quiet logs, one thread, and a fixed seed."""
 
 import atexit
+import gc
 import os
 import tempfile
 
@@ -23,6 +24,12 @@ logging.disable_progress_bar()
 # On tensors this small a second thread costs more than it gives.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_search_of_the_libraries():
+    """Every training begins with a collection of garbage, which would look through all that was ever imported."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
