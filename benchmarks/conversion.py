@@ -13,7 +13,8 @@ from transformers.utils import logging
 
 from ernie_sparse import SparsePattern
 from ernie_sparse.conversion import convert
-from ernie_sparse.running import load_raw_dataset, print_table
+from ernie_sparse.results import print_table
+from ernie_sparse.tables import load_rows
 
 LENGTHS = (64, 256, 512)
 
@@ -31,7 +32,7 @@ def token_rows(args, tokenizer) -> torch.Tensor:
     """The first `max(LENGTHS)` tokens of the first texts that have as many."""
     rows = []
     longest = max(LENGTHS)
-    for text in load_raw_dataset({"train": args.text_file}, None, None)["train"][args.text_column]:
+    for text in load_rows({"train": args.text_file}, None, None)["train"][args.text_column]:
         ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
         rows += [ids] if len(ids) == longest else []
         if len(rows) == args.num_texts:

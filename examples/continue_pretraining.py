@@ -30,9 +30,10 @@ from transformers.utils import logging
 
 from ernie_sparse import ErnieSparseForMaskedLM, SaorArguments, SaorTrainer
 from ernie_sparse.conversion import convert
-from ernie_sparse.masking import MaskAnew, MaskingCollator, mask_once
+from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator, mask_once
 from ernie_sparse.pretraining.text import pack
-from ernie_sparse.running import load_raw_dataset, print_table, versions
+from ernie_sparse.results import print_table, versions
+from ernie_sparse.tables import load_rows
 
 MLM_PROBABILITY = 0.15
 
@@ -186,7 +187,7 @@ def main():
     tokenizer, limit = conversion.tokenizer, conversion.report.num_source_positions
     if tokenizer is None:
         raise ValueError(f"there is no tokenizer in {source}")
-    raw = load_raw_dataset({"train": args.train_file, "validation": args.validation_file}, None, None, "document")
+    raw = load_rows({"train": args.train_file, "validation": args.validation_file}, None, None, "document")
     rows, validation = (
         pack(raw[split], args.text_column, tokenizer, args.max_length).shuffle(seed=args.seed)
         for split in ("train", "validation")

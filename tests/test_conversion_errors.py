@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """What conversion refuses: bad sources, options and targets, in one line, and nothing is left behind."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ BAD_SOURCES = {
     ),
     "a summary of the last token": (
         lambda folder: saved(folder, "Electra", "ForMultipleChoice", summary_type="last"),
-        "('last', True): only ('first', True) is known",
+        "has summary_type='last', which ErnieSparse does not know",
     ),
     "a summary of one number": (
         lambda folder: saved(folder, "Electra", "ForMultipleChoice", summary_proj_to_labels=True, num_labels=1),
@@ -260,7 +261,7 @@ def test_where_saving_fails_nothing_is_left(failing, target, tmp_path, monkeypat
     before = contents(tmp_path)
 
     def fail(*args, **kwargs):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         if failing == "record":
@@ -269,7 +270,7 @@ def test_where_saving_fails_nothing_is_left(failing, target, tmp_path, monkeypat
             owner = BertTokenizer if failing == "tokenizer" else transformers.PreTrainedModel
             patch.setattr(owner, "save_pretrained", fail)
         assert run(source, out, "--max-length", 100) == 2
-    assert capsys.readouterr().err.splitlines() == ["ernie-sparse convert: error: no space left on device"]
+    assert capsys.readouterr().err.splitlines() == ["ernie-sparse convert: error: [Errno 28] No space left on device"]
     assert contents(tmp_path) == before
     assert run(source, out, "--max-length", 100) == 0
     assert "conversion.json" in contents(out) and set(contents(tmp_path)) > set(before)
