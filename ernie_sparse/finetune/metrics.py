@@ -87,7 +87,7 @@ def multi_label(predictions, references) -> dict[str, float]:
 
 
 # BIO, IOB2, IOBES and BILOU.
-ENTITY_LABEL = re.compile(r"O|[BIESLU]-.+", re.DOTALL)
+ENTITY_LABEL = re.compile(r"O|[BIESLU]-.+")
 
 
 def token_classification(predictions, references) -> dict[str, float]:
