@@ -127,6 +127,16 @@ def test_a_text_without_tokens_has_a_row_too():
         assert "labels" not in features.column_names
 
 
+def test_a_text_of_which_a_tokenizer_leaves_nothing_is_one_token():
+    bare = bert_like()
+    bare._tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    for columns in ({}, {"text_pair": ["", "c"]}):
+        features, _ = encode(texts("", "b", **columns), make_settings(), bare, False)
+        assert features["document"][:] == [0, 1] and features["input_ids"][0] == [0] and features["length"][0] == 1
+        found = decode(np.zeros((2, 2)), features, texts("", "b"), make_settings())
+        assert [row["score"] for row in found] == [0.5, 0.5]
+
+
 def test_pairs_are_cut_where_they_are_longer_and_know_which_text_a_token_is_of():
     rows = texts("abcd", "a", text_pair=["efg", "b"], label=["y", "x"])
     features, notes = encode(rows, make_settings(max_length=7), bert_like(), True)

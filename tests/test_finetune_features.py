@@ -78,10 +78,11 @@ def files(records: Dataset) -> dict[str, int]:
 def test_the_same_rows_are_encoded_once(name, tmp_path):
     tokenizer = make_tokenizer()
     first = encode(name, load(name, tmp_path), tokenizer=tokenizer)
+    written = files(first)
     # The tokenizer has been called since, and everything else is loaded anew.
     tokenizer("abc", truncation=True, max_length=4, padding="max_length")
     again = [encode(name, load(name, tmp_path), tokenizer=used) for used in (tokenizer, make_tokenizer())]
-    assert len(files(first)) == 1 and files(again[0]) == files(again[1]) == files(first)
+    assert len(written) == 1 and files(again[0]) == files(again[1]) == written
     for records in (first, *again):
         found, notes = split_notes(records, load(name, tmp_path))
         assert notes == CASES[name][1] and len(found) > 0
@@ -125,9 +126,9 @@ def test_another_process_reads_what_this_one_wrote(tmp_path):
 
 
 def encode_batch(batch: dict, settings, tokenizer, is_training: bool):
-    """Texts of one more token each, as many as the row says."""
+    """Texts of one more token each, as many as the row says; the token is the number of rows at a time."""
     for count, remarks in zip(batch["count"], batch["remarks"], strict=True):
-        yield [{"input_ids": [7] * (k + 1)} for k in range(count)], remarks
+        yield [{"input_ids": [len(batch["count"])] * (k + 1)} for k in range(count)], remarks
 
 
 def make_records(counts: list[int], remarks: list[list[str]]) -> tuple[Dataset, Dataset]:
@@ -143,7 +144,7 @@ def test_notes_stand_at_the_first_record_of_a_row_and_name_it():
     assert records["notes"] == [["a", "b"], [], ["b"], [], ["c", "a"], [], []]
     found, notes = split_notes(records, rows)
     assert notes == {"a": ["r0", "r3"], "b": ["r0", "r1"], "c": ["r3"]}
-    assert found["document"] == [0, 0, 2, 3, 3, 3] and found["input_ids"][1] == [7, 7]
+    assert found["document"] == [0, 0, 2, 3, 3, 3] and found["input_ids"][1] == [2, 2]
     assert found["attention_mask"] == [[1] * n for n in found["length"]]
     assert found["token_type_ids"] == [[0] * n for n in found["length"]]
 

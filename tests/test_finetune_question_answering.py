@@ -186,6 +186,15 @@ def test_evaluation_has_windows_for_empty_documents_and_rows_without_answers():
     assert predictions[0] == {"id": "0", "answer": "", "score": 0.0, "n_best": []}
 
 
+def test_a_question_of_which_a_tokenizer_leaves_nothing_has_no_window_and_no_answer():
+    rows = make_rows({"question": "", "context": ""}, {"context": "abc"})
+    features, _ = encode(rows, choices(), TOKENIZERS["bytes"], False)
+    assert features["document"][:] == [1]
+    first = features["is_context"][0].index(1)
+    outputs = (np.array([[2.0]]), np.array([[first]]), np.array([[first + 1]]))
+    assert [prediction["answer"] for prediction in decode(outputs, features, rows, choices())] == ["", "ab"]
+
+
 @ALL_TOKENIZERS
 def test_targets_are_the_mentions_that_a_window_holds_as_a_whole(tokenizer):
     context = "x" * 20 + " answer " + "y" * 80 + " other " + "z" * 10 + " answer"
@@ -369,6 +378,12 @@ def test_scores_are_summed_in_single_precision_and_are_above_that_of_no_answer()
     scores, starts, ends = reduce((start_logits, end_logits), inputs, choices(num_best=2, max_answer_length=1))
     assert scores.tolist() == [[2.0, torch.finfo(torch.float32).min], [13.5, 9.5]]
     assert starts.tolist() == ends.tolist() == [[1, 0], [2, 1]]
+
+
+def test_where_the_context_is_may_come_from_another_device():
+    logits = torch.zeros(2, 5, device="meta")
+    scores, _, _ = reduce((logits, logits), {"is_context": torch.ones(2, 5)}, choices())
+    assert scores.device.type == "meta" and scores.shape == (2, 5)
 
 
 def two_documents() -> tuple[Dataset, Dataset, tuple[np.ndarray, ...]]:

@@ -64,12 +64,10 @@ def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) 
     )
     for i, row_id in enumerate(batch["id"]):
         sequence = np.array([-1 if side is None else side for side in encoded.sequence_ids(i)], dtype=np.int64)
-        tokens = {
-            name: np.array(encoded[name][i], dtype=np.int64)
-            for name in ("input_ids", "token_type_ids")
-            if name in encoded
-        }
-        offsets = np.where(sequence[:, None] == 1, np.array(encoded["offset_mapping"][i]).reshape(-1, 2), -1)
+        names = [name for name in ("input_ids", "token_type_ids", "offset_mapping") if name in encoded]
+        # Even where there are no tokens.
+        tokens = {name: np.array(encoded[name][i], dtype=np.int64) for name in names}
+        offsets = np.where(sequence[:, None] == 1, tokens.pop("offset_mapping").reshape(-1, 2), -1)
         tokens |= {"offset_starts": offsets[:, 0], "offset_ends": offsets[:, 1], "is_context": sequence == 1}
         windows, notes = _windows(sequence, settings)
         features = [{name: column[window] for name, column in tokens.items()} for window in windows]
