@@ -15,7 +15,7 @@ from ..tables import longest_first, subset
 from . import data
 from .arguments import FinetuneArguments
 from .features import split_notes
-from .settings import Settings
+from .settings import HAS_CLASSES, Settings
 from .task_types import TASK_TYPES
 from .tasks import Task
 
@@ -73,7 +73,7 @@ def select_rows(task: Task, args: FinetuneArguments, rows: dict[str, Dataset], s
     names: tuple[str, ...] = ()
     if task.task_type == "multi_label":
         rows = {split: data.split_label_sets(r, args.label_separator) for split, r in rows.items()}
-    if task.task_type in ("single_label", "multi_label", "token_classification"):
+    if HAS_CLASSES[task.task_type]:
         names = data.class_names(rows["train"], task)
         rows = {split: data.with_named_labels(r, names, split) for split, r in rows.items()}
     if task.task_type == "token_classification":

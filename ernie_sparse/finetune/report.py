@@ -14,19 +14,11 @@ from ..errors import input_errors
 from ..results import Record, print_table, write_json
 from ..run import Run
 from .answer_spans import predictions_as_json
+from .task_types import TASK_TYPES
 
 MOST_CLASSES = 30
 NAMED_ROWS = 20
 SHOWN_CLASSES = 6
-
-HUB_TASKS = {
-    "single_label": "text-classification",
-    "multi_label": "text-classification",
-    "regression": "text-classification",
-    "token_classification": "token-classification",
-    "question_answering": "question-answering",
-    "candidate_choice": "multiple-choice",
-}
 
 
 def collect(job, facts: dict, results: dict, state) -> dict:
@@ -176,14 +168,15 @@ def write_card(job, folder: Path, results: dict):
     """The model card, README.md, with its metrics in the form the hub reads."""
     metrics = {name: value for name, value in numbers(results["splits"][job.last]).items() if name != "loss"}
     data = job.task.hub[0] if job.task.hub and job.name != "own files" else "own files"
+    task = TASK_TYPES[job.task.task_type].pipeline_tag
     card_data = ModelCardData(
         library_name="transformers",
-        pipeline_tag=HUB_TASKS[job.task.task_type],
+        pipeline_tag=task,
         tags=["ernie_sparse", "long-document"],
         model_name=folder.name,
         eval_results=[
             EvalResult(
-                task_type=HUB_TASKS[job.task.task_type],
+                task_type=task,
                 dataset_type=data,
                 dataset_name=job.name,
                 dataset_split=job.last,

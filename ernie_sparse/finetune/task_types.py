@@ -26,6 +26,7 @@ class TaskType(NamedTuple):
         score (`Callable`): `(predictions, rows, settings)` to metrics.
         reduce (`Callable`, *optional*): `(outputs, inputs, settings)` on the device, where outputs are wide.
         problem_type (`str`, *optional*): The config's, for sequence classification.
+        pipeline_tag (`str`): The Hub's name of such tasks.
     """
 
     model_class: type[PreTrainedModel]
@@ -34,6 +35,7 @@ class TaskType(NamedTuple):
     score: Callable[..., dict[str, float]]
     reduce: Callable | None = None
     problem_type: str | None = None
+    pipeline_tag: str = "text-classification"
 
 
 def _classification(problem_type: str) -> TaskType:
@@ -51,6 +53,7 @@ TASK_TYPES = {
         token_classification.decode,
         token_classification.score,
         token_classification.reduce,
+        pipeline_tag="token-classification",
     ),
     "question_answering": TaskType(
         ErnieSparseForQuestionAnswering,
@@ -58,8 +61,13 @@ TASK_TYPES = {
         answer_spans.decode,
         question_answering.score,
         answer_spans.reduce,
+        pipeline_tag="question-answering",
     ),
     "candidate_choice": TaskType(
-        ErnieSparseForCandidateChoice, candidate_choice.encode, candidate_choice.decode, candidate_choice.score
+        ErnieSparseForCandidateChoice,
+        candidate_choice.encode,
+        candidate_choice.decode,
+        candidate_choice.score,
+        pipeline_tag="multiple-choice",
     ),
 }
