@@ -50,7 +50,7 @@ class CommandParser(ArgumentParser, HfArgumentParser):
 
     def fill(self, given: Mapping[str, object], recipe: Mapping[str, object] | None = None) -> tuple:
         """The dataclasses, from what was given, else the recipe, else the defaults."""
-        with input_errors(ValueError, TypeError, ImportError):
+        with input_errors(ValueError, ImportError):
             return self.parse_dict({**self.defaults, **(recipe or {}), **given})
 
 
