@@ -1,44 +1,52 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-How near a converted model is to its source before any training: the largest difference under the full pattern, and the
-cosine between the mean-pooled embeddings of the same real texts under the model's own pattern, for several ways to start
-the representatives.
+`python -m benchmarks.conversion`: how near a converted model is to its source before any training (docs/conversion.md). The
+largest difference under the full pattern, and the cosine between the mean-pooled embeddings of the same real texts under the
+model's own pattern, for several ways to start the representatives.
 """
 
 import argparse
+import sys
 
 import torch
 from transformers import AutoModel
 from transformers.utils import logging
 
 from ernie_sparse import SparsePattern
+from ernie_sparse.cli import run_command
+from ernie_sparse.command_line import ArgumentParser
 from ernie_sparse.conversion import convert
+from ernie_sparse.errors import InputError
 from ernie_sparse.results import print_table
 from ernie_sparse.tables import load_rows
 
+PROG = "python -m benchmarks.conversion"
 LENGTHS = (64, 256, 512)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--source", required=True, help="BERT-like checkpoint, a folder or a hub id")
     parser.add_argument("--text-file", nargs="+", required=True, help="csv, json, jsonl or parquet files")
     parser.add_argument("--text-column", default="text", help="their column of texts")
     parser.add_argument("--num-texts", type=int, default=100, help="texts of at least 512 tokens to compare on")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def token_rows(args, tokenizer) -> torch.Tensor:
     """The first `max(LENGTHS)` tokens of the first texts that have as many."""
     rows = []
     longest = max(LENGTHS)
-    for text in load_rows({"train": args.text_file}, None, None)["train"][args.text_column]:
+    texts = load_rows({"train": args.text_file}, None, None)["train"]
+    if args.text_column not in texts.column_names:
+        raise InputError(f"there is no column {args.text_column!r}: the columns are {', '.join(texts.column_names)}")
+    for text in texts[args.text_column]:
         ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
         rows += [ids] if len(ids) == longest else []
         if len(rows) == args.num_texts:
             break
     if not rows:
-        raise SystemExit(f"error: no text of {', '.join(args.text_file)} has {longest} tokens")
+        raise InputError(f"no text of {', '.join(args.text_file)} has {longest} tokens")
     return torch.tensor(rows)
 
 
@@ -63,13 +71,17 @@ def pooled(model, rows: torch.Tensor, **kwargs) -> torch.Tensor:
 
 
 @torch.no_grad()
-def main():
-    args = parse_arguments()
+def main(argv: list[str]):
+    """Run `python -m benchmarks.conversion` with the arguments `argv`."""
+    args = parse_arguments(argv)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    source = AutoModel.from_pretrained(args.source).eval()
-    conversion = convert(args.source)
+    # First: it says what is wrong with a checkpoint.
+    conversion = convert(args.source, base_model=True)
     model, tokenizer = conversion.model, conversion.tokenizer
+    if tokenizer is None:
+        raise InputError(f"there is no tokenizer in {args.source}")
+    source = AutoModel.from_pretrained(args.source).eval()
     rows = token_rows(args, tokenizer)
     candidates = starts(model, tokenizer, rows)
     table = [("texts", len(rows)), ("pattern", conversion.report.pattern)]
@@ -92,4 +104,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(PROG, main, sys.argv[1:]))

@@ -108,14 +108,15 @@ class Conversion:
         Write model, tokenizer and `conversion.json`, all of them or nothing.
 
         Raises:
-            [`InputError`]: `folder` is a file or holds something.
+            [`InputError`]: `folder` is a file or holds something, or the weights find no space.
             `OSError`: It cannot be written.
         """
         out = Path(folder)
-        # Where no folder of `out` is made before all is written.
+        # Above `out`, whose own folders are made when all is written.
         with tempfile.TemporaryDirectory(dir=check_target(out), prefix=f".{out.name}.") as temporary:
             complete = Path(temporary) / "complete"
-            self.model.save_pretrained(complete)
+            with input_errors(SafetensorError, about=f"{out} cannot be written"):
+                self.model.save_pretrained(complete)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(complete)
             record = {**vars(self.report), "command": command and shlex.join(command), "versions": versions()}

@@ -11,7 +11,6 @@ length by plain transformers training.
 import argparse
 import json
 import math
-import shlex
 import sys
 from pathlib import Path
 
@@ -19,27 +18,25 @@ import datasets
 import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForMaskedLM,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoModelForMaskedLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ernie_sparse import ErnieSparseForMaskedLM, SaorArguments, SaorTrainer
-from ernie_sparse.conversion import convert
+from ernie_sparse.cli import run_command
+from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.conversion import check_target, convert
+from ernie_sparse.errors import InputError
 from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator, mask_once
 from ernie_sparse.pretraining.text import pack
-from ernie_sparse.results import print_table, versions
+from ernie_sparse.results import Record, print_table, write_json
 from ernie_sparse.tables import load_rows
 
+PROG = "python examples/continue_pretraining.py"
 MLM_PROBABILITY = 0.15
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--source", required=True, help="BERT-like checkpoint, a folder or a hub id")
     parser.add_argument("--train-file", nargs="+", required=True, help="text, csv, json, jsonl or parquet files")
     parser.add_argument("--validation-file", nargs="+", required=True, help="files to measure the losses on")
@@ -56,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate at the new length")
     parser.add_argument("--saor-alpha", type=float, default=1.0, help="weight of the consistency loss")
     parser.add_argument("--seed", type=int, default=0, help="seed of masks, batches and dropout")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def training_arguments(args, folder: Path, steps: int, length: int, learning_rate: float) -> TrainingArguments:
@@ -147,7 +144,7 @@ def give_head(args, rows: datasets.Dataset, tokenizer, folder: Path) -> Path:
     # Dropout on attention weights takes a slow path on the CPU.
     model = AutoModelForMaskedLM.from_pretrained(args.source, attention_probs_dropout_prob=0.0)
     if not hasattr(model, "cls"):
-        raise ValueError(f"{args.source} has no masked-LM head, and only BERT-like sources can be given one here")
+        raise InputError(f"{args.source} has no masked-LM head, and only BERT-like sources can be given one here")
     collator = MaskingCollator(tokenizer, MLM_PROBABILITY, args.seed)
     length = len(rows[0]["input_ids"])
     arguments = training_arguments(args, folder, args.head_steps, length, args.head_learning_rate)
@@ -176,28 +173,31 @@ def plot(curve: list[dict], limit: int, path: Path):
     figure.savefig(path, dpi=120)
 
 
-def main():
-    args = parse_arguments()
+def rows_of(documents: datasets.Dataset, args, tokenizer, count: int) -> datasets.Dataset:
+    """At most `count` full rows of `--max-length` tokens."""
+    if args.text_column not in documents.column_names:
+        raise InputError(f"there is no column {args.text_column!r}: there are {', '.join(documents.column_names)}")
+    rows = pack(documents, args.text_column, tokenizer, args.max_length).shuffle(seed=args.seed)
+    rows = rows.filter(lambda row: len(row["input_ids"]) == args.max_length)
+    if not len(rows):
+        raise InputError(f"the text does not fill one row of {args.max_length} tokens")
+    return rows.select(range(min(count, len(rows))))
+
+
+def main(argv: list[str]):
+    """Run the example with the arguments `argv`."""
+    args, record = parse_arguments(argv), Record(PROG, argv)
     out = Path(args.output_dir)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"--output-dir {out} is not empty")
+    check_target(out)
     logging.set_verbosity_error()
     set_seed(args.seed)
     source, conversion = args.source, convert(args.source, max_length=args.max_length)
     tokenizer, limit = conversion.tokenizer, conversion.report.num_source_positions
     if tokenizer is None:
-        raise ValueError(f"there is no tokenizer in {source}")
+        raise InputError(f"there is no tokenizer in {source}")
     raw = load_rows({"train": args.train_file, "validation": args.validation_file}, None, None, "document")
-    rows, validation = (
-        pack(raw[split], args.text_column, tokenizer, args.max_length).shuffle(seed=args.seed)
-        for split in ("train", "validation")
-    )
-    rows = rows.filter(lambda row: len(row["input_ids"]) == args.max_length)
-    validation = validation.filter(lambda row: len(row["input_ids"]) == args.max_length)
-    rows = rows.select(range(min(args.training_rows, len(rows))))
-    validation = validation.select(range(min(args.validation_rows, len(validation))))
-    if not len(rows) or not len(validation):
-        raise ValueError(f"the text does not fill a row of {args.max_length} tokens to train and one to measure on")
+    rows = rows_of(raw["train"], args, tokenizer, args.training_rows)
+    validation = rows_of(raw["validation"], args, tokenizer, args.validation_rows)
     if not isinstance(conversion.model, ErnieSparseForMaskedLM):
         source = give_head(args, cut(rows, limit), tokenizer, out / "source_with_head")
         conversion = convert(source, max_length=args.max_length)
@@ -223,15 +223,14 @@ def main():
     trainer.train()
     trainer.save_model()
     results = {
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": versions(),
+        **record.facts(),
         "masked_tokens": len(source_losses),
         "masked_tokens_beyond_the_limit": int((measure.segments > 0).sum()),
         "source_loss_in_pieces": source_losses.mean().item(),
         "curve": measure.curve,
         "history": trainer.state.log_history,
     }
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(out / "results.json", results)
     plot(measure.curve, limit, out / "losses.png")
     first, last = measure.curve[0], measure.curve[-1]
     print_table(
@@ -245,7 +244,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run_command(PROG, main, sys.argv[1:]))

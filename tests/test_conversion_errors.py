@@ -2,6 +2,8 @@
 """What conversion refuses: bad sources, options and targets, in one line, and nothing is left behind."""
 
 import errno
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from transformers import BertTokenizer, GPT2Config, GPT2LMHeadModel
 
 from ernie_sparse import conversion
 from ernie_sparse.conversion import convert
+from ernie_sparse.errors import InputError
 
 
 def saved(folder: Path, family: str = "Bert", head: str = "ForMaskedLM", **settings) -> Path:
@@ -63,10 +66,25 @@ def misshapen_weight(folder: Path) -> Path:
     return folder / "source"
 
 
+def old_weights(folder: Path, content: bytes | None) -> Path:
+    """Weights as PyTorch writes them, or a file of that name."""
+    path = saved(folder) / "model.safetensors"
+    old = path.with_name("pytorch_model.bin")
+    torch.save(load_file(path), old) if content is None else old.write_bytes(content)
+    path.unlink()
+    return folder / "source"
+
+
 def torn_tokenizer(folder: Path) -> Path:
     saved(folder)
     save_tokenizer(folder / "source")
     return cut_short(folder / "source" / "tokenizer.json")
+
+
+def other_tokenizer(folder: Path) -> Path:
+    save_tokenizer(saved(folder))
+    (folder / "source" / "tokenizer.json").write_text("{}")
+    return folder / "source"
 
 
 def tokenizer_without_words(folder: Path) -> Path:
@@ -99,9 +117,37 @@ BAD_SOURCES = {
         lambda folder: cut_short(saved(folder) / "model.safetensors"),
         "source cannot be loaded as BertForMaskedLM: ",
     ),
+    "old weights, torn": (
+        lambda folder: cut_short(old_weights(folder, None) / "pytorch_model.bin"),
+        "source cannot be loaded as BertForMaskedLM: ",
+    ),
+    "old weights, empty": (
+        lambda folder: old_weights(folder, b""),
+        "source cannot be loaded as BertForMaskedLM:",
+    ),
+    "old weights that are none": (
+        lambda folder: old_weights(folder, b"weights"),
+        "source cannot be loaded as BertForMaskedLM: Weights only load failed.",
+    ),
     "no weights": (lambda folder: without(folder, "model.safetensors"), "source cannot be loaded as BertForMaskedLM: "),
     "torn config": (lambda folder: cut_short(saved(folder) / "config.json"), "config.json"),
     "a config that is a list": (config_that_is_a_list, "config.json"),
+    "a width that its heads do not divide": (
+        lambda folder: with_config(saved(folder), hidden_size=33),
+        "source cannot be loaded as BertForMaskedLM: The hidden size (33) is not a multiple",
+    ),
+    "a vocabulary of no size": (
+        lambda folder: with_config(saved(folder), vocab_size=None),
+        "source cannot be read: Field 'vocab_size' expected int",
+    ),
+    "a label of no number": (
+        lambda folder: with_config(saved(folder), id2label={"north": "south"}),
+        "source cannot be read: invalid literal for int()",
+    ),
+    "a vocabulary below nothing": (
+        lambda folder: with_config(saved(folder), vocab_size=-1),
+        "source cannot be loaded as BertForMaskedLM: Trying to create tensor with negative dimension",
+    ),
     "a lacking weight": (
         lacking_weight,
         "source lacks weights of BertForMaskedLM: bert.encoder.layer.1.output.dense.bias",
@@ -133,6 +179,7 @@ BAD_SOURCES = {
         "qa_outputs",
     ),
     "a torn tokenizer": (torn_tokenizer, "source cannot be read: "),
+    "a tokenizer of other JSON": (other_tokenizer, "source cannot be read: "),
     # transformers makes one of five special tokens of it.
     "a tokenizer without its words": (tokenizer_without_words, "the tokenizer of "),
     "a tokenizer too large": (large_tokenizer, "the tokenizer has 100 tokens, "),
@@ -140,9 +187,9 @@ BAD_SOURCES = {
 
 
 def assert_refused(capsys, folder: Path, message: str, source: Path, out: Path, **options):
-    """In Python a `ValueError`, on the command line one line; and nothing has changed below `folder`."""
+    """In Python an `InputError`, on the command line one line; and nothing has changed below `folder`."""
     before = contents(folder)
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(InputError) as refusal:
         convert(source, **options).save(out)
     assert message in str(refusal.value)
     assert contents(folder) == before
@@ -197,6 +244,14 @@ def test_a_bad_target_is_refused_in_one_line_and_left_as_it_was(existing, out, m
     assert (tmp_path / existing).read_text() == "kept"
 
 
+def test_a_target_in_a_folder_that_is_read_only_is_refused(tmp_path, monkeypatch, capsys):
+    # Root, which tests may run as, may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert_refused(
+        capsys, tmp_path, f"cannot be written: {tmp_path} is read-only", saved(tmp_path), tmp_path / "a" / "b"
+    )
+
+
 def test_a_bad_target_is_refused_before_anything_is_read(tmp_path, capsys):
     (tmp_path / "out").touch()
     assert run(tmp_path / "nothing", tmp_path / "out") == 2
@@ -218,7 +273,7 @@ def test_an_unknown_hub_id_is_refused_in_one_line(tmp_path, capsys):
     ],
 )
 def test_a_model_in_memory_that_does_not_fit_is_refused(family, head, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         convert(build(family, head, **settings))
 
 
@@ -226,7 +281,7 @@ def test_a_model_in_memory_that_does_not_fit_is_refused(family, head, settings, 
 def test_a_head_that_always_uses_gelu_is_refused_beside_another_activation(family):
     source = build(family, "ForMaskedLM")
     source.config.hidden_act = "gelu_new"
-    with pytest.raises(ValueError, match="uses gelu, whatever its hidden_act='gelu_new' says"):
+    with pytest.raises(InputError, match="uses gelu, whatever its hidden_act='gelu_new' says"):
         convert(source)
     assert convert(source, base_model=True).model.config.hidden_act == "gelu_new"
 
@@ -242,17 +297,41 @@ def test_a_head_that_always_uses_gelu_is_refused_beside_another_activation(famil
 def test_a_changed_model_in_memory_is_refused(change, name):
     source = build("Bert")
     change(source)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(InputError, match=name):
         convert(source)
 
 
 def test_a_model_in_memory_of_another_family_is_refused():
-    with pytest.raises(ValueError, match="the GPT2LMHeadModel is a gpt2 checkpoint"):
+    with pytest.raises(InputError, match="the GPT2LMHeadModel is a gpt2 checkpoint"):
         convert(GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2)))
 
 
-@pytest.mark.parametrize("target", ["new", "empty", "below a new folder"])
-@pytest.mark.parametrize("failing", ["model", "tokenizer", "record"])
+@pytest.mark.parametrize("error", [ValueError, TypeError])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (conversion, "_find_tokenizer"),
+        (conversion, "_read_weights"),
+        (conversion, "_place"),
+        (transformers.PreTrainedModel, "save_pretrained"),
+    ],
+)
+def test_a_fault_of_ours_keeps_its_traceback(owner, name, error, tmp_path, monkeypatch):
+    source = saved(tmp_path)
+
+    def fail(*args, **kwargs):
+        raise error("ours")
+
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(error, match="ours") as fault:
+        run(source, tmp_path / "out")
+    assert fault.type is error and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("failing", "target"),
+    [("model", "new"), ("tokenizer", "new"), ("record", "new"), ("record", "empty"), ("record", "below a new folder")],
+)
 def test_where_saving_fails_nothing_is_left(failing, target, tmp_path, monkeypatch, capsys):
     source, out = saved(tmp_path), tmp_path / ("new/deep/out" if "below" in target else "out")
     save_tokenizer(source)
@@ -261,16 +340,24 @@ def test_where_saving_fails_nothing_is_left(failing, target, tmp_path, monkeypat
     before = contents(tmp_path)
 
     def fail(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with monkeypatch.context() as patch:
-        if failing == "record":
-            patch.setattr(conversion, "versions", fail)
+        if failing == "model":
+            # As on a full disk, safetensors raises an error of its own.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        elif failing == "tokenizer":
+            patch.setattr(BertTokenizer, "save_pretrained", fail)
         else:
-            owner = BertTokenizer if failing == "tokenizer" else transformers.PreTrainedModel
-            patch.setattr(owner, "save_pretrained", fail)
-        assert run(source, out, "--max-length", 100) == 2
-    assert capsys.readouterr().err.splitlines() == ["ernie-sparse convert: error: [Errno 28] No space left on device"]
+            patch.setattr(conversion, "write_json", fail)
+        try:
+            assert run(source, out, "--max-length", 100) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ernie-sparse convert: error: ")
+    assert (f"{out} cannot be written: " in line) if failing == "model" else "No space left on device" in line
     assert contents(tmp_path) == before
     assert run(source, out, "--max-length", 100) == 0
     assert "conversion.json" in contents(out) and set(contents(tmp_path)) > set(before)

@@ -50,7 +50,7 @@ def encode(tokenizer, num_tokens: int) -> dict[str, torch.Tensor]:
     return batch
 
 
-@pytest.mark.parametrize("num_tokens", [5, 64, 65, 127, 300, 512])
+@pytest.mark.parametrize("num_tokens", [5, 64, 65, 512])
 def test_real_weights_under_the_full_pattern_give_the_sources_states(num_tokens, minilm, sparse_minilm):
     source, tokenizer = minilm
     batch = encode(tokenizer, num_tokens)
@@ -62,7 +62,7 @@ def test_real_weights_under_the_full_pattern_give_the_sources_states(num_tokens,
 
 @pytest.mark.parametrize(
     ("num_tokens", "pattern", "least"),
-    [(64, None, 0.9), (256, None, 0.9), (512, None, 0.9), (64, "hierarchical=false", 1 - 1e-5)],
+    [(64, None, 0.9), (512, None, 0.9), (64, "hierarchical=false", 1 - 1e-5)],
 )
 def test_real_sentence_vectors_survive_the_default_pattern(num_tokens, pattern, least, minilm, sparse_minilm):
     source, tokenizer = minilm
