@@ -26,7 +26,7 @@ def check_checkpoint(name: str, argument: str):
 def load_config(model: str, pattern: str | None) -> ErnieSparseConfig:
     """The config of an ERNIE-Sparse checkpoint (folder or hub id), under another pattern if one is given."""
     check_checkpoint(model, "--model")
-    with input_errors(ValueError, OSError):
+    with input_errors(ValueError, OSError, about=f"--model {model}"):
         config = AutoConfig.from_pretrained(model)
     if not isinstance(config, ErnieSparseConfig):
         raise InputError(f"--model {model} is a {config.model_type} checkpoint: an ernie_sparse one is needed")
@@ -43,7 +43,7 @@ def set_pattern(config: ErnieSparseConfig, pattern: str | None):
 
 def load_tokenizer(name: str, config: ErnieSparseConfig | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; an [`InputError`] where it has other tokens than a model of `config` can read."""
-    with input_errors(ValueError, OSError):
+    with input_errors(ValueError, OSError, about=f"the tokenizer of {name}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
     if config is not None and len(tokenizer) > config.vocab_size:
         raise InputError(f"the tokenizer of {name} has {len(tokenizer)} tokens, the model only {config.vocab_size}")

@@ -123,8 +123,8 @@ class Run:
                 raise InputError(
                     f"{checkpoint} is damaged or another model's: {type(error).__name__}: {reason}"
                 ) from error
-            if isinstance(error, ValueError | ImportError):
-                # Such as an optimizer that is not installed.
+            if isinstance(error, ValueError | TypeError | ImportError):
+                # Such as an optimizer that is not installed, or a schedule's arguments.
                 raise InputError(str(error)) from error
             raise
 

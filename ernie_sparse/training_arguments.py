@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from .command_line import check_least
+from .errors import InputError
 
 
 @dataclass
@@ -34,7 +35,11 @@ class RunArguments(TrainingArguments):
         # Trainer would stumble over them later, when something has been written.
         at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
         not_negative = ("learning_rate", "weight_decay", "max_grad_norm", "dataloader_num_workers", "num_train_epochs")
+        not_negative += ("seed", "data_seed")
         check_least(self, {**dict.fromkeys(at_least_one, 1), **dict.fromkeys(not_negative, 0)})
+        for name in ("seed", "data_seed"):
+            if (getattr(self, name) or 0) >= 2**32:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: it must be less than {2**32}")
 
 
 # The flags of transformers that make an update what it is, beside the recipe of rows and rate.

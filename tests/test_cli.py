@@ -230,6 +230,7 @@ def bad_inputs(folder):
     yield [*finetune, "--resume-from-checkpoint", folder], "its trainer_state.json is missing or cut off"
     yield replaced(pretrain, "--train-tokenizer", 100), "a vocabulary of 100 is too small"
     yield replaced(pretrain, "--config", "hidden_sise=3"), "'hidden_sise' is not one of"
+    yield replaced(pretrain, "--config", "hidden_act=foo"), "--config: 'foo'"
     yield replaced(pretrain, "--config", "hidden_size=big"), "hidden_size='big' is not of type int"
     yield (
         replaced(pretrain, "--config", "hidden_size=30,num_attention_heads=4"),
@@ -303,6 +304,11 @@ def bad_rows_of_task_types(folder):
         (("--learning-rate", -1), "--learning-rate -1.0: it must be at least 0"),
         (("--learning-rate", "nan"), "--learning-rate nan: it must be at least 0"),
         (("--adam-beta1", 2), "Invalid beta parameter"),
+        (("--lr-scheduler-kwargs", '{"speed": 1}'), "unexpected keyword argument 'speed'"),
+        (("--optim", "adamw_8bit"), "You need to install `bitsandbytes`"),
+        (("--seed", -1), "--seed -1: it must be at least 0"),
+        (("--seeds", 0, 2**32), f"--seeds 0 {2**32}: each must be from 0 to {2**32 - 1}"),
+        (("--data-seed", 2**32), f"--data-seed {2**32}: it must be less than {2**32}"),
         (("--max-length", "long"), "invalid int value: 'long' (ernie-sparse finetune --help shows every flag)"),
         (("--test-file", train, "--drop-repeated", "true"), "--drop-repeated leaves none"),
         (("--dataset", "imdb"), "--train-file and --dataset were given: rows come from one place"),

@@ -143,6 +143,8 @@ class FinetuneArguments:
             **dict.fromkeys(("stride", "longer_than"), 0),
         }
         check_least(self, least)
+        if not all(0 <= seed < 2**32 for seed in self.seeds or ()):
+            raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: each must be from 0 to {2**32 - 1}")
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: one of them is given twice")
         sources = {

@@ -138,7 +138,7 @@ def build_model(args: PretrainArguments, config: ErnieSparseConfig, tokenizer) -
         return load_model(ErnieSparseForMaskedLM, args.model, config)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
-    with input_errors(about="--config"):
+    with input_errors(ValueError, KeyError, about="--config"):
         return ErnieSparseForMaskedLM(config)
 
 
