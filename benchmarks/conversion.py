@@ -17,8 +17,8 @@ from ernie_sparse.cli import run_command
 from ernie_sparse.command_line import ArgumentParser
 from ernie_sparse.conversion import convert
 from ernie_sparse.errors import InputError
+from ernie_sparse.pretraining.text import load_texts
 from ernie_sparse.results import print_table
-from ernie_sparse.tables import load_rows
 
 PROG = "python -m benchmarks.conversion"
 LENGTHS = (64, 256, 512)
@@ -37,10 +37,8 @@ def token_rows(args, tokenizer) -> torch.Tensor:
     """The first `max(LENGTHS)` tokens of the first texts that have as many."""
     rows = []
     longest = max(LENGTHS)
-    texts = load_rows({"train": args.text_file}, None, None)["train"]
-    if args.text_column not in texts.column_names:
-        raise InputError(f"there is no column {args.text_column!r}: the columns are {', '.join(texts.column_names)}")
-    for text in texts[args.text_column]:
+    texts = load_texts({"train": args.text_file}, text_column=args.text_column)["train"]
+    for text in texts["text"]:
         ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
         rows += [ids] if len(ids) == longest else []
         if len(rows) == args.num_texts:

@@ -1,94 +1,249 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""Tables of rows: read from files or the hub, drawn and sorted."""
+"""Rows of files: one reader for every command. What a column holds is decided by whoever asks for it, row by row."""
 
 import csv
+import glob
+import inspect
+import itertools
+import json
+import os
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import Dataset, DatasetDict
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, Features
+from pyarrow import parquet
 
 from .errors import InputError
 
-# The formats of datasets by a file's suffix.
-FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+# How a text file is cut into documents.
+SAMPLE_BY = ("document", "paragraph", "line")
 
 
-def load_rows(
-    files: Mapping[str, list[str] | None],
-    hub_name: str | None,
-    hub_config: str | None,
-    sample_by: str | None = None,
-    text_columns: Iterable[str] = (),
-) -> DatasetDict:
+def find_files(names: Iterable[str | Path]) -> list[Path]:
     """
-    The rows by split: from local files (csv, json, jsonl, parquet; any other file as text cut into documents by
-    `sample_by`, when that is given) or from a hub data set or a local folder in its layout. In csv the cells of
-    `text_columns` are text even where all of them are numbers.
+    The files that `names` stand for: each is a path or, where nothing of this name exists, a pattern such as `part-*.csv`.
 
     Raises:
-        [`InputError`]: Both or neither are given, or a file is missing, empty, of an unknown format or unreadable.
+        [`InputError`]: There is no such file, it is a folder or empty, or nothing matches a pattern.
     """
-    files = {split: paths for split, paths in files.items() if paths}
-    if bool(files) == bool(hub_name):
-        raise InputError("give either --train-file (and --validation-file) or --dataset")
-    if hub_name:
-        try:
-            return datasets.load_dataset(hub_name, hub_config)
-        except Exception as error:
-            raise InputError(f"the data set {hub_name} cannot be loaded: {_reason(error)}") from error
-    for path in (path for paths in files.values() for path in paths):
-        check_file(path)
-    return DatasetDict({split: _load_files(split, paths, sample_by, text_columns) for split, paths in files.items()})
-
-
-def check_file(path: str | Path):
-    """Raise an [`InputError`] where `path` is no file, or an empty one."""
-    if Path(path).is_dir():
-        raise InputError(f"{path} is a folder: a file is needed")
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such file")
-    if Path(path).stat().st_size == 0:
-        raise InputError(f"{path} is empty")
-
-
-def csv_options(paths: Iterable[str | Path], text_columns: Iterable[str]) -> dict:
-    """
-    How csv is read: an empty cell is missing, `NA`, `None` or `null` in one is what somebody wrote, and digits in one of
-    `text_columns` are no number.
-
-    Raises:
-        [`InputError`]: Two columns of one name, of which pandas would rename one.
-    """
+    paths = []
+    for name in map(str, names):
+        is_pattern = not os.path.lexists(name) and glob.has_magic(name)
+        found = (
+            sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path)) if is_pattern else [name]
+        )
+        if not found:
+            raise InputError(f"{name}: there is no such file, and none that matches it")
+        paths += map(Path, found)
     for path in paths:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header = next((row for row in csv.reader(file) if row), [])
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: a file is needed")
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty")
+    return paths
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"could not read {path}: it is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
+    except (csv.Error, json.JSONDecodeError, pa.ArrowException) as error:
+        raise InputError(f"could not read {path}: {error}") from error
+
+
+def read_rows(path: str | Path, sample_by: str | None = None) -> Iterator[dict | InputError]:
+    """
+    The rows of a file, one after the other: csv (a header, commas, or tabs in tsv; every cell is text, and an empty one is
+    `None`), jsonl, json (a list of objects, or jsonl), parquet, all of them in UTF-8; or, where `sample_by` is given, of any
+    other file as [`read_text`] does. A row that cannot be read comes as an [`InputError`] in its place.
+
+    Raises:
+        [`InputError`]: The file as a whole cannot be read.
+    """
+    path = Path(path)
+    read = _READERS.get(path.suffix.lower())
+    if read is None and sample_by is None:
+        raise InputError(f"{path}: {', '.join(suffix[1:] for suffix in FORMATS)} files can be read")
+    with _said_of(path):
+        yield from read_text(path, sample_by) if read is None else read(path)
+
+
+def _read_csv(path: Path) -> Iterator[dict | InputError]:
+    # Documents are cells: the limit of the library is 128 KiB.
+    csv.field_size_limit(sys.maxsize)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        # Strict, so that a quote that is never closed is said and does not swallow the rest of the file.
+        rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        header = next((row for row in rows if row), [])
         twice = [name for name, count in Counter(header).items() if name and count > 1]
         if twice:
             raise InputError(f"the header of {path} names the column {twice[0]!r} twice")
-    return {"keep_default_na": False, "na_values": [""], "converters": dict.fromkeys(text_columns, str)}
+        for row in filter(None, rows):
+            if len(row) > len(header):
+                yield InputError(f"it has {len(row)} cells, and the header has {len(header)}")
+            else:
+                cells = [cell or None for cell in row]
+                yield dict(zip(header, cells + [None] * (len(header) - len(row)), strict=True))
 
 
-def _load_files(split: str, paths: list[str], sample_by: str | None, text_columns: Iterable[str]) -> Dataset:
-    formats = {FORMATS.get(Path(path).suffix.lower(), "text") for path in paths}
-    file_format = formats.pop()
-    if formats or (file_format == "text" and sample_by is None):
-        also = "" if sample_by is None else "text, "
-        raise InputError(f"{', '.join(paths)}: give {also}csv, json, jsonl or parquet files, in each split of one kind")
+def _read_json(path: Path) -> Iterator[dict | InputError]:
+    with open(path, encoding="utf-8-sig") as file:
+        is_list = path.suffix.lower() == ".json" and file.read(4096).lstrip().startswith("[")
+        file.seek(0)
+        values = json.load(file) if is_list else (line for line in file if not line.isspace())
+        for value in values:
+            try:
+                row = value if is_list else json.loads(value.rstrip())
+            except (ValueError, RecursionError) as error:
+                yield InputError(f"it is no JSON: {error}")
+                continue
+            yield row if isinstance(row, dict) else InputError(f"it is {type(row).__name__}: an object is needed")
+
+
+def _read_parquet(path: Path) -> Iterator[dict]:
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+
+
+def read_text(path: str | Path, sample_by: str) -> Iterator[dict]:
+    """The documents of a text file, `{"text": …}` each: the whole of it, its paragraphs or its lines ([`SAMPLE_BY`])."""
+    with _said_of(path), open(path, encoding="utf-8-sig", newline="\n") as file:
+        if sample_by == "document":
+            yield {"text": file.read()}
+        elif sample_by == "line":
+            yield from ({"text": line.rstrip("\r\n")} for line in file)
+        else:
+            # Between blank lines.
+            for is_blank, lines in itertools.groupby(file, str.isspace):
+                if not is_blank:
+                    yield {"text": "".join(lines).rstrip("\r\n")}
+
+
+_READERS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_json, ".json": _read_json, ".parquet": _read_parquet}
+FORMATS = tuple(_READERS)
+
+
+def located_rows(
+    paths: Iterable[str | Path], convert: Callable[[dict, int], dict], read: Callable[..., Iterator] = read_rows
+) -> Iterator[dict]:
+    """
+    `convert(row, number)` of every row of some files; numbers count from 0 through all of them.
+
+    Raises:
+        [`InputError`]: A row that cannot be read, or that `convert` refuses: with its file and its number in it.
+    """
+    number = 0
+    for path in paths:
+        for i, row in enumerate(read(path)):
+            try:
+                if isinstance(row, InputError):
+                    raise row
+                yield convert(row, number)
+            except InputError as error:
+                raise InputError(f"{path}, row {i}: {error}") from error
+            number += 1
+
+
+def place_of(paths: Iterable[str | Path], number: int) -> str:
+    """Where row `number` of some files stands: `FILE, row N`."""
+    for path in paths:
+        for i, _ in enumerate(read_rows(path)):
+            if number == 0:
+                return f"{path}, row {i}"
+            number -= 1
+    raise IndexError("there are fewer rows")
+
+
+def load_rows(
+    names: Iterable[str | Path],
+    features: Features,
+    convert: Callable[..., dict] | None = None,
+    read: Callable[..., Iterator] = read_rows,
+    **arguments,
+) -> Dataset:
+    """
+    The rows of some files as a table on disk; the same files, unchanged, are read once.
+
+    Args:
+        features (`Features`): The columns and their types; nothing else of a row is kept.
+        convert (`Callable`, *optional*):
+            `(row, number, **arguments)` to a row of `features`, a function of a module whose results depend on its
+            arguments alone. The columns as they are, when `None`.
+        read (`Callable`): [`read_rows`] or [`read_text`] of a path, perhaps with `sample_by`.
+
+    Raises:
+        [`InputError`]: A file or a row that cannot be read.
+    """
+    paths = find_files(names)
+    convert = columns_as_they_are if convert is None else convert
+    arguments = arguments if convert is not columns_as_they_are else {"features": features}
+    # The cache knows files and functions by their names alone.
+    states = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    code = tuple(inspect.getsource(inspect.getmodule(function)) for function in (_generate, convert))
+    given = {"paths": tuple(str(path.absolute()) for path in paths), "read": read, "convert": convert}
+    names = tuple(map(str, paths))
     try:
-        options = csv_options(paths, text_columns) if file_format == "csv" else {}
-        if file_format == "text":
-            options = {"sample_by": sample_by}
-        return datasets.load_dataset(file_format, data_files={split: paths}, split=split, **options)
+        return Dataset.from_generator(
+            _generate,
+            features=features,
+            gen_kwargs={**given, "names": names, "arguments": arguments, "versions": (states, code)},
+            writer_batch_size=256,
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+    except ValueError as error:
+        if "corresponds to no data" in str(error):
+            raise InputError(f"{', '.join(names)}: there are no rows") from None
+        raise
+
+
+def _generate(paths, names, convert, read, arguments, versions) -> Iterator[dict]:
+    yield from located_rows(names, lambda row, number: convert(row, number, **arguments), read)
+
+
+def columns_as_they_are(row: dict, number: int, features: Mapping) -> dict:
+    """The columns of a row that `features` names."""
+    missing = [name for name in features if name not in row]
+    if missing:
+        raise InputError(f"there is no column {missing[0]!r}, only {', '.join(map(repr, row))}")
+    return {name: row[name] for name in features}
+
+
+def check_text(text: str) -> str:
+    """`text`, unless it cannot be written as UTF-8: JSON may hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"holds half of a character at place {error.start}") from None
+    return text
+
+
+def load_hub_rows(name: str, config: str | None) -> DatasetDict:
+    """
+    The splits of a data set of the hub, or of a local folder in its layout.
+
+    Raises:
+        [`InputError`]: It cannot be loaded, for whatever reason.
+    """
+    try:
+        return datasets.load_dataset(name, config)
     except Exception as error:
-        raise InputError(f"could not read {', '.join(paths)} as {file_format}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return "it has no rows" if "corresponds to no data" in str(cause) else str(cause)
+        raise InputError(f"the data set {name} cannot be loaded: {error.__cause__ or error}") from error
 
 
 def longest_first(rows: Dataset) -> Dataset:

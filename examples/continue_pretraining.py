@@ -27,9 +27,8 @@ from ernie_sparse.command_line import ArgumentParser
 from ernie_sparse.conversion import check_target, convert
 from ernie_sparse.errors import InputError
 from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator, mask_once
-from ernie_sparse.pretraining.text import pack
+from ernie_sparse.pretraining.text import load_texts, pack
 from ernie_sparse.results import Record, print_table, write_json
-from ernie_sparse.tables import load_rows
 
 PROG = "python examples/continue_pretraining.py"
 MLM_PROBABILITY = 0.15
@@ -175,9 +174,7 @@ def plot(curve: list[dict], limit: int, path: Path):
 
 def rows_of(documents: datasets.Dataset, args, tokenizer, count: int) -> datasets.Dataset:
     """At most `count` full rows of `--max-length` tokens."""
-    if args.text_column not in documents.column_names:
-        raise InputError(f"there is no column {args.text_column!r}: there are {', '.join(documents.column_names)}")
-    rows = pack(documents, args.text_column, tokenizer, args.max_length).shuffle(seed=args.seed)
+    rows = pack(documents, tokenizer, args.max_length).shuffle(seed=args.seed)
     rows = rows.filter(lambda row: len(row["input_ids"]) == args.max_length)
     if not len(rows):
         raise InputError(f"the text does not fill one row of {args.max_length} tokens")
@@ -195,7 +192,7 @@ def main(argv: list[str]):
     tokenizer, limit = conversion.tokenizer, conversion.report.num_source_positions
     if tokenizer is None:
         raise InputError(f"there is no tokenizer in {source}")
-    raw = load_rows({"train": args.train_file, "validation": args.validation_file}, None, None, "document")
+    raw = load_texts({"train": args.train_file, "validation": args.validation_file}, text_column=args.text_column)
     rows = rows_of(raw["train"], args, tokenizer, args.training_rows)
     validation = rows_of(raw["validation"], args, tokenizer, args.validation_rows)
     if not isinstance(conversion.model, ErnieSparseForMaskedLM):

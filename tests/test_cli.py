@@ -207,18 +207,21 @@ def bad_inputs(folder):
         (folder / "nothing.csv", "there is no such file"),
         (folder / "empty.csv", "is empty"),
         (folder / "ragged.csv", "could not read"),
-        (folder / "torn.json", "could not read"),
-        (folder / "north.txt", "give csv, json, jsonl or parquet files"),
+        (folder / "torn.json", "torn.json, row 0: it is no JSON: Unterminated string"),
+        (folder / "north.txt", "north.txt: csv, tsv, jsonl, json, parquet files can be read"),
         (folder / "single.jsonl", "single class, 'x'"),
-        (folder / "blank.jsonl", "column 'text' of the train split is empty in 1 of 2 rows"),
-        (folder / "float.jsonl", "classes are strings or whole numbers"),
+        (folder / "blank.jsonl", "blank.jsonl, row 1: column 'text' is empty"),
+        (folder / "float.jsonl", "classes are texts or whole numbers"),
     ):
         yield replaced(finetune, "--train-file", value), message
-    yield replaced(finetune, "--validation-file", folder / "unseen.jsonl"), "label 'west' in the validation split"
+    yield (
+        replaced(finetune, "--validation-file", folder / "unseen.jsonl"),
+        "unseen.jsonl, row 0: the label 'west' is none of",
+    )
     yield replaced(finetune, "--model", folder / "no" / "such" / "model"), "there is no such folder"
     yield replaced(finetune, "--model", folder / "bert"), "is a bert checkpoint"
     yield replaced(finetune, "--output-dir", folder / "dev.jsonl"), "is a file"
-    yield [*finetune, "--label-column", "class"], "no column 'class' for the label in the train split, only 'text'"
+    yield [*finetune, "--label-column", "class"], "no column 'class' for the label, only 'text'"
     yield [*finetune, "--max-length", 65], "more than max_position_embeddings=64"
     yield [*finetune, "--seeds", 0, 1, "--push-to-hub", "true"], "--push-to-hub pushes one model"
     yield [*finetune, "--label-col", "label"], "unrecognized arguments: --label-col label (ernie-sparse finetune --help"
@@ -236,16 +239,17 @@ def bad_inputs(folder):
         replaced(pretrain, "--config", "hidden_size=30,num_attention_heads=4"),
         "not a multiple of num_attention_heads",
     )
-    yield [*pretrain, "--sample-by", "chapter"], "it must be document, paragraph or line"
+    yield [*pretrain, "--sample-by", "chapter"], "it must be one of document, paragraph, line"
     yield [*pretrain, "--mlm-probability", 1.5], "it must lie between 0 and 1"
     yield [*pretrain, "--model", folder / "pretrained"], "leave them out with --model"
     yield (
         ["pretrain", "--train-file", folder / "north.txt", "--output-dir", folder / "never"],
         "needs either --tokenizer",
     )
-    mixed = list(pretrain)
-    mixed[mixed.index(folder / "south.txt")] = folder / "train.jsonl"
-    yield mixed, "give text, csv, json, jsonl or parquet files, in each split of one kind"
+    yield [*pretrain, "--text-column", "body"], "north.txt, row 0: --text-column body is not one of text"
+    write_jsonl(folder / "numbers.jsonl", [{"text": "a"}, {"text": 7}])
+    numbers = replaced(pretrain, "--train-file", folder / "numbers.jsonl")
+    yield numbers, "numbers.jsonl, row 1: column 'text' holds 7 (int): a text is needed"
     yield ["knit"], "'knit' is not one of convert, pretrain, finetune"
 
 
@@ -262,26 +266,42 @@ def bad_rows_of_task_types(folder):
 
     unheard = {"text": ["oslo"], "answer_start": [0]}
     for task_type, change, message in (
-        ("single_label", lambda row: {"label": ["north"]}, "holds lists: use --kind multi_label or token_class"),
+        (
+            "single_label",
+            lambda row: {"label": ["north"]},
+            "holds lists, ['north'] (list): use --kind multi_label or token",
+        ),
         ("single_label", lambda row: {"label": 1 if row["label"] == "north" else "a"}, "column 'label' holds"),
-        ("single_label", lambda row: {"label": None}, "column 'label' of the train split is empty in 32 of 32 rows"),
-        ("single_label", lambda row: {"text": 7}, "column 'text' of the train split holds int64"),
-        ("regression", lambda row: {"label": "much"}, "holds 'much' in row 0: regression needs numbers"),
-        ("multi_label", lambda row: {"label": [*row["label"], None]}, "lists with empty labels"),
-        ("token_classification", lambda row: {"tokens": "a b"}, "tokens has to be lists of strings"),
+        ("single_label", lambda row: {"label": None}, "jsonl, row 0: column 'label' is empty"),
+        ("single_label", lambda row: {"text": 7}, "column 'text' holds 7 (int): a text is needed"),
+        ("regression", lambda row: {"label": "much"}, "holds 'much' (str): regression needs finite numbers"),
+        ("multi_label", lambda row: {"label": [*row["label"], None]}, "column 'label' is empty"),
+        (
+            "token_classification",
+            lambda row: {"tokens": "a b"},
+            "column 'tokens' holds 'a b' (str): a list of texts is needed",
+        ),
         ("token_classification", lambda row: {"labels": "O"}, "needs a list of labels per row"),
-        ("question_answering", lambda row: {"answers": "anna"}, "answers has to be in SQuAD's form"),
+        (
+            "question_answering",
+            lambda row: {"answers": "anna"},
+            "column 'answers' holds 'anna' (str): SQuAD's form is needed",
+        ),
         (
             "question_answering",
             lambda row: {"answers": unheard},
             "no training row can be used (answer not in the context",
         ),
         ("candidate_choice", lambda row: {"answer": "oslo"}, "no training row can be used (answer not among the cand"),
-        ("candidate_choice", lambda row: {"candidates": "paris"}, "candidates has to be lists of strings"),
+        (
+            "candidate_choice",
+            lambda row: {"candidates": "paris"},
+            "column 'candidates' holds 'paris' (str): a list of texts is needed",
+        ),
     ):
         yield finetune(task_type, change), message
     unseen = finetune("token_classification", lambda row: {"labels": ["B-Q"] * len(row["tokens"])}, "validation")
-    yield unseen, "label 'B-Q' in the validation split is none of the training set's: B-SIDE, O"
+    yield unseen, "jsonl, row 0: the label 'B-Q' is none of the training set's: B-SIDE, O"
     yield finetune("candidate_choice", lambda row: {"candidates": []}, "validation"), "row c"
     train = workspace_of_types() / "single_label-train.jsonl"
     for more, message in (
@@ -295,8 +315,8 @@ def bad_rows_of_task_types(folder):
         (("--lora-rank", 0), "--lora-rank 0: it must be at least 1"),
         (("--search-trials", 0), "--search-trials 0: it must be at least 1"),
         (("--early-stopping-patience", 1, "--save-strategy", "no"), "needs --load-best-model-at-end true"),
-        (("--text-pair-column", "other"), "no column 'other' for the text_pair in the train split, only"),
-        (("--id-column", "name"), "no column 'name' for the id in the train split, only 'id', 'text', 'label'"),
+        (("--text-pair-column", "other"), "no column 'other' for the text_pair, only"),
+        (("--id-column", "name"), "no column 'name' for the id, only 'id', 'text', 'label'"),
         (("--longer-than", -1), "--longer-than -1: it must be at least 0"),
         (("--null-threshold", 0.5), "--null-threshold is for question answering: here it is single_label"),
         (("--per-device-train-batch-size", 0), "--per-device-train-batch-size 0: it must be at least 1"),
@@ -330,7 +350,7 @@ def bad_rows_of_task_types(folder):
     yield [*model, "--data-dir", folder], "--data-dir needs --task"
     yield model, "give --task, --train-file (and --validation-file) or --dataset"
     yield [*model, "--task", "imdb", "--data-dir", folder / "none"], "none: there is no such folder"
-    yield [*model, "--task", "imdb", "--data-dir", folder], "no train{.parquet,.jsonl,.json,.csv} was found in"
+    yield [*model, "--task", "imdb", "--data-dir", folder], "no train{.csv,.tsv,.jsonl,.json,.parquet} was found in"
     yield [*model, "--task", "glue", "--data-dir", folder], "no GLUE task was found in"
     yield [*model, "--validation-file", train], "there is no train split, only validation"
 

@@ -2,25 +2,31 @@
 """From files to splits of rows with one column per role, and from labels to classes."""
 
 import dataclasses
+import json
 import math
+from collections import Counter
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_sparse.errors import InputError
 from ernie_sparse.finetune import data
 from ernie_sparse.finetune.data import (
-    by_role,
+    Split,
+    check_labels,
     class_names,
     find_split_files,
     hold_out,
     load_splits,
     repeated_rows,
-    split_label_sets,
-    with_named_labels,
-    with_numeric_labels,
+    row_by_role,
+    row_features,
+    without_blanks,
 )
 from ernie_sparse.finetune.tasks import OWN_FILES, TASKS
 
@@ -83,7 +89,7 @@ def test_a_folder_without_the_data_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere: there is no such folder"):
         find_split_files(str(tmp_path / "nowhere"), TASKS["imdb"])
     (tmp_path / "validation.csv").touch()
-    with pytest.raises(ValueError, match=r"no train\{\.parquet,\.jsonl,\.json,\.csv\} was found in .*"):
+    with pytest.raises(ValueError, match=r"no train\{\.csv,\.tsv,\.jsonl,\.json,\.parquet\} was found in .*"):
         find_split_files(str(tmp_path), TASKS["imdb"])
 
 
@@ -93,7 +99,7 @@ def test_splits_are_loaded_from_a_folder_under_the_names_of_roles(tmp_path):
         Dataset.from_dict(rows).to_json(tmp_path / f"{name}.jsonl")
     splits = load_splits(TASKS["mnli"], files={}, data_dir=str(tmp_path))
     assert set(splits) == {"train", "validation", "validation_mismatched"}
-    assert splits["validation"][0] == {"text": "a", "text_pair": "b", "label": 2, "id": "7"}
+    assert splits["validation"].rows[0] == {"id": "7", "text": "a", "text_pair": "b", "label": "contradiction"}
 
 
 def test_files_without_a_training_split_are_refused(tmp_path):
@@ -102,218 +108,305 @@ def test_files_without_a_training_split_are_refused(tmp_path):
         load_splits(OWN, files={"train": None, "validation": [str(tmp_path / "a.csv")]})
 
 
-# Columns.
+# Rows.
+
+
+def by_role(row: dict, task=OWN, is_labelled: bool = True, names=(), number: int = 7) -> dict:
+    found = row_by_role(row, number, task, is_labelled, names)
+    assert list(found) == list(row_features(task, is_labelled))
+    return {role: value for role, value in found.items() if role != "label_kind"}
+
+
+def splits_of(tmp_path, task=OWN, **files: str | list[dict]) -> dict[str, Split]:
+    """Splits of files, as text of csv or rows of jsonl; `train__2` is a second file of train."""
+    paths = {}
+    for name, content in files.items():
+        path = tmp_path / f"{name}.{'csv' if isinstance(content, str) else 'jsonl'}"
+        lines = content if isinstance(content, str) else "".join(f"{json.dumps(row)}\n" for row in content)
+        path.write_text(lines, encoding="utf-8")
+        paths.setdefault(name.partition("__")[0], []).append(str(path))
+    return load_splits(task, files=paths)
 
 
 def test_columns_get_the_names_of_their_roles_and_the_rest_goes():
-    rows = Dataset.from_dict({"review": ["a", "b"], "stars": [1, 2], "name": ["n1", "n2"], "junk": [0, 0]})
-    found = by_role(rows, with_columns(text="review", label="stars", id="name"), "train")
-    assert found.to_dict() == {"text": ["a", "b"], "label": [1, 2], "id": ["n1", "n2"]}
+    row = {"review": "a", "stars": "x", "name": "n1", "junk": 0}
+    found = by_role(row, with_columns(text="review", label="stars", id="name"))
+    assert found == {"text": "a", "label": "x", "id": "n1"}
 
 
 def test_columns_that_bear_each_others_names_are_swapped():
-    rows = Dataset.from_dict({"text": ["x", "y"], "label": ["long a", "long b"]})
-    found = by_role(rows, with_columns(text="label", label="text"), "train")
-    assert found["text"][:] == ["long a", "long b"] and found["label"][:] == ["x", "y"]
+    found = by_role({"text": "x", "label": "long a"}, with_columns(text="label", label="text"))
+    assert found["text"] == "long a" and found["label"] == "x"
 
 
 def test_ids_are_strings_and_the_numbers_of_rows_where_there_are_none():
-    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1], "id": [10, 20]})
-    assert by_role(rows, with_columns(id="id"), "train")["id"][:] == ["10", "20"]
-    assert by_role(rows.remove_columns("id"), with_columns(id="id"), "train")["id"][:] == ["0", "1"]
-    assert by_role(rows, with_columns(), "train")["id"][:] == ["0", "1"]
+    row = {"text": "a", "label": "x", "id": 10}
+    assert by_role(row, with_columns(id="id"))["id"] == "10" and by_role(row)["id"] == "10"
+    assert by_role({**row, "id": None})["id"] == "7"
+    del row["id"]
+    assert by_role(row, with_columns(id="id"))["id"] == "7"
 
 
 @pytest.mark.parametrize(
-    "rows, columns, message",
+    "row, columns, message",
     [
-        ({"text": ["a"]}, {}, "no column 'label' for the label in the dev split, only 'text'"),
-        (
-            {"the body": ["a"], "label": [1]},
-            {},
-            "no column 'text' for the text in the dev split, only 'the body', 'label'",
-        ),
-        (
-            {"text": ["a"], "label": [1]},
-            {"id": "name"},
-            "no column 'name' for the id in the dev split, only 'text', 'label'",
-        ),
-        ({"text": ["a"], "label": [1]}, {"aliases": "names"}, "no column 'names' for the aliases in the dev split"),
-        (
-            {"text": ["a"], "label": [1]},
-            {"text_pair": "other"},
-            "no column 'other' for the text_pair in the dev split, only 'text', 'label'",
-        ),
-        ({"text": ["a", "b", " \n"], "label": [1, 2, 3]}, {}, "column 'text' .* is empty in 1 of 3 rows, .* row 2"),
-        ({"text": [None, "b"], "label": [1, 2]}, {}, "column 'text' of the dev split is empty in 1 of 2 .* row 0"),
-        ({"text": ["a", "b"], "label": ["x", None]}, {}, "column 'label' of the dev split is empty in 1 of 2 .* row 1"),
-        ({"text": [], "label": []}, {}, "the dev split has no rows"),
-        ({"text": ["a"], "label": [1]}, {"text_pair": "text"}, "two roles cannot share a column"),
+        ({"text": "a"}, {}, "there is no column 'label' for the label, only 'text'"),
+        ({"the body": "a", "label": 1}, {}, "no column 'text' for the text, only 'the body', 'label'"),
+        ({"text": "a", "label": 1}, {"id": "name"}, "no column 'name' for the id, only 'text', 'label'"),
+        ({"text": "a", "label": 1}, {"text_pair": "other"}, "no column 'other' for the text_pair, only"),
+        ({"text": " \n", "label": 1}, {}, "column 'text' is empty"),
+        ({"text": None, "label": 1}, {}, "column 'text' is empty"),
+        ({"text": "a", "label": None}, {}, "column 'label' is empty"),
+        ({"text": "a", "label": "  "}, {}, "column 'label' is empty"),
+        ({"text": "a", "other": None, "label": "x"}, {"text_pair": "other"}, "column 'other' is empty"),
+        ({"text": "half \ud83d", "label": "x"}, {}, "column 'text' holds half of a character at place 5"),
     ],
 )
-def test_rows_that_lack_something_are_refused_by_name(rows, columns, message):
-    with pytest.raises(ValueError, match=message):
-        by_role(Dataset.from_dict(rows), with_columns(**columns), "dev")
+def test_rows_that_lack_something_are_refused_by_name(row, columns, message):
+    with pytest.raises(InputError, match=message):
+        by_role(row, with_columns(**columns))
+
+
+def test_two_roles_cannot_share_a_column():
+    with pytest.raises(InputError, match="cannot share a column: 'text' is given for text and text_pair"):
+        row_features(with_columns(text_pair="text"), True)
+
+
+QA = {"question": "who?", "context": "Bob is here"}
 
 
 @pytest.mark.parametrize(
     "task_type, row, message",
     [
-        ("single_label", {"text": 5, "label": 1}, "column 'text' of the dev split holds int64: text has to be strings"),
-        (
-            "single_label",
-            {"text": ["a"], "label": 1},
-            "column 'text' of the dev split holds List: text has to be strings",
-        ),
-        ("token_classification", {"tokens": "a b", "labels": ["O"]}, "holds string: tokens has to be lists of strings"),
-        ("token_classification", {"tokens": [1], "labels": ["O"]}, "holds List: tokens has to be lists of strings"),
-        ("question_answering", {"question": "a", "context": 3}, "holds int64: context has to be strings"),
-        (
-            "question_answering",
-            {"question": "a", "context": "b", "answers": "c"},
-            "string: answers has to be in SQuAD's form",
-        ),
-        (
-            "question_answering",
-            {"question": "a", "context": "b", "answers": ["c"]},
-            "List: answers has to be in SQuAD's form",
-        ),
-        ("question_answering", {"question": "a", "context": "b", "aliases": "c"}, "aliases has to be lists of strings"),
+        ("single_label", {"text": 5, "label": 1}, r"column 'text' holds 5 \(int\): a text is needed"),
+        ("single_label", {"text": ["a"], "label": 1}, r"column 'text' holds \['a'\] \(list\): a text is needed"),
+        ("token_classification", {"tokens": "a b", "labels": ["O"]}, "holds 'a b' .*: a list of texts is needed"),
+        ("token_classification", {"tokens": [1], "labels": ["O"]}, "has a list that holds 1"),
+        ("token_classification", {"tokens": ["a", None], "labels": ["O"]}, "a list with nothing in one of its places"),
+        ("question_answering", {"question": "a", "context": 3}, "column 'context' holds 3 .*: a text is needed"),
+        ("question_answering", {**QA, "answers": "c"}, "column 'answers' holds 'c' .*: SQuAD's form is needed"),
+        ("question_answering", {**QA, "answers": ["c"]}, "SQuAD's form is needed"),
+        ("question_answering", {**QA, "answers": {"text": "Bob", "answer_start": 0}}, "SQuAD's form is needed"),
+        ("question_answering", {**QA, "answers": {"text": ["Bob"], "answer_start": ["0"]}}, "SQuAD's form is needed"),
+        ("question_answering", {**QA, "answers": {"text": ["Bob"], "answer_start": [0.0]}}, "SQuAD's form is needed"),
+        ("question_answering", {**QA, "answers": {"text": [5]}}, "SQuAD's form is needed"),
+        ("question_answering", {**QA, "aliases": "c"}, "column 'aliases' holds 'c' .*: a list of texts"),
         (
             "candidate_choice",
             {"query": "q", "candidates": "ab", "supports": ["s"], "answer": "a"},
-            "candidates has to be lists of strings",
+            "column 'candidates' holds 'ab' .*: a list of texts",
         ),
         (
             "candidate_choice",
             {"query": "q", "candidates": ["a"], "supports": "s", "answer": "a"},
-            "supports has to be lists of strings",
+            "column 'supports' holds 's' .*: a list of texts",
         ),
     ],
 )
 def test_columns_of_another_type_are_refused_by_name(task_type, row, message):
-    with pytest.raises(ValueError, match=message):
-        by_role(Dataset.from_list([row]), OWN_FILES[task_type], "dev")
+    with pytest.raises(InputError, match=message):
+        by_role(row, OWN_FILES[task_type])
 
 
 def test_columns_in_which_nothing_stands_are_fine_where_that_is_allowed():
     row = {"question": "a", "context": None, "answers": None, "aliases": []}
-    found = by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "dev")
-    assert found[0] == {**row, "id": "0"}
+    assert by_role(row, OWN_FILES["question_answering"]) == {**row, "id": "7"}
     row = {"query": "q", "candidates": ["a"], "supports": [], "answer": "a"}
-    assert by_role(Dataset.from_list([row]), OWN_FILES["candidate_choice"], "dev")["supports"][:] == [[]]
+    assert by_role(row, OWN_FILES["candidate_choice"])["supports"] == []
+    for answers in ({"text": ["Bob"], "answer_start": [0]}, {"text": [], "answer_start": []}):
+        assert by_role({**QA, "answers": answers}, OWN_FILES["question_answering"])["answers"] == answers
+    unheard = by_role({**QA, "answers": {"text": ["Bob"]}}, OWN_FILES["question_answering"])["answers"]
+    assert unheard == {"text": ["Bob"], "answer_start": []}
 
 
 def test_to_predict_no_labels_are_needed_and_none_are_kept():
-    for columns in ({"text": ["a"]}, {"text": ["a"], "label": [None]}):
-        found = by_role(Dataset.from_dict(columns), OWN, None)
-        assert set(found.column_names) == {"text", "id"}
-    with pytest.raises(ValueError, match="no column 'text'"):
-        by_role(Dataset.from_dict({"body": ["a"]}), OWN, None)
+    for row in ({"text": "a"}, {"text": "a", "label": None}):
+        assert by_role(row, is_labelled=False) == {"text": "a", "id": "7"}
+    with pytest.raises(InputError, match="no column 'text'"):
+        by_role({"body": "a"}, is_labelled=False)
 
 
 def test_a_question_may_come_without_a_document():
-    rows = Dataset.from_dict({"question": ["who?"], "context": [""]})
-    assert by_role(rows, OWN_FILES["question_answering"], "dev")["context"][:] == [""]
+    assert by_role({"question": "who?", "context": ""}, OWN_FILES["question_answering"])["context"] == ""
 
 
-# Classes.
+# Labels.
 
-
-@pytest.mark.parametrize(
-    "rows, task, expected",
-    [
-        (labelled([1, 0], ClassLabel(names=["no", "yes", "maybe"])), OWN, ("no", "yes", "maybe")),
-        (labelled([10, 9, 10, -1]), OWN, ("-1", "9", "10")),
-        (labelled([1, 0]), TASKS["imdb"], ("neg", "pos")),
-        (labelled(["b", "a", "b"]), TASKS["imdb"], ("a", "b")),
-        (labelled([True, False]), OWN, ("False", "True")),
-        (labelled([["b"], [], ["a", "b"]]), OWN_FILES["multi_label"], ("a", "b")),
-        (labelled([["a"], ["a"]]), OWN_FILES["multi_label"], ("a",)),
-        (labelled([[1, 0]], List(ClassLabel(names=["O", "B-X"]))), OWN_FILES["token_classification"], ("O", "B-X")),
-    ],
-)
-def test_classes_are_the_datas_own_names_the_tasks_or_the_sorted_labels(rows, task, expected):
-    assert class_names(rows, task) == expected
+TOKENS = dataclasses.replace(OWN_FILES["token_classification"], columns={"tokens": "tokens", "label": "label"})
 
 
 @pytest.mark.parametrize(
-    "rows, task_type, message",
+    "label, task, names, expected",
     [
-        (labelled([0.5, 1.0]), "single_label", "column 'label' holds float64: classes are strings or whole numbers"),
-        (labelled(["a", "a"]), "single_label", "a single class, 'a': there is nothing to learn"),
-        (labelled([3, 3]), "single_label", "a single class, '3'"),
-        (labelled([1, 1], ClassLabel(names=["no", "yes"])), "single_label", "a single class, 'yes': there is nothing"),
-        (labelled([["a"], ["b"]]), "single_label", "holds lists: use --kind multi_label or token_classification"),
-        (labelled([{"x": 1}, {"x": 2}]), "single_label", "holds dict: classes are strings or whole numbers"),
-        (
-            labelled([["a", None], ["b"]]),
-            "multi_label",
-            "column 'label' of the training set has lists with empty labels",
-        ),
-        (labelled(["a", "b"]), "token_classification", "needs a list of labels per row"),
+        ("007", OWN, (), "007"),
+        (7, OWN, (), "7"),
+        (True, OWN, (), "True"),
+        # A number means a class where the data or the task says so.
+        (1, OWN, ("neg", "pos"), "pos"),
+        (1, OWN, ("1", "2"), "2"),
+        (1, TASKS["imdb"], (), "pos"),
+        ("1", TASKS["imdb"], (), "pos"),
+        ("pos", TASKS["imdb"], (), "pos"),
+        ("other", TASKS["imdb"], (), "other"),
+        ("sport|politics", OWN_FILES["multi_label"], (), ["sport", "politics"]),
+        (" sport | ", OWN_FILES["multi_label"], (), ["sport"]),
+        (["a|b"], OWN_FILES["multi_label"], (), ["a|b"]),
+        ([], OWN_FILES["multi_label"], (), []),
+        ([0, 1], TOKENS, ("O", "B-X"), ["O", "B-X"]),
+        (["O", "O"], TOKENS, (), ["O", "O"]),
+        (-100.0, OWN_FILES["regression"], (), -100.0),
+        ("1.5", OWN_FILES["regression"], (), 1.5),
+        (3, OWN_FILES["regression"], (), 3.0),
     ],
 )
-def test_labels_that_are_no_classes_are_refused(rows, task_type, message):
-    task = with_columns(OWN_FILES[task_type], label="label")
-    with pytest.raises(ValueError, match=message):
-        class_names(rows, task)
+def test_what_a_label_means(label, task, names, expected):
+    row = {"text": "t", "tokens": ["t"], "label": label}
+    assert by_role(row, task, names=names)["label"] == expected
 
 
 @pytest.mark.parametrize(
-    "rows, names, expected",
+    "label, task, names, message",
     [
-        (labelled([1, 0]), ("neg", "pos"), ["pos", "neg"]),
-        (labelled(["pos"]), ("neg", "pos"), ["pos"]),
-        (labelled([9, 10]), ("9", "10"), ["9", "10"]),
-        (labelled([1], ClassLabel(names=["neg", "pos"])), ("neg", "pos"), ["pos"]),
-        # The names decide, not the numbers: the same classes may be numbered otherwise in another split.
-        (labelled([1], ClassLabel(names=["pos", "neg"])), ("neg", "pos"), ["neg"]),
-        (labelled([["a", "b"], []]), ("a", "b"), [["a", "b"], []]),
-        (labelled([[0, 1]], List(ClassLabel(names=["O", "B"]))), ("O", "B"), [["O", "B"]]),
+        (0.5, OWN, (), r"holds 0.5 \(float\): classes are texts or whole numbers \(--kind regression takes other"),
+        (["a"], OWN, (), r"holds lists, \['a'\] \(list\): use --kind multi_label or token_classification"),
+        ({"x": 1}, OWN, (), "classes are texts or whole numbers"),
+        (-1, OWN, ("neg", "pos"), r"holds -1 \(int\): the classes are 0 to 1, neg, pos"),
+        (2, TASKS["imdb"], (), r"holds 2 \(int\): the classes are 0 to 1, neg, pos"),
+        (["a", None], OWN_FILES["multi_label"], (), "is empty"),
+        (["a", 1], OWN_FILES["multi_label"], (), "has a list with a text and a number"),
+        ("a", TOKENS, (), "token classification needs a list of labels per row"),
+        ("many", OWN_FILES["regression"], (), "holds 'many' .*: regression needs finite numbers"),
+        (math.nan, OWN_FILES["regression"], (), "regression needs finite numbers"),
+        ("inf", OWN_FILES["regression"], (), "regression needs finite numbers"),
+        (None, OWN_FILES["regression"], (), "is empty"),
+        ([1.0], OWN_FILES["regression"], (), "regression needs finite numbers"),
+        (True, OWN_FILES["regression"], (), "regression needs finite numbers"),
     ],
 )
-def test_labels_become_names(rows, names, expected):
-    assert with_named_labels(rows, names, "dev")["label"][:] == expected
+def test_labels_that_are_none_are_refused(label, task, names, message):
+    with pytest.raises(InputError, match=f"column 'label' .*{message}"):
+        by_role({"text": "t", "tokens": ["t"], "label": label}, task, names=names)
 
 
-@pytest.mark.parametrize(
-    "rows, names, label",
-    [
-        (labelled(["a", "west"]), ("a", "b"), "west"),
-        (labelled([0, 2]), ("neg", "pos"), "2"),
-        (labelled([-1]), ("neg", "pos"), "-1"),
-        (labelled([-1], ClassLabel(names=["neg", "pos"])), ("neg", "pos"), "-1"),
-        (labelled([["a"], ["b", "c"]]), ("a", "b"), "c"),
-        # The number 0 is not the first of the classes 1, 2 and 3.
-        (labelled([0]), ("1", "2", "3"), "0"),
-    ],
-)
-def test_a_label_that_training_has_not_seen_is_refused(rows, names, label):
-    with pytest.raises(ValueError, match=f"label '{label}' in the dev split is none of the training set's: {names[0]}"):
-        with_named_labels(rows, names, "dev")
+def test_labels_of_csv_are_texts_in_every_split_and_part(tmp_path):
+    splits = splits_of(
+        tmp_path, train="text,label\na,01\nb,02\n", train__2="text,label\nc,1\nd,X1\n", validation="text,label\na,01\n"
+    )
+    assert class_names(splits["train"], OWN) == ("01", "02", "1", "X1")
+    assert splits["validation"].rows["label"][:] == ["01"]
+    splits = splits_of(tmp_path, train="text,label\na,TRUE\nb,FALSE\nc,MIXED\n", validation="text,label\na,TRUE\n")
+    assert class_names(splits["train"], OWN) == ("FALSE", "MIXED", "TRUE")
+    check_labels(splits["validation"], ("FALSE", "MIXED", "TRUE"))
 
 
-def test_sets_of_labels_may_stand_in_one_cell():
-    found = split_label_sets(labelled(["sport|politics", " sport | ", "weather"]), "|")
-    assert found["label"][:] == [["sport", "politics"], ["sport"], ["weather"]]
-    lists = labelled([["a|b"], []])
-    assert split_label_sets(lists, "|") is lists
-    assert split_label_sets(labelled(["a;b"]), ";")["label"][:] == [["a", "b"]]
-
-
-def test_numbers_to_predict_are_floats_and_nothing_else():
-    found = with_numeric_labels(labelled(["1.5", "2"]), OWN, "train")
-    assert found["label"][:] == [1.5, 2.0] and found.features["label"] == Value("float64")
-    assert with_numeric_labels(labelled([3, 4]), OWN, "train")["label"][:] == [3.0, 4.0]
-    for values, named in (
-        ([1.0, math.nan], "nan in row 1"),
-        ([math.inf, 1.0], "inf in row 0"),
-        (["1", "many"], "'many' in row 1"),
-        ([[1.0], [2.0]], r"\[1.0\] in row 0"),
+def test_labels_of_one_split_are_of_one_kind(tmp_path):
+    rows = [{"text": "a", "label": ["x"]}, {"text": "b", "label": []}, {"text": "c", "label": "x"}]
+    with pytest.raises(
+        InputError, match=r"a list, of a text each in .*train.jsonl, row 0 and a text in .*jsonl, row 2"
     ):
-        with pytest.raises(ValueError, match=f"column 'label' of the train split holds {named}: regression needs"):
-            with_numeric_labels(labelled(values), OWN, "train")
+        splits_of(tmp_path, OWN_FILES["multi_label"], train=rows)
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": 1}]
+    with pytest.raises(
+        InputError, match=r"'label' holds a text in .*train.jsonl, row 0 and a number in .*train.jsonl, row 1"
+    ):
+        splits_of(tmp_path, train=rows)
+
+
+@pytest.mark.parametrize(
+    "labels, names, task, expected",
+    [
+        (["no", "yes"], ("no", "yes", "maybe"), OWN, ("no", "yes", "maybe")),
+        (["10", "9", "-1"], (), OWN, ("-1", "9", "10")),
+        (["10", "9", "x"], (), OWN, ("10", "9", "x")),
+        (["pos", "neg"], (), TASKS["imdb"], ("neg", "pos")),
+        (["b", "a", "b"], (), TASKS["imdb"], ("a", "b")),
+        ([["b"], [], ["a", "b"]], (), OWN_FILES["multi_label"], ("a", "b")),
+        ([["a"], ["a"]], (), OWN_FILES["multi_label"], ("a",)),
+    ],
+)
+def test_classes_are_the_datas_own_names_the_tasks_or_the_sorted_labels(labels, names, task, expected):
+    assert class_names(split_of(labels, names), task) == expected
+
+
+def split_of(labels: list, names=()) -> Split:
+    return Split(labelled(labels), names, lambda number: f"row {number} of dev")
+
+
+def test_a_single_class_is_refused():
+    for labels in (["a", "a"], [["a"], ["a"]]):
+        with pytest.raises(InputError, match="a single class, 'a': there is nothing to learn"):
+            class_names(split_of(labels), OWN if labels[0] == "a" else TOKENS)
+
+
+@pytest.mark.parametrize(
+    "labels, number, label", [(["a", "west"], 1, "west"), ([["a"], ["b", "c"]], 1, "c"), (["0"], 0, "0")]
+)
+def test_a_label_that_training_has_not_seen_is_refused(labels, number, label):
+    message = f"row {number} of dev: the label '{label}' is none of the training set's: a, b"
+    with pytest.raises(InputError, match=message):
+        check_labels(split_of(labels), ("a", "b"))
+    check_labels(split_of(labels), ("a", "b", "c", "west", "0"))
+
+
+def test_names_in_training_and_numbers_in_validation_end_with_file_and_row(tmp_path):
+    train = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    splits = splits_of(tmp_path, train=train, validation=[{"text": "c", "label": 1}])
+    with pytest.raises(InputError, match=r"validation.jsonl, row 0: the label '1' is none of the training set's: x, y"):
+        check_labels(splits["validation"], class_names(splits["train"], OWN))
+
+
+def test_blanks_around_a_label_make_no_class():
+    rows = labelled([" neg", "neg", "pos "]).add_column("id", ["1", "2", "3"])
+    stripped, changed = without_blanks(rows)
+    assert stripped["label"][:] == ["neg", "neg", "pos"] and changed == ["1", "3"]
+    assert without_blanks(stripped)[1] == []
+    rows = labelled([["O ", "B"]]).add_column("id", ["1"])
+    assert without_blanks(rows)[0]["label"][:] == [["O", "B"]]
+
+
+def test_a_column_that_nobody_asked_for_decides_nothing(tmp_path):
+    rows = [{"text": "a", "label": 1, "page": 5 if i < 3000 else "xii"} for i in range(3002)]
+    assert len(splits_of(tmp_path, OWN_FILES["regression"], train=rows)["train"].rows) == 3002
+
+
+def test_what_comes_first_does_not_decide_the_type(tmp_path):
+    empty, full = [{"text": "a", "label": []}] * 2, [{"text": "a", "label": ["x", "y"]}]
+    assert splits_of(tmp_path, OWN_FILES["multi_label"], train=empty, train__2=full)["train"].rows["label"][2] == [
+        "x",
+        "y",
+    ]
+    numbers = [{"text": "a", "label": 1}] * 1500 + [{"text": "a", "label": 3.5}]
+    assert splits_of(tmp_path, OWN_FILES["regression"], train=numbers)["train"].rows["label"][-1] == 3.5
+    none = {"text": [], "answer_start": []}
+    rows = [{**QA, "answers": answers} for answers in (None, none, {"text": ["Bob"], "answer_start": [0]})]
+    found = splits_of(tmp_path, OWN_FILES["question_answering"], train=rows)["train"].rows
+    assert found["answers"][:] == [None, none, {"text": ["Bob"], "answer_start": [0]}]
+    # Not even looked for where no row has them.
+    assert "aliases" not in found.column_names
+    with pytest.raises(InputError, match=r"there is no column 'names' for the aliases in .*train\.jsonl"):
+        splits_of(tmp_path, with_columns(OWN_FILES["question_answering"], aliases="names"), train=rows)
+
+
+def test_parquet_says_what_its_numbers_mean(tmp_path):
+    paths = {}
+    for split, names in (("train", ["no", "yes"]), ("validation", ["yes", "no"])):
+        labelled([0, 1], ClassLabel(names=names)).to_parquet(tmp_path / f"{split}.parquet")
+        paths[split] = [str(tmp_path / f"{split}.parquet")]
+    splits = load_splits(OWN, files=paths)
+    assert class_names(splits["train"], OWN) == ("no", "yes")
+    # The names decide, not the numbers: the same classes may be numbered otherwise in another split.
+    assert splits["validation"].rows["label"][:] == ["yes", "no"]
+
+
+def test_large_lists_are_lists(tmp_path):
+    table = pa.table(
+        {"tokens": pa.array([["a", "b"]] * 2, pa.large_list(pa.large_string())), "labels": [["O", "X"]] * 2}
+    )
+    pa.parquet.write_table(table, tmp_path / "train.parquet")
+    rows = load_splits(OWN_FILES["token_classification"], files={"train": [str(tmp_path / "train.parquet")]})[
+        "train"
+    ].rows
+    assert rows["tokens"][0] == ["a", "b"]
 
 
 # Which rows.
@@ -347,6 +440,15 @@ def test_another_seed_holds_out_other_rows_and_a_validation_set_is_left_alone():
         hold_out({"train": rows}, 0.991, 0)
 
 
+def test_every_class_has_its_share_of_what_is_held_out():
+    labels = ["a"] * 80 + ["b"] * 16 + ["c"] * 3 + ["d"]
+    parts = hold_out({"train": labelled(labels)}, 0.25, 0)
+    counts = Counter(parts["validation"]["label"][:])
+    assert counts["a"] + counts["d"] == 20 and counts["b"] == 4 and counts["c"] == 1
+    # There is no place for all of them.
+    assert len(hold_out({"train": labelled(labels)}, 0.02, 0)["validation"]) == 2
+
+
 def test_training_rows_that_stand_in_another_split_are_found_by_all_of_their_texts():
     def pairs(*rows):
         return Dataset.from_dict({"text": [a for a, _ in rows], "text_pair": [b for _, b in rows]})
@@ -369,7 +471,7 @@ def test_a_hub_data_set_gives_its_labelled_splits_and_a_task_those_it_names(monk
     splits = ("train", "test", "unsupervised")
     hub = DatasetDict({split: Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}) for split in splits})
     asked = []
-    monkeypatch.setattr(data, "load_rows", lambda files, name, config: asked.append((name, config)) or hub)
+    monkeypatch.setattr(data, "load_hub_rows", lambda name, config: asked.append((name, config)) or hub)
     own = load_splits(OWN_FILES["single_label"], files={}, dataset="some/set", dataset_config="small")
     imdb = load_splits(TASKS["imdb"], files={})
     arxiv = load_splits(TASKS["arxiv"], files={}, dataset_config="no_ref")
@@ -380,56 +482,32 @@ def test_a_hub_data_set_gives_its_labelled_splits_and_a_task_those_it_names(monk
 def test_a_csv_cell_that_reads_none_is_a_label_and_an_empty_one_is_missing(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("text,label\nsnow,None\nNA,NA\n")
-    rows = load_splits(OWN, files={"train": [str(path)]})["train"]
+    rows = load_splits(OWN, files={"train": [str(path)]})["train"].rows
     assert rows["label"][:] == ["None", "NA"] and rows["text"][:] == ["snow", "NA"]
     path.write_text("text,label\nsnow,None\nwind,\n")
-    with pytest.raises(ValueError, match="column 'label' of the train split is empty in 1 of 2 rows"):
+    with pytest.raises(InputError, match=r"train\.csv, row 1: column 'label' is empty"):
         load_splits(OWN, files={"train": [str(path)]})
-
-
-def test_a_list_with_nothing_in_one_place_is_said():
-    rows = Dataset.from_dict({"tokens": [["a", None], ["b", "c"]], "labels": [["x", "y"], ["x", "y"]]})
-    with pytest.raises(ValueError, match="column 'tokens' of the train split is empty in 1 of 2 rows"):
-        by_role(rows, OWN_FILES["token_classification"], "train")
-
-
-def test_an_empty_second_text_is_said():
-    task = dataclasses.replace(OWN, columns={**OWN.columns, "text_pair": "other"})
-    rows = Dataset.from_dict({"text": ["a", "b"], "other": ["c", None], "label": ["x", "y"]})
-    with pytest.raises(ValueError, match="column 'other' of the train split is empty in 1 of 2 rows"):
-        by_role(rows, task, "train")
-
-
-def test_answers_that_are_no_lists_are_refused(tmp_path):
-    row = {"question": "who?", "context": "Bob is here", "answers": {"text": "Bob", "answer_start": 0}}
-    with pytest.raises(ValueError, match="answers has to be in SQuAD's form"):
-        by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "train")
-    for wrong in ({"text": ["Bob"], "answer_start": ["0"]}, {"text": ["Bob"], "answer_start": [0.0]}, {"text": [5]}):
-        with pytest.raises(ValueError, match="answers has to be in SQuAD's form"):
-            by_role(Dataset.from_list([{**row, "answers": wrong}]), OWN_FILES["question_answering"], "train")
-    row["answers"] = {"text": ["Bob"], "answer_start": [0]}
-    assert by_role(Dataset.from_list([row]), OWN_FILES["question_answering"], "train")["answers"][0] == row["answers"]
 
 
 def test_digits_are_text_where_text_is_looked_for(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("id,text,label\n007,0012,1\n8,13,2\n")
-    rows = load_splits(with_columns(id="id"), files={"train": [str(path)]})["train"]
-    assert rows["text"][:] == ["0012", "13"] and rows["id"][:] == ["007", "8"] and rows["label"][:] == [1, 2]
+    rows = load_splits(with_columns(id="id"), files={"train": [str(path)]})["train"].rows
+    assert rows["text"][:] == ["0012", "13"] and rows["id"][:] == ["007", "8"] and rows["label"][:] == ["1", "2"]
 
 
 def test_the_case_of_a_suffix_does_not_matter(tmp_path):
     (tmp_path / "train.CSV").write_text("text,label\na,1\n")
     assert find_split_files(str(tmp_path), TASKS["imdb"]) == {"train": [str(tmp_path / "train.CSV")]}
-    assert load_splits(OWN, files={"train": [str(tmp_path / "train.CSV")]})["train"]["text"][:] == ["a"]
+    assert load_splits(OWN, files={"train": [str(tmp_path / "train.CSV")]})["train"].rows["text"][:] == ["a"]
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
         ("twice.csv", "text,label,text\na,1,b\n", "the header of .*twice.csv names the column 'text' twice"),
-        ("head.csv", "text,label\n", "could not read .*head.csv as csv: it has no rows"),
-        ("none.json", "[]", "could not read .*none.json as json: it has no rows"),
+        ("head.csv", "text,label\n", "head.csv: there are no rows"),
+        ("none.json", "[]", "none.json: there are no rows"),
         ("", "", "is a folder: a file is needed"),
     ],
 )
@@ -438,14 +516,3 @@ def test_files_that_hold_no_table_are_named(name, content, message, tmp_path):
         (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         load_splits(OWN, files={"train": [str(tmp_path / name)]})
-
-
-def test_values_of_several_types_are_said_with_their_rows(tmp_path):
-    path = tmp_path / "train.json"
-    path.write_text('[{"text": "a", "label": "x"}, {"text": "b", "label": "x"}, {"text": 7, "label": 1}]')
-    several = r"values of several types \(str in row 0, int in row 2\)"
-    with pytest.raises(ValueError, match=f"column 'text' of the train split holds {several}: text has to be strings"):
-        load_splits(OWN, files={"train": [str(path)]})
-    path.write_text('[{"text": "a", "label": "x"}, {"text": "b", "label": "x"}, {"text": "c", "label": 1}]')
-    with pytest.raises(ValueError, match=f"column 'label' holds {several}: classes are strings or whole numbers"):
-        class_names(load_splits(OWN, files={"train": [str(path)]})["train"], OWN)

@@ -269,11 +269,11 @@ def bad_inputs(folder: Path):
     yield (*good[:2], folder / "out.parquet"), (), ".csv, .jsonl, .json can be written"
     for name, message in {
         "none.csv": "there is no such file",
-        "rows.xml": ".csv, .jsonl, .json, .parquet can be read",
+        "rows.xml": ".csv, .tsv, .jsonl, .json, .parquet can be read",
         "empty.csv": "empty.csv is empty",
         "empty.jsonl": "empty.jsonl is empty",
         "head.csv": "has no rows",
-        "torn.jsonl": "could not read",
+        "torn.jsonl": "torn.jsonl, row 1: it is no JSON",
     }.items():
         yield (good[0], folder / name, good[2]), (), message
     yield good, ("--text-column", "body"), "no column 'body'"
@@ -281,20 +281,18 @@ def bad_inputs(folder: Path):
     yield (
         (good[0], blank, good[2]),
         ("--chunk-size", 2),
-        "column 'text' of rows 4 to 5 is empty in 1 of 2 rows, the first of them row 5",
+        "blank.jsonl, row 5: column 'text' is empty",
     )
     mixed = write_jsonl(folder / "mixed.jsonl", [*rows[:5], {**rows[5], "text": 3}])
-    several = (
-        "rows 4 to 5 do not fit in one table: column 'text' holds values of several types (str in row 4, int in row 5)"
-    )
+    several = "mixed.jsonl, row 5: column 'text' holds 3 (int): a text is needed"
     yield (good[0], mixed, good[2]), ("--chunk-size", 2), several
     yield (good[0], folder, good[2]), (), "is a folder: a file is needed"
     (folder / "twice.csv").write_text("text,text\na,b\n")
     yield (good[0], folder / "twice.csv", good[2]), (), "names the column 'text' twice"
-    yield good, ("--id-column", "name"), "no column 'name' for the id in rows 0 to 6, only 'id', 'text', 'label'"
+    yield good, ("--id-column", "name"), "no column 'name' for the id, only 'id', 'text', 'label'"
     choices = [{**row, "candidates": None} for row in read_jsonl(workspace() / "candidate_choice-test.jsonl")]
     choices = write_jsonl(folder / "choices.jsonl", [{**row, "answer": None} for row in choices])
-    yield ("candidate_choice", choices, good[2]), (), "column 'candidates' of rows 0 to 6 is empty in 7 of 7 rows"
+    yield ("candidate_choice", choices, good[2]), (), "choices.jsonl, row 0: column 'candidates' is empty"
     yield good, ("--chunk-size", 0), "--chunk-size 0: it must be at least 1"
     yield good, ("--batch-size", 0), "--batch-size 0: it must be at least 1"
     yield good, ("--model", workspace() / "model"), "has no finetune.json"

@@ -20,7 +20,7 @@ def tokenizer():
 
 @pytest.fixture
 def rows(tokenizer):
-    return pack(Dataset.from_dict({"text": TEXTS}), "text", tokenizer, max_length=32)
+    return pack(Dataset.from_dict({"text": TEXTS}), tokenizer, max_length=32)
 
 
 def test_masking_is_a_function_of_seed_epoch_and_row(tokenizer, rows):

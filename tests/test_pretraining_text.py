@@ -16,7 +16,7 @@ def tokenizer():
 
 @pytest.fixture
 def rows(tokenizer):
-    return pack(Dataset.from_dict({"text": TEXTS}), "text", tokenizer, max_length=32)
+    return pack(Dataset.from_dict({"text": TEXTS}), tokenizer, max_length=32)
 
 
 def test_packed_rows_hold_every_token_in_order_and_documents_end_with_sep(tokenizer, rows):
@@ -45,4 +45,4 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tokenizer):
         tokenizer_object=tokenizer.backend_tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
     )
     with pytest.raises(ValueError, match="no mask_token"):
-        pack(Dataset.from_dict({"text": TEXTS}), "text", bare, max_length=32)
+        pack(Dataset.from_dict({"text": TEXTS}), bare, max_length=32)

@@ -12,6 +12,7 @@ import pickle
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -19,7 +20,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from ernie_sparse.errors import InputError
-from ernie_sparse.tables import load_rows, subset
+from ernie_sparse.tables import columns_as_they_are, load_rows, read_text, subset
 
 from . import PROG
 from .listops import OPERATORS, parse
@@ -29,6 +30,11 @@ from .tasks import TASKS
 DATA_DIR = Path("data/lra")
 SPLITS = ("train", "validation", "test")
 FEATURES = Features({"documents": List(Value("binary")), "labels": Value("int64"), "length": Value("int32")})
+
+# What is read of files.
+LINES, TEXTS, PAPERS = (
+    Features(dict.fromkeys(names, Value("string"))) for names in (("text",), ("text", "label"), ("id", "text"))
+)
 
 SYMBOLS = (*(f"[{name}" for name in OPERATORS), "]", *"0123456789")
 CODES = {symbol: code for code, symbol in enumerate(SYMBOLS)}
@@ -221,7 +227,7 @@ def _read_lines(paths: Mapping[str, Path], encode: Callable[..., dict], header: 
             raise InputError(f"{path}: there is no such file")
     sources = {}
     for split, path in paths.items():
-        rows = load_rows({split: [str(path)]}, None, None, sample_by="line")[split]
+        rows = load_rows([path], LINES, read=partial(read_text, sample_by="line"))
         rows = rows.add_column("line", np.arange(1, len(rows) + 1))
         if header is not None:
             if rows[0]["text"] != header:
@@ -263,16 +269,18 @@ def _read_text(folder: Path) -> dict[str, Source]:
         if not files["test"]:
             raise InputError(f"{folder} has no file test{suffix} beside its file train{suffix}")
         sources = {}
-        for split, rows in load_rows(files, None, None).items():
-            where = ", ".join(files[split])
-            missing = {"text", "label"} - set(rows.column_names)
-            if missing:
-                raise InputError(f"{where} has no column {min(missing)!r}, only {', '.join(rows.column_names)}")
-            sources[split] = _numbered_texts(rows, where)
+        for split, paths in files.items():
+            if paths:
+                sources[split] = _numbered_texts(load_rows(paths, TEXTS, _text_and_label), ", ".join(paths))
         return sources
     if (folder / "train" / "pos").is_dir():
         return {split: _read_reviews(folder / split) for split in ("train", "test")}
     raise InputError(f"{folder} has neither {{train,test}}.{{parquet,jsonl,csv}} nor {{train,test}}/{{pos,neg}}/*.txt")
+
+
+def _text_and_label(row: dict, number: int) -> dict:
+    row = columns_as_they_are(row, number, TEXTS)
+    return {**row, "label": None if row["label"] is None else str(row["label"])}
 
 
 def _files_of(folder: Path, split: str, suffix: str) -> list[str]:
@@ -331,9 +339,7 @@ def _read_retrieval(folder: Path) -> dict[str, Source]:
 
 def _read_papers(path: Path) -> dict[str, bytes]:
     """The papers by id, no more of each than is read."""
-    rows = load_rows({"train": [str(path)]}, None, None)["train"]
-    if not {"id", "text"} <= set(rows.column_names):
-        raise InputError(f"{path} has the columns {', '.join(rows.column_names)}: id and text are needed")
+    rows = load_rows([path], PAPERS)
     limit = TASKS["retrieval"].max_length
     return {row["id"]: (row["text"] or "").encode()[:limit] for row in rows}
 

@@ -180,7 +180,7 @@ class FinetuneArguments:
         """`task` with the columns that the command line names, each for the role in the flag's name."""
         named = {role: getattr(self, f"{role}_column") for role in _ROLES}
         columns = {"id": "id", **task.columns, **{role: column for role, column in named.items() if column}}
-        return dataclasses.replace(task, columns=columns)
+        return dataclasses.replace(task, columns=columns, label_separator=self.label_separator)
 
 
 _ROLES = ("text", "text_pair", "label", "id", "tokens", "question", "context", "answers", "aliases")

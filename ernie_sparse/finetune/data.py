@@ -1,17 +1,31 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """From a hub data set, a local copy of it or files of one's own to splits of rows with one column per role."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, List, Value
+from pyarrow import parquet
+from sklearn.model_selection import train_test_split
 
 from ..errors import InputError
-from ..tables import load_rows
+from ..tables import FORMATS, check_text, find_files, load_hub_rows, load_rows, place_of
 from .tasks import Task
 
-SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
+TEXT, TEXTS = Value("string"), List(Value("string"))
+
+# What the columns of these roles hold.
+FEATURES = {
+    **dict.fromkeys(("id", "text", "text_pair", "question", "context", "query", "answer"), TEXT),
+    **dict.fromkeys(("tokens", "candidates", "supports", "aliases"), TEXTS),
+    "answers": {"text": TEXTS, "answer_start": List(Value("int64"))},
+}
+LABELS = {"single_label": TEXT, "multi_label": TEXTS, "token_classification": TEXTS, "regression": Value("float64")}
 
 # The roles that rows cannot do without, and those that they must have to be trained on or evaluated.
 ROLES = {
@@ -24,10 +38,23 @@ ROLES = {
 }
 
 
+class Split(NamedTuple):
+    """
+    Args:
+        rows (`Dataset`): One column per role.
+        class_names (`tuple[str, …]`): The classes that the data itself names, in the order of their numbers.
+        place (`Callable[[int], str]`): Where a row, by its number, stands in the data, in words.
+    """
+
+    rows: Dataset
+    class_names: tuple[str, ...]
+    place: Callable[[int], str]
+
+
 def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
     """
     The files of a task's splits, in `data_dir` itself or in the task's folder there: `train.parquet`, or
-    `train-00000-of-00002.parquet` and so on as the hub stores them; parquet, jsonl, json or csv.
+    `train-00000-of-00002.parquet` and so on as the hub stores them; parquet, jsonl, json, csv or tsv.
 
     Raises:
         [`InputError`]: There is no training file.
@@ -42,19 +69,14 @@ def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
             paths = sorted(
                 path
                 for path in folder.iterdir()
-                if path.suffix.lower() in SUFFIXES and (path.stem == name or path.stem.startswith(f"{name}-"))
+                if path.suffix.lower() in FORMATS and (path.stem == name or path.stem.startswith(f"{name}-"))
             )
             if paths:
                 found[split] = [str(path) for path in paths if path.suffix == paths[0].suffix]
         if "train" in found:
             return found
     places = ", ".join(str(folder) for folder in folders)
-    raise InputError(f"no {task.splits['train']}{{{','.join(SUFFIXES)}}} was found in {places}")
-
-
-# What the columns of these roles hold: other things would fail later, or be read as something else.
-STRINGS = ("text", "text_pair", "question", "context", "query")
-LISTS = ("tokens", "candidates", "supports", "aliases")
+    raise InputError(f"no {task.splits['train']}{{{','.join(FORMATS)}}} was found in {places}")
 
 
 def load_splits(
@@ -64,153 +86,299 @@ def load_splits(
     data_dir: str | None = None,
     dataset: str | None = None,
     dataset_config: str | None = None,
-) -> dict[str, Dataset]:
+) -> dict[str, Split]:
     """
     The splits of a task, their columns named by role.
 
     Raises:
-        [`InputError`]: No source or two, no training rows, a column that is missing, or empty texts.
+        [`InputError`]: No source, no training rows, or a row that is not what the task needs.
     """
     if data_dir is not None:
         files = find_split_files(data_dir, task)
     if any(files.values()):
-        raw = load_rows(files, None, None, text_columns=text_columns(task.columns))
+        # Nothing is read before all are there.
+        files = {split: find_files(names) for split, names in files.items() if names}
+        splits = {split: partial(_split_of_files, task, paths) for split, paths in files.items()}
     else:
-        hub_name, hub_config = (dataset, None) if dataset else task.hub
-        hub = load_rows({}, hub_name, dataset_config or hub_config)
-        names = task.splits if not dataset else {name: name for name in ("train", "validation", "test")}
-        raw = DatasetDict({split: hub[name] for split, name in names.items() if name in hub})
-    if "train" not in raw:
-        raise InputError(f"there is no train split, only {', '.join(raw) or 'none at all'}")
-    return {split: by_role(rows, task, split) for split, rows in raw.items()}
+        name, config = (dataset, None) if dataset else task.hub
+        hub = load_hub_rows(name, dataset_config or config)
+        names = task.splits if not dataset else {split: split for split in ("train", "validation", "test")}
+        splits = {s: partial(_split_of_hub, task, name, part, hub[part]) for s, part in names.items() if part in hub}
+    if "train" not in splits:
+        raise InputError(f"there is no train split, only {', '.join(splits) or 'none at all'}")
+    return {split: load() for split, load in splits.items()}
 
 
-def text_columns(columns: Mapping[str, str]) -> list[str]:
-    """The columns that hold text whatever stands in them: `007` is no number there."""
-    return [column for role, column in columns.items() if role in (*STRINGS, "id")]
+def _split_of_files(task: Task, paths: list[Path]) -> Split:
+    names = _names_in(task, _parquet_features(paths))
+    rows = load_rows(paths, row_features(task, True), row_by_role, task=task, is_labelled=True, class_names=names)
+    return _checked(rows, names, task, ", ".join(map(str, paths)), partial(place_of, paths))
 
 
-def by_role(rows: Dataset, task: Task, split: str | None, first: int = 0) -> Dataset:
+def _parquet_features(paths: list[Path]) -> Features:
+    """The types that parquet files of the hub carry along; those of the first file."""
+    if paths[0].suffix.lower() != ".parquet":
+        return Features()
+    try:
+        return Features.from_arrow_schema(parquet.read_schema(paths[0]))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"could not read {paths[0]}: {error}") from error
+
+
+def _split_of_hub(task: Task, name: str, split: str, rows: Dataset) -> Split:
+    def place(number: int) -> str:
+        return f"row {number} of {name}'s {split} split"
+
+    def convert(row: dict, number: int) -> dict:
+        try:
+            return row_by_role(row, number, task, True, class_names)
+        except InputError as error:
+            raise InputError(f"{place(number)}: {error}") from error
+
+    if len(rows) == 0:
+        raise InputError(f"{name}'s {split} split has no rows")
+    class_names = _names_in(task, rows.features)
+    if task.prepare is None:
+        rows = rows.select_columns([column for column in task.columns.values() if column in rows.column_names])
+    features = row_features(task, True)
+    rows = rows.map(convert, with_indices=True, features=features, remove_columns=rows.column_names, desc="Reading")
+    return _checked(rows, class_names, task, f"{name}'s {split} split", place)
+
+
+def _names_in(task: Task, features: Mapping) -> tuple[str, ...]:
+    """The names of the classes, where the labels' column has them."""
+    feature = features.get(task.columns.get("label"))
+    feature = getattr(feature, "feature", feature)
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
+
+
+def _checked(
+    rows: Dataset, class_names: tuple[str, ...], task: Task, source: str, place: Callable[[int], str]
+) -> Split:
+    """A split whose labels are of one kind, without the columns that may be missing, and are."""
+    for role in ("answers", "aliases"):
+        if role in rows.column_names and rows.data.column(role).null_count == len(rows):
+            if task.columns[role] != role:
+                raise InputError(f"there is no column {task.columns[role]!r} for the {role} in {source}")
+            rows = rows.remove_columns(role)
+    if "label_kind" in rows.column_names:
+        first: dict[str, int] = {}
+        for number, kind in enumerate(rows["label_kind"][:]):
+            if kind is not None:
+                first.setdefault(kind, number)
+        if len(first) > 1:
+            (one, i), (other, j) = list(first.items())[:2]
+            column = task.columns["label"]
+            raise InputError(
+                f"column {column!r} holds {one} in {place(i)} and {other} in {place(j)}: one kind is needed"
+            )
+        rows = rows.remove_columns("label_kind")
+    return Split(rows, class_names, place)
+
+
+def row_features(task: Task, is_labelled: bool) -> Features:
     """
-    `rows` with one column per role and an `id` of strings, the row's number where there is none.
-
-    Args:
-        split (`str`, *optional*): `None` for rows to predict, which need no labels or answers.
-        first (`int`): The number of the first of these rows in their file.
+    The types of the rows of [`row_by_role`].
 
     Raises:
-        [`InputError`]: A column is missing, or a text or a label is.
+        [`InputError`]: Two roles share a column.
+    """
+    roles = _roles(task, is_labelled)
+    columns = [task.columns.get(role, role) for role in roles]
+    shared = [column for column in columns if columns.count(column) > 1]
+    if shared:
+        sharing = " and ".join(role for role, column in zip(roles, columns, strict=True) if column == shared[0])
+        raise InputError(f"two roles cannot share a column: {shared[0]!r} is given for {sharing}")
+    kind = {"label_kind": TEXT} if "label" in roles else {}
+    return Features({role: LABELS[task.task_type] if role == "label" else FEATURES[role] for role in roles} | kind)
+
+
+def _roles(task: Task, is_labelled: bool) -> list[str]:
+    needed, references = ROLES[task.task_type]
+    pair = ["text_pair"] if "text_pair" in task.columns else []
+    references = [*references, *(role for role in ("answers", "aliases") if role in task.columns)]
+    return ["id", *needed, *pair, *(references if is_labelled else ())]
+
+
+def row_by_role(row: dict, number: int, task: Task, is_labelled: bool, class_names: tuple[str, ...] = ()) -> dict:
+    """
+    A row of [`row_features`]: one column per role, and an `id` of strings, the row's number where there is none.
+
+    Args:
+        number (`int`): The row's number.
+        is_labelled (`bool`): Whether labels and answers are needed, and kept.
+        class_names (`tuple[str, …]`): The classes that the data names, where labels are their numbers.
+
+    Raises:
+        [`InputError`]: A column is missing, a text or a label is, or it is not of its type.
     """
     if task.prepare is not None:
-        rows = task.prepare(rows)
-    needed, references = ROLES[task.task_type]
-    if len(rows) == 0:
-        raise InputError(f"the {split} split has no rows")
-    place = f"rows {first} to {first + len(rows) - 1}" if split is None else f"the {split} split"
-    filled = [
-        *needed,
-        *(references if split is not None else ()),
-        *(["text_pair"] if "text_pair" in task.columns else []),
-    ]
-    # What may be missing is missing under its usual name: another one was asked for.
-    named = [role for role in ("id", "answers", "aliases") if task.columns.get(role, role) != role]
-    for role in (*filled, *(role for role in named if role == "id" or split is not None)):
-        if task.columns[role] not in rows.column_names:
-            raise InputError(
-                f"there is no column {task.columns[role]!r} for the {role} in {place}, only "
-                f"{', '.join(map(repr, rows.column_names))}"
-            )
-    present = {role: column for role, column in task.columns.items() if column in rows.column_names}
-    if split is None:
-        present = {role: column for role, column in present.items() if role not in references}
-    columns = list(dict.fromkeys(present.values()))
-    if len(columns) < len(present):
-        raise InputError(f"two roles cannot share a column: {present}")
-    # Two steps, for a column may bear the name of another role.
-    rows = rows.select_columns(columns)
-    rows = rows.rename_columns({column: f"role {role}" for role, column in present.items()})
-    rows = rows.rename_columns({f"role {role}": role for role in present})
-    ids = [str(i) for i in rows["id"]] if "id" in present else [str(first + i) for i in range(len(rows))]
-    rows = rows.remove_columns("id") if "id" in present else rows
-    rows = rows.add_column("id", ids, feature=Value("string"))
-    for role in filled:
-        _check_filled(rows, role, task.columns[role], place, first)
-    _check_types(rows, task, place, first)
-    return rows
+        row = task.prepare(row)
+    found = {}
+    for role in _roles(task, is_labelled):
+        column = task.columns.get(role, role)
+        # What may be missing is missing under its usual name: another one was asked for.
+        if column not in row and not (role in ("answers", "aliases") or (role == "id" and column == "id")):
+            raise InputError(f"there is no column {column!r} for the {role}, only {', '.join(map(repr, row))}")
+        value = row.get(column)
+        try:
+            if role == "id":
+                found[role] = str(number if value is None else value)
+            elif role == "label":
+                found["label"], found["label_kind"] = _READ_LABEL[task.task_type](value, task, class_names)
+            else:
+                found[role] = _READ[role](value)
+        except InputError as error:
+            raise InputError(f"column {column!r} {error}") from None
+    return found
 
 
-def _check_filled(rows: Dataset, role: str, column: str, place: str, first: int):
-    if role == "context":
-        # A question without a document is one that cannot be answered, and counted as such.
-        return
-    empty = [i for i, value in enumerate(rows[role]) if _is_empty(value, role)]
-    if empty:
-        raise InputError(
-            f"column {column!r} of {place} is empty in {len(empty)} of {len(rows)} rows, the first of them row "
-            f"{first + empty[0]}"
-        )
+def _shown(value) -> str:
+    """A value, as far as a line has room for it, and its type."""
+    text = repr(value)
+    return f"{text if len(text) <= 40 else text[:40] + '…'} ({type(value).__name__})"
 
 
-def _is_empty(value, role: str) -> bool:
-    """Nothing, blank, or a list of texts with nothing in one of its places."""
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (role in LISTS and isinstance(value, list) and None in value)
+def _text(value) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise InputError("is empty")
+    return _text_or_none(value)
 
 
-def _check_types(rows: Dataset, task: Task, place: str, first: int):
-    def is_string(feature) -> bool:
-        return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
-
-    for role, feature in rows.features.items():
-        is_list = isinstance(feature, List | LargeList)
-        if feature == Value("null"):
-            continue  # nothing at all, where that is allowed
-        if role in STRINGS and not is_string(feature):
-            needed = "strings"
-        elif role in LISTS and not (is_list and (is_string(feature.feature) or feature.feature == Value("null"))):
-            needed = "lists of strings"
-        elif role == "answers" and not _is_squad_form(feature):
-            needed = "in SQuAD's form, {'text': [...], 'answer_start': [...]}"
-        else:
-            continue
-        raise InputError(
-            f"column {task.columns[role]!r} of {place} holds {_contents(rows, role, first)}: {role} has to be {needed}"
-        )
+def _text_or_none(value) -> str | None:
+    if not isinstance(value, str | None):
+        raise InputError(f"holds {_shown(value)}: a text is needed")
+    return value and check_text(value)
 
 
-def _is_squad_form(feature) -> bool:
-    if not isinstance(feature, dict) or "text" not in feature:
-        return False
-    inner = {name: getattr(feature[name], "feature", None) for name in ("text", "answer_start") if name in feature}
-    # Where all lists are empty there is no type.
-    types = {name: _type_name(value) for name, value in inner.items() if value != Value("null")}
-    return types.get("text", "string") in ("string", "large_string") and "int" in types.get("answer_start", "int")
+def _texts(value) -> list[str]:
+    if value is None:
+        raise InputError("is empty")
+    if not isinstance(value, list):
+        raise InputError(f"holds {_shown(value)}: a list of texts is needed")
+    for item in value:
+        if item is None:
+            raise InputError("has a list with nothing in one of its places")
+        if not isinstance(item, str):
+            raise InputError(f"has a list that holds {_shown(item)}: a list of texts is needed")
+    return [check_text(item) for item in value]
 
 
-def _type_name(feature) -> str:
-    """`string`, `float64`, `List`, `dict` and so on."""
-    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+def _answers(value) -> dict | None:
+    if value is None:
+        return None
+    texts, starts = (value.get("text"), value.get("answer_start")) if isinstance(value, dict) else (None, None)
+    # Of an answer that cannot be given there may be nothing at all.
+    texts, starts = [[] if part is None and isinstance(value, dict) else part for part in (texts, starts)]
+    is_squad = isinstance(value, dict) and "text" in value and isinstance(texts, list) and isinstance(starts, list)
+    if (
+        not is_squad
+        or not all(isinstance(text, str | None) for text in texts)
+        or not all(start is None or _is_int(start) for start in starts)
+    ):
+        raise InputError(f"holds {_shown(value)}: SQuAD's form is needed, {{'text': [...], 'answer_start': [...]}}")
+    return {"text": texts, "answer_start": starts}
 
 
-def _contents(rows: Dataset, role: str, first: int = 0) -> str:
-    """What a column holds, in words."""
-    name = _type_name(rows.features[role])
-    # So it is when the values of a JSON column have several types.
-    return several_types(rows[role], first) if name == "Json" else name
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def several_types(values: Iterable, first: int) -> str:
-    """`values of several types (str in row 0, int in row 5)`, each with its first row."""
-    rows: dict[str, int] = {}
-    for number, value in enumerate(values, first):
-        if value is not None:
-            rows.setdefault(type(value).__name__, number)
-    return f"values of several types ({', '.join(f'{name} in row {row}' for name, row in rows.items())})"
+_READ = {
+    **dict.fromkeys(("text", "text_pair", "question", "query", "answer"), _text),
+    # A question without a document is one that cannot be answered, and counted as such.
+    "context": _text_or_none,
+    **dict.fromkeys(("tokens", "candidates", "supports"), _texts),
+    "aliases": lambda value: None if value is None else _texts(value),
+    "answers": _answers,
+}
+
+
+def _class(value, task: Task, class_names: tuple[str, ...]) -> tuple[str, str]:
+    """The name of a class, and what stood for it. A number means a class where the data or the task names it so."""
+    text = value.strip() if isinstance(value, str) else str(value)
+    if value is None or not text:
+        raise InputError("is empty")
+    if not isinstance(value, str | int):
+        hint = " (--kind regression takes other numbers)" if isinstance(value, float) else ""
+        raise InputError(f"holds {_shown(value)}: classes are texts or whole numbers{hint}")
+    if isinstance(value, bool):
+        return text, "a truth value"
+    # csv has texts alone.
+    names = class_names if isinstance(value, int) and class_names else task.label_names if _is_whole(text) else ()
+    if names:
+        if int(text) not in range(len(names)):
+            raise InputError(f"holds {_shown(value)}: the classes are 0 to {len(names) - 1}, {', '.join(names[:20])}")
+        return names[int(text)], "a number"
+    return (value, "a text") if isinstance(value, str) else (text, "a number")
+
+
+def _is_whole(text: str) -> bool:
+    return text.lstrip("-").isdecimal() and str(int(text)) == text
+
+
+def _classes(value, task: Task, class_names: tuple[str, ...]) -> tuple[list[str], str | None]:
+    found = [_class(item, task, class_names) for item in value]
+    kinds = list(dict.fromkeys(kind for _, kind in found))
+    if len(kinds) > 1:
+        raise InputError(f"has a list with {kinds[0]} and {kinds[1]}: {_shown(value)}")
+    return [name for name, _ in found], f"a list, of {kinds[0]} each" if kinds else None
+
+
+def _single_label(value, task: Task, class_names: tuple[str, ...]) -> tuple[str, str]:
+    if isinstance(value, list):
+        raise InputError(f"holds lists, {_shown(value)}: use --kind multi_label or token_classification")
+    return _class(value, task, class_names)
+
+
+def _multi_label(value, task: Task, class_names: tuple[str, ...]) -> tuple[list[str], str | None]:
+    if isinstance(value, list):
+        return _classes(value, task, class_names)
+    text, kind = _class(value, task, class_names)
+    return [part.strip() for part in text.split(task.label_separator) if part.strip()], kind
+
+
+def _token_labels(value, task: Task, class_names: tuple[str, ...]) -> tuple[list[str], str | None]:
+    if not isinstance(value, list):
+        raise InputError(f"holds {_shown(value)}: token classification needs a list of labels per row")
+    return _classes(value, task, class_names)
+
+
+def _number(value, task: Task, class_names: tuple[str, ...]) -> tuple[float, None]:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError("is empty" if value is None else f"holds {_shown(value)}: regression needs finite numbers")
+    return number, None
+
+
+_READ_LABEL = {
+    "single_label": _single_label,
+    "multi_label": _multi_label,
+    "token_classification": _token_labels,
+    "regression": _number,
+}
+
+
+def without_blanks(rows: Dataset) -> tuple[Dataset, list[str]]:
+    """The rows without blanks around their labels, which make no class of their own; and the ids of those that had any."""
+    labels, ids = rows["label"][:], rows["id"][:]
+    stripped = [[name.strip() for name in label] if isinstance(label, list) else label.strip() for label in labels]
+    changed = [row_id for row_id, before, after in zip(ids, labels, stripped, strict=True) if before != after]
+    return (_with_labels(rows, stripped), changed) if changed else (rows, [])
+
+
+def _with_labels(rows: Dataset, labels: list) -> Dataset:
+    return rows.remove_columns("label").add_column("label", labels, feature=rows.features["label"])
 
 
 def hold_out(splits: dict[str, Dataset], fraction: float, seed: int) -> dict[str, Dataset]:
-    """The splits with a validation set, drawn from the training set where there is none."""
+    """
+    The splits with a validation set, drawn from the training set where there is none: with a like share of every class, where
+    rows have one each and it has a place for all.
+    """
     if "validation" in splits:
         return splits
     train = splits["train"]
@@ -219,8 +387,19 @@ def hold_out(splits: dict[str, Dataset], fraction: float, seed: int) -> dict[str
     count = max(1, round(len(train) * fraction))
     if count == len(train):
         raise InputError(f"--validation-fraction {fraction} of {len(train)} training documents leaves none to train on")
-    parts = train.train_test_split(test_size=count, seed=seed)
-    return {"train": parts["train"], "validation": parts["test"], **{k: v for k, v in splits.items() if k != "train"}}
+    numbers = np.arange(len(train))
+    kept, held_out = train_test_split(numbers, test_size=count, random_state=seed, stratify=_strata(train, count))
+    parts = {"train": train.select(np.sort(kept)), "validation": train.select(np.sort(held_out))}
+    return {**parts, **{name: rows for name, rows in splits.items() if name != "train"}}
+
+
+def _strata(train: Dataset, count: int) -> np.ndarray | None:
+    """The class of every row; a class of a single row, which has no like, counts to the largest one."""
+    if train.features.get("label") != TEXT:
+        return None
+    _, classes, sizes = np.unique(train["label"][:], return_inverse=True, return_counts=True)
+    classes = np.where(sizes[classes] == 1, sizes.argmax(), classes)
+    return classes if len(np.unique(classes)) <= min(count, len(train) - count) and sizes.max() > 1 else None
 
 
 def repeated_rows(splits: dict[str, Dataset], roles: list[str]) -> dict[str, set[int]]:
@@ -240,88 +419,33 @@ def repeated_rows(splits: dict[str, Dataset], roles: list[str]) -> dict[str, set
     }
 
 
-def class_names(train: Dataset, task: Task) -> tuple[str, ...]:
+def class_names(train: Split, task: Task) -> tuple[str, ...]:
     """
     The classes in the order of their numbers: the data's own names or the task's, otherwise every label of the training
-    set, sorted.
+    set, sorted; as numbers, where all of them are.
 
     Raises:
-        [`InputError`]: Labels that are not classes, or a single class.
+        [`InputError`]: A single class.
     """
-    feature = train.features["label"]
-    inner = getattr(feature, "feature", feature)
-    column = task.columns["label"]
-    is_list, is_named = isinstance(feature, List), isinstance(inner, ClassLabel)
-    dtype = _type_name(inner)
-    if task.task_type == "token_classification" and not is_list:
-        raise InputError(f"column {column!r} holds {dtype}: token classification needs a list of labels per row")
-    if task.task_type == "single_label" and is_list:
-        raise InputError(f"column {column!r} holds lists: use --kind multi_label or token_classification")
-    if not (is_named or dtype in ("string", "large_string", "bool") or "int" in dtype):
-        raise InputError(
-            f"column {column!r} holds {_contents(train, 'label')}: classes are strings or whole numbers (--kind "
-            "regression takes other numbers)"
-        )
-    values = {value for row in train["label"] for value in row} if is_list else set(train["label"])
-    if None in values:
-        raise InputError(f"column {column!r} of the training set has lists with empty labels")
-    names = tuple(inner.names) if is_named else task.label_names if "int" in dtype else ()
+    labels = train.rows["label"][:]
+    values = (
+        {value for row in labels for value in row} if isinstance(train.rows.features["label"], List) else set(labels)
+    )
+    names = train.class_names or (task.label_names if values <= set(task.label_names) else ())
     if len(values) < 2 and (task.task_type == "single_label" or not (names or task.task_type == "multi_label")):
-        only = ", ".join(repr(names[value] if value in range(len(names)) else str(value)) for value in values)
+        only = ", ".join(map(repr, sorted(values)))
         raise InputError(f"the training set has a single class, {only}: there is nothing to learn")
-    return names or tuple(str(value) for value in sorted(values))
+    return names or tuple(sorted(values, key=int if all(map(_is_whole, values)) else None))
 
 
-def split_label_sets(rows: Dataset, separator: str) -> Dataset:
-    """Multi-label rows whose labels are one string each, such as `sport|politics`, with a list of strings instead."""
-    if isinstance(rows.features["label"], List):
-        return rows
-    labels = [[part.strip() for part in str(text).split(separator) if part.strip()] for text in rows["label"]]
-    return rows.remove_columns("label").add_column("label", labels, feature=List(Value("string")))
-
-
-def with_named_labels(rows: Dataset, names: tuple[str, ...], split: str) -> Dataset:
-    """
-    The rows with every label as one of `names`.
-
-    Raises:
-        [`InputError`]: A label that is none of them.
-    """
-    feature = rows.features["label"]
-    inner, is_list = getattr(feature, "feature", feature), isinstance(feature, List)
+def check_labels(split: Split, names: tuple[str, ...]):
+    """Raise an [`InputError`], with the row, for a label that is none of `names`."""
     known = set(names)
-    # Among classes such as 1, 2 and 3 the number 0 is one more class, and not the place of the first.
-    are_numbers = all(name.lstrip("-").isdigit() for name in names)
-
-    def name(value) -> str:
-        text = str(value)
-        if isinstance(inner, ClassLabel):
-            text = inner.int2str(value) if 0 <= value < len(inner.names) else text
-        elif text not in known and isinstance(value, int) and not are_numbers and 0 <= value < len(names):
-            text = names[value]
-        if text not in known:
-            raise InputError(f"label {text!r} in the {split} split is none of the training set's: {', '.join(names)}")
-        return text
-
-    labels = [[name(v) for v in row] if is_list else name(row) for row in rows["label"]]
-    names_feature = List(Value("string")) if is_list else Value("string")
-    return rows.remove_columns("label").add_column("label", labels, feature=names_feature)
-
-
-def with_numeric_labels(rows: Dataset, task: Task, split: str) -> Dataset:
-    """Regression rows with labels as floats."""
-
-    def number(value) -> float:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            return np.nan
-
-    labels = np.array([number(value) for value in rows["label"]])
-    bad = np.flatnonzero(~np.isfinite(labels))
-    if len(bad):
-        value = rows["label"][int(bad[0])]
-        raise InputError(
-            f"column {task.columns['label']!r} of the {split} split holds {value!r} in row {bad[0]}: regression needs numbers"
-        )
-    return rows.remove_columns("label").add_column("label", labels.tolist(), feature=Value("float64"))
+    is_list = isinstance(split.rows.features["label"], List)
+    for number, label in enumerate(split.rows["label"][:]):
+        unknown = [name for name in (label if is_list else [label]) if name not in known]
+        if unknown:
+            classes = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+            raise InputError(
+                f"{split.place(number)}: the label {unknown[0]!r} is none of the training set's: {classes}"
+            )

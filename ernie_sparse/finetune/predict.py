@@ -8,10 +8,10 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import datasets
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
@@ -21,9 +21,9 @@ from ..checkpoints import load_config, load_model, load_tokenizer
 from ..command_line import ArgumentParser, check_least
 from ..errors import InputError
 from ..results import print_table
-from ..tables import FORMATS, check_file, csv_options, longest_first
+from ..tables import FORMATS, find_files, located_rows, longest_first
 from ..trainer import SaorArguments
-from .data import ROLES, by_role, several_types, text_columns
+from .data import ROLES, row_by_role, row_features
 from .features import split_notes
 from .settings import FILE_NAME, LONG_DOCUMENTS, Settings
 from .task_types import TASK_TYPES
@@ -70,8 +70,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]):
     """Run `ernie-sparse predict` with the arguments `argv`."""
     args = arguments(argv)
-    source, target = Path(args.input_file), Path(args.output_file)
-    check_file(source)
+    (source,), target = find_files([args.input_file]), Path(args.output_file)
     if source.suffix.lower() not in FORMATS:
         raise InputError(f"--input-file {source}: {', '.join(FORMATS)} can be read")
     if target.suffix.lower() not in WRITERS:
@@ -147,50 +146,22 @@ def predictor(args: argparse.Namespace, config, tokenizer, settings: Settings):
 def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> Iterator[dict]:
     """The predictions of a file's rows, which are read and computed `chunk_size` at a time."""
     task = dataclasses.replace(OWN_FILES[settings.task_type], columns=settings.columns)
-    first = 0
+    features, count = row_features(task, False), 0
+    rows = located_rows([source], partial(row_by_role, task=task, is_labelled=False))
     # Closed whatever happens: a message would otherwise stand behind the bar.
     with tqdm(desc="Predicting", unit=" rows") as progress:
-        for rows in read(source, chunk_size, text_columns(settings.columns)):
-            yield from predict(by_role(as_dataset(rows, first), task, None, first))
-            first += len(rows)
-            progress.update(len(rows))
-    if first == 0:
+        while chunk := list(islice(rows, chunk_size)):
+            yield from predict(Dataset.from_list(chunk, features=features))
+            count += len(chunk)
+            progress.update(len(chunk))
+    if count == 0:
         raise InputError(f"{source} has no rows")
-
-
-def as_dataset(rows: list[dict], first: int) -> Dataset:
-    try:
-        return Dataset.from_list(rows)
-    except (TypeError, ValueError) as error:
-        # A table has one type per column; the stream has not looked yet.
-        columns = {name: [row.get(name) for row in rows] for name in rows[0]}
-        reasons = [
-            f"column {name!r} holds {several_types(values, first)}"
-            for name, values in columns.items()
-            if len({type(value) for value in values if value is not None}) > 1
-        ]
-        place = f"rows {first} to {first + len(rows) - 1}"
-        raise InputError(f"{place} do not fit in one table: {', '.join(reasons) or error}") from error
-
-
-def read(source: Path, chunk_size: int, texts: list[str]) -> Iterator[list[dict]]:
-    """The rows of a file, `chunk_size` at a time; `texts` are the columns in which digits are text as well."""
-    try:
-        file_format = FORMATS[source.suffix.lower()]
-        options = csv_options([source], texts) if file_format == "csv" else {}
-        stream = iter(
-            datasets.load_dataset(file_format, data_files=str(source), split="train", streaming=True, **options)
-        )
-        while rows := list(islice(stream, chunk_size)):
-            yield rows
-    except (ValueError, csv.Error, datasets.exceptions.DatasetGenerationError) as error:
-        raise InputError(f"could not read {source}: {error.__cause__ or error}") from error
 
 
 def write(path: Path, suffix: str, rows: Iterator[dict]) -> int:
     """Write predictions as they come; how many there were."""
     count, text = 0, {".csv": _csv_row, ".jsonl": _jsonl_row, ".json": _json_entry}[suffix]
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         for row in rows:
             file.write(text(row, is_first=count == 0))
             count += 1

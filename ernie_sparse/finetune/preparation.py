@@ -2,6 +2,7 @@
 """From a command line to all that fine-tuning needs: config, tokenizer, rows, features, labels."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,21 @@ class Job:
         return "test" if "test" in self.rows else "validation"
 
 
+class Selection(NamedTuple):
+    """
+    Args:
+        rows (`dict[str, Dataset]`): By split.
+        names (`tuple[str, …]`): The classes.
+        repeated (`dict[str, int]`): How many training rows stand in another split as well.
+        blanks (`dict[str, list[str]]`): The rows, by id, that had blanks around a label.
+    """
+
+    rows: dict[str, Dataset]
+    names: tuple[str, ...]
+    repeated: dict[str, int]
+    blanks: dict[str, list[str]]
+
+
 def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingArguments) -> Job:
     """Read, check and tokenize everything, so that what is wrong with the data is said before anything is trained."""
     args.check_reports(task)
@@ -47,10 +63,10 @@ def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingAr
     if task.recipe.num_global_blocks and args.pattern is None:
         config.num_global_blocks = max(config.num_global_blocks, task.recipe.num_global_blocks)
     tokenizer = load_tokenizer(args.tokenizer or args.model, config)
-    rows = data.load_splits(
+    splits = data.load_splits(
         task, files=args.files(), data_dir=args.data_dir, dataset=args.dataset, dataset_config=args.dataset_config
     )
-    rows, names, repeated = select_rows(task, args, rows, training.seed)
+    rows, names, repeated, blanks = select_rows(task, args, splits, training.seed)
     describe_labels(config, task.task_type, names)
     settings = make_settings(task, args, config)
     # Kept beside the model: how much of a text it was trained to read.
@@ -59,6 +75,8 @@ def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingAr
     for split, split_rows in rows.items():
         records = encode(split_rows, settings, tokenizer, split == "train", args.preprocessing_processes)
         features[split], notes[split] = split_notes(records, split_rows)
+        if blanks.get(split):
+            notes[split]["blanks around the label removed"] = blanks[split]
         if split != "train":
             features[split] = longest_first(features[split])
     if len(features["train"]) == 0:
@@ -68,21 +86,21 @@ def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingAr
     return Job(name, task, config, tokenizer, settings, rows, features, notes, repeated, weights)
 
 
-def select_rows(task: Task, args: FinetuneArguments, rows: dict[str, Dataset], seed: int):
-    """The rows to use, with labels by name, the names, and how many training rows each other split repeats."""
-    names: tuple[str, ...] = ()
-    if task.task_type == "multi_label":
-        rows = {split: data.split_label_sets(r, args.label_separator) for split, r in rows.items()}
+def select_rows(task: Task, args: FinetuneArguments, splits: dict[str, data.Split], seed: int) -> Selection:
+    """Which rows are used, with every label as one of the classes' names."""
+    names, blanks = (), {}
     if HAS_CLASSES[task.task_type]:
-        names = data.class_names(rows["train"], task)
-        rows = {split: data.with_named_labels(r, names, split) for split, r in rows.items()}
+        for name, split in splits.items():
+            rows, blanks[name] = data.without_blanks(split.rows)
+            splits[name] = split._replace(rows=rows)
+        names = data.class_names(splits["train"], task)
+        for split in splits.values():
+            data.check_labels(split, names)
+    rows = {name: split.rows for name, split in splits.items()}
     if task.task_type == "token_classification":
         rows = {split: r.rename_column("label", "labels") for split, r in rows.items()}
-    if task.task_type == "regression":
-        rows = {split: data.with_numeric_labels(r, task, split) for split, r in rows.items()}
     roles = {"question_answering": ["question", "context"], "candidate_choice": ["query", "supports"]}
     found = data.repeated_rows(rows, roles.get(task.task_type, ["text", "text_pair", "tokens"]))
-    repeated = {split: len(numbers) for split, numbers in found.items()}
     if args.drop_repeated:
         drop = set().union(*found.values())
         rows["train"] = rows["train"].select([i for i in range(len(rows["train"])) if i not in drop])
@@ -91,7 +109,7 @@ def select_rows(task: Task, args: FinetuneArguments, rows: dict[str, Dataset], s
     rows = data.hold_out(rows, args.validation_fraction, seed)
     limits = {"train": args.max_train_documents, "test": args.max_test_documents}
     rows = {s: subset(r, limits.get(s, args.max_validation_documents), seed) for s, r in rows.items()}
-    return rows, names, repeated
+    return Selection(rows, names, {split: len(numbers) for split, numbers in found.items()}, blanks)
 
 
 def make_settings(task: Task, args: FinetuneArguments, config: ErnieSparseConfig) -> Settings:

@@ -82,7 +82,7 @@ def fill_arguments(
         "load_best_model_at_end": {given.get(name, "epoch") for name in ("eval_strategy", "save_strategy")}
         == {"epoch"},
         # Of these metrics mse alone is better when smaller; of losses transformers knows.
-        "greater_is_better": False if given.get("metric_for_best_model") in ("mse", "eval_mse") else None,
+        "greater_is_better": False if given.get("metric_for_best_model", task.best).endswith("mse") else None,
     }
     args, saor, training = parser.fill(given, recipe)
     training.remove_unused_columns = False

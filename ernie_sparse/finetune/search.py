@@ -53,7 +53,7 @@ def search(
         hp_space=space,
         compute_objective=lambda metrics: metrics[f"eval_{job.task.best}"],
         n_trials=args.search_trials,
-        direction="maximize",
+        direction="minimize" if job.task.best == "mse" else "maximize",
         backend="optuna",
         sampler=optuna.samplers.TPESampler(seed=training.seed),
     )

@@ -17,11 +17,11 @@ from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
 from ..results import Record
 from ..run import Run
 from ..sparse_pattern import SparsePattern
-from ..tables import load_rows
+from ..tables import SAMPLE_BY
 from ..trainer import SaorArguments, SaorTrainer
 from ..training_arguments import RunArguments, training_facts
 from .masking import MaskAnew, MaskingCollator, mask_once
-from .text import pack, train_tokenizer
+from .text import load_texts, pack, train_tokenizer
 
 USAGE = """(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]
 
@@ -55,7 +55,7 @@ class PretrainArguments:
     validation_file: list[str] | None = field(default=None, metadata={"help": "Files to evaluate on."})
     dataset: str | None = field(default=None, metadata={"help": "Hub data set instead of files."})
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text, but for text files."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text; of text files it is text."})
     sample_by: str = field(
         default="document",
         metadata={"help": "What a document is in a text file: document (the file), paragraph or line."},
@@ -70,8 +70,8 @@ class PretrainArguments:
     preprocessing_processes: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
 
     def __post_init__(self):
-        if self.sample_by not in ("document", "paragraph", "line"):
-            raise InputError(f"--sample-by {self.sample_by}: it must be document, paragraph or line")
+        if self.sample_by not in SAMPLE_BY:
+            raise InputError(f"--sample-by {self.sample_by}: it must be one of {', '.join(SAMPLE_BY)}")
         if not 0 < self.mlm_probability < 1:
             raise InputError(f"--mlm-probability {self.mlm_probability}: it must lie between 0 and 1")
         if not 0 < self.validation_fraction < 1:
@@ -113,8 +113,7 @@ def build_tokenizer(
     if args.train_tokenizer is None:
         return load_tokenizer(args.tokenizer or args.model, config if args.model else None)
     if is_main_process:
-        column = train_set.select_columns(args.text_column)
-        texts = (text for batch in column.iter(batch_size=100) for text in batch[args.text_column] if text)
+        texts = (text for batch in train_set.iter(batch_size=100) for text in batch["text"] if text)
         train_tokenizer(texts, args.train_tokenizer, max_length).save_pretrained(folder)
     return load_tokenizer(folder)
 
@@ -146,7 +145,7 @@ def build_rows(args: PretrainArguments, raw, tokenizer, max_length: int, seed: i
     """Packed training rows, and packed validation rows under one fixed masking."""
 
     def packed(split: str) -> Dataset:
-        return pack(raw[split], args.text_column, tokenizer, max_length, args.preprocessing_processes)
+        return pack(raw[split], tokenizer, max_length, args.preprocessing_processes)
 
     rows = packed("train")
     if "validation" in raw:
@@ -181,9 +180,7 @@ def main(argv: list[str]):
         )
     with training.main_process_first(desc="reading and packing the text"):
         files = {"train": args.train_file, "validation": args.validation_file}
-        raw = load_rows(files, args.dataset, args.dataset_config, args.sample_by)
-        if args.text_column not in raw["train"].column_names:
-            raise InputError(f"--text-column {args.text_column} is not one of {', '.join(raw['train'].column_names)}")
+        raw = load_texts(files, args.dataset, args.dataset_config, args.text_column, args.sample_by)
         if checkpoint is not None:
             tokenizer = load_tokenizer(checkpoint)
         else:

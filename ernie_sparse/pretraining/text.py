@@ -1,14 +1,18 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """From texts to a tokenizer, to packed rows of token ids."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
+from ..tables import check_text, load_hub_rows, load_rows, read_rows
+
+FEATURES = Features({"text": Value("string")})
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -17,6 +21,46 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+
+
+def load_texts(
+    files: Mapping[str, list[str] | None],
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+    text_column: str = "text",
+    sample_by: str = "document",
+) -> dict[str, Dataset]:
+    """
+    Documents, a column `text`, by split: from files (text files cut by `sample_by`, or tables) or from a hub data set.
+
+    Raises:
+        [`InputError`]: No source or two, or a row whose `text_column` is missing or holds no text.
+    """
+    files = {split: names for split, names in files.items() if names}
+    if bool(files) == bool(dataset):
+        raise InputError("give either --train-file (and --validation-file) or --dataset")
+    if files:
+        arguments = {"read": partial(read_rows, sample_by=sample_by), "column": text_column}
+        return {split: load_rows(names, FEATURES, _document, **arguments) for split, names in files.items()}
+    splits = {}
+    for split, rows in load_hub_rows(dataset, dataset_config).items():
+        if text_column not in rows.column_names:
+            raise InputError(f"--text-column {text_column} is not one of {', '.join(rows.column_names)}")
+        if getattr(rows.features[text_column], "dtype", None) not in ("string", "large_string"):
+            raise InputError(
+                f"--text-column {text_column} of {dataset} holds {rows.features[text_column]}: texts are needed"
+            )
+        splits[split] = rows.select_columns(text_column).rename_columns({text_column: "text"})
+    return splits
+
+
+def _document(row: dict, number: int, column: str) -> dict:
+    if column not in row:
+        raise InputError(f"--text-column {column} is not one of {', '.join(row)}")
+    text = row[column]
+    if not isinstance(text, str | None):
+        raise InputError(f"column {column!r} holds {text!r:.40} ({type(text).__name__}): a text is needed")
+    return {"text": text and check_text(text)}
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -42,7 +86,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **SPECIAL_TOKENS)
 
 
-def pack(dataset: Dataset, text_column: str, tokenizer, max_length: int, num_proc: int | None = None) -> Dataset:
+def pack(dataset: Dataset, tokenizer, max_length: int, num_proc: int | None = None) -> Dataset:
     """
     Rows of `max_length` tokens, `[CLS] … [SEP]`, cut from the documents one after the other; a document ends with
     [SEP]. No token is dropped: the last row of every thousand documents may be shorter.
@@ -54,7 +98,7 @@ def pack(dataset: Dataset, text_column: str, tokenizer, max_length: int, num_pro
     room = max_length - 2
 
     def pack_documents(batch: dict) -> dict:
-        texts = [text for text in batch[text_column] if text and not text.isspace()]
+        texts = [text for text in batch["text"] if text and not text.isspace()]
         if not texts:
             return {"input_ids": [], "special_tokens_mask": []}
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
