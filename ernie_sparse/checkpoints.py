@@ -2,14 +2,19 @@
 """Finding what a command's flags name: models, tokenizers, and the checkpoints of a training."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError, input_errors
 from .sparse_pattern import SparsePattern
+
+logger = logging.get_logger(__name__)
 
 
 def check_checkpoint(name: str, argument: str):
@@ -52,10 +57,58 @@ def load_tokenizer(name: str, config: ErnieSparseConfig | None = None) -> PreTra
     return tokenizer
 
 
-def load_model(model_class: type[PreTrainedModel], name: str, config: ErnieSparseConfig, **kwargs) -> PreTrainedModel:
-    """A model with the weights of a folder or hub id."""
-    with input_errors(ValueError, OSError, SafetensorError, about=f"--model {name}"):
-        return model_class.from_pretrained(name, config=config, **kwargs)
+def load_model(
+    model_class: type[PreTrainedModel], name: str, config: ErnieSparseConfig, new_head: bool = False
+) -> PreTrainedModel:
+    """
+    A model with the weights of a folder or hub id, in fp32 whatever type they are stored in.
+
+    Args:
+        new_head (`bool`):
+            Whether the head may be a new one, where the checkpoint has that of another task or of other classes; and the
+            representatives, where it has none. What is new is logged.
+
+    Raises:
+        [`InputError`]: The checkpoint cannot be read, lacks other weights, has some of other sizes or for which the model has
+            no place, or some that are not finite.
+    """
+    own_logger = logging.get_logger("transformers.modeling_utils")
+    level = own_logger.level
+    # Instead of its report of what is missing there is an error, or one line.
+    own_logger.setLevel(logging.ERROR)
+    try:
+        with input_errors(ValueError, OSError, SafetensorError, about=f"--model {name}"):
+            model, info = model_class.from_pretrained(
+                name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+    finally:
+        own_logger.setLevel(level)
+    has_own_head = model_class.__name__ in (config.architectures or ())
+    missing, resized = set(info["missing_keys"]), {key[0] for key in info["mismatched_keys"]}
+    fresh = {key for key in missing if new_head and _may_be_new(model, key, not has_own_head)}
+    fresh |= {key for key in resized if new_head and _may_be_new(model, key, True)}
+    homeless = {key for key in info["unexpected_keys"] if ".layer." in key or "embeddings." in key}
+    for reason, keys in (
+        ("lacks", missing - fresh),
+        ("has other sizes than its config.json says of", resized - fresh),
+        ("has more than its config.json says", homeless),
+        ("has weights that are not finite", {n for n, w in model.named_parameters() if not w.isfinite().all()}),
+    ):
+        if keys:
+            raise InputError(f"--model {name} {reason}: {_listed(keys)}")
+    if fresh:
+        logger.warning_once(f"new weights, which {name} does not have: {_listed(fresh)}")
+    return model
+
+
+def _may_be_new(model: PreTrainedModel, key: str, head: bool) -> bool:
+    is_head = not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
+    return head if is_head else "representative" in key
+
+
+def _listed(keys: Collection[str]) -> str:
+    """The names of some weights, the first few of them."""
+    return ", ".join(sorted(keys)[:6]) + (f", … ({len(keys)} in all)" if len(keys) > 6 else "")
 
 
 def last_checkpoint(folder: str | Path) -> str | None:

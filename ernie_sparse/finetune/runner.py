@@ -94,7 +94,7 @@ def build_trainer(job: Job, args: FinetuneArguments, saor: SaorArguments, traini
     model_class = TASK_TYPES[job.task.task_type].model_class
 
     def fresh_model(trial=None):
-        model = load_model(model_class, args.model, copy.deepcopy(job.config), ignore_mismatched_sizes=True)
+        model = load_model(model_class, args.model, copy.deepcopy(job.config), new_head=True)
         return model if args.lora_rank is None else with_lora(model, args.lora_rank)
 
     callbacks = []

@@ -134,7 +134,7 @@ def build_config(args: PretrainArguments) -> ErnieSparseConfig:
 def build_model(args: PretrainArguments, config: ErnieSparseConfig, tokenizer) -> ErnieSparseForMaskedLM:
     """The checkpoint's model, or a new one for the tokenizer's vocabulary."""
     if args.model is not None:
-        return load_model(ErnieSparseForMaskedLM, args.model, config)
+        return load_model(ErnieSparseForMaskedLM, args.model, config, new_head=True)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     with input_errors(ValueError, KeyError, about="--config"):
