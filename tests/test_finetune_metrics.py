@@ -343,6 +343,18 @@ def test_a_metric_of_the_hub_that_cannot_be_loaded(monkeypatch, error, reason):
     assert str(caught.value) == f"the metric 'owner/none' cannot be loaded: {reason}"
 
 
+def test_code_of_this_folder_is_run_only_where_it_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "accuracy").mkdir()
+    (tmp_path / "accuracy" / "accuracy.py").write_text("raise SystemExit('it was run')")
+    for name in ("accuracy", "accuracy/accuracy.py", "accuracy/"):
+        with pytest.raises(InputError, match=f"the metric '{name}': there is a file or folder of this name here"):
+            hub_metric(name)
+    for name in ("./accuracy", str(tmp_path / "accuracy")):
+        with pytest.raises(SystemExit, match="it was run"):
+            hub_metric(name)
+
+
 def test_average_over_tasks_by_hand():
     results = {
         "mrpc": {"accuracy": 0.8, "f1": 0.9},

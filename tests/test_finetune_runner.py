@@ -33,6 +33,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    pipeline,
 )
 
 from ernie_sparse import ErnieSparseForCandidateChoice, cli
@@ -136,6 +137,16 @@ def test_a_fine_tuned_model_reloads_as_it_was(task_type):
     if task_type == "question_answering":
         answers = json.loads((out / "answers-test.json").read_text())
         assert answers == {row["id"]: row["answer"] for row in read_jsonl(out / "predictions-test.jsonl")}
+
+
+def test_a_model_keeps_the_length_that_it_was_trained_on(tmp_path):
+    assert finetune(tmp_path / "out", "--max-length", 16, "--num-train-epochs", 1)["max_length"] == 16
+    source = write_jsonl(tmp_path / "long.jsonl", [{"text": " ".join(["north"] * 9 + FILLER * 5 + ["south"] * 9)}])
+    words = ["predict", "--model", tmp_path / "out", "--input-file", source, "--output-file", tmp_path / "out.jsonl"]
+    assert cli.main([str(word) for word in words]) == 0
+    (predicted,), (row,) = read_jsonl(tmp_path / "out.jsonl"), read_jsonl(source)
+    scores = pipeline("text-classification", str(tmp_path / "out"))(row["text"], truncation=True, top_k=None)
+    assert {entry["label"]: entry["score"] for entry in scores} == pytest.approx(predicted["scores"], abs=1e-6)
 
 
 def test_long_questions_are_read_in_windows_and_long_texts_are_counted(tmp_path):

@@ -8,6 +8,7 @@ each split are; an encoder turns one such row into bytes, once it is known which
 """
 
 import io
+import os
 import pickle
 import tarfile
 from collections.abc import Callable, Mapping
@@ -164,7 +165,7 @@ def _check_sums(name: str, folder: Path):
         expected, file = line[:64], line[66:]
         if not file or line[64] != " " or line[65] not in " *":
             raise InputError(f"{sums}, line {number} is not a checksum, two spaces and a name")
-        path = folder / file
+        path = _inside(folder, file, f"{sums}, line {number}")
         named.add(path.name)
         if not path.is_file():
             raise InputError(f"{path}: there is no such file, and {SUMS} names it; {remedy}")
@@ -173,6 +174,13 @@ def _check_sums(name: str, folder: Path):
     unnamed = sorted(path for path in folder.iterdir() if path.suffix in (".tsv", ".npz") and path.name not in named)
     if unnamed:
         raise InputError(f"{sums} has no checksum of {unnamed[0].name}: it is cut off; {remedy}")
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """A file that a file of the data names: one of the data's own."""
+    if not Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(folder)):
+        raise InputError(f"{where} names {name!r}, which is outside of {folder}")
+    return folder / name
 
 
 def _hold_out(sources: dict[str, Source]) -> dict[str, Source]:
@@ -454,7 +462,7 @@ def _read_drawings(base: Path) -> dict[str, Source]:
             columns = line.split()
             if len(columns) < 4:
                 raise InputError(f"{lines}, line {number} has {len(columns)} columns: at least 4 are needed")
-            path = base / columns[0] / columns[1]
+            path = _inside(base, f"{columns[0]}/{columns[1]}", f"{lines}, line {number}")
             if not path.is_file():
                 raise InputError(f"{path}: there is no such file, and {lines}, line {number} names it")
             if path.stat().st_size == 0:

@@ -5,6 +5,7 @@ labels per document, of labelled words, and of answers as SQuAD and TriviaQA cou
 and TriviaQA in percent.
 """
 
+import os
 import re
 import string
 import warnings
@@ -226,13 +227,20 @@ def compute(names: Sequence[str], predictions: Sequence, references: Sequence) -
 
 def hub_metric(name: str):
     """
-    A metric of the Hub or of a local script, by `evaluate.load`.
+    A metric of the Hub or, where `name` begins with `.` or `/`, of a local script, by `evaluate.load`. Either is code that
+    runs here.
 
     Raises:
-        `InputError`: It cannot be loaded, for whatever reason: such a script may raise anything.
+        `InputError`: It cannot be loaded, for whatever reason: such a script may raise anything; or `name` is of the Hub, but
+            a local script of this name would be run instead.
     """
     import evaluate
 
+    if not name.startswith((".", os.sep)) and os.path.lexists(name):
+        raise InputError(
+            f"the metric {name!r}: there is a file or folder of this name here, whose code would be run instead of the Hub's: "
+            f"name it ./{name} if that is meant, or run the command in another folder"
+        )
     try:
         return evaluate.load(name, keep_in_memory=True)
     except Exception as error:

@@ -98,6 +98,8 @@ def parse_config(text: str | None) -> dict:
             values[name] = {"true": True, "false": False}[word.lower()] if value_type is bool else value_type(word)
         except (ValueError, KeyError):
             raise InputError(f"--config: {name}={word!r} is not of type {value_type.__name__}") from None
+        if not isinstance(values[name], str) and not math.isfinite(values[name]):
+            raise InputError(f"--config: {name}={word!r} is not a finite number")
     return values
 
 

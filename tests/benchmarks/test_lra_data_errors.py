@@ -264,6 +264,9 @@ def test_checksums_are_checked_before_anything_is_read(tmp_path, monkeypatch):
     (tmp_path / "SHA256SUMS").write_text(sums)
     path.unlink()
     refused("listops", tmp_path, "basic_val.tsv: there is no such file, and SHA256SUMS names it")
+    for outside in ("../secret", "/etc/passwd", "a/../../secret"):
+        (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  {outside}\n")
+        refused("listops", tmp_path, f"SHA256SUMS, line 1 names '{outside}', which is outside of")
     (tmp_path / "SHA256SUMS").write_text("not a sum\n")
     refused("listops", tmp_path, "SHA256SUMS, line 1 is not a checksum")
 
