@@ -141,6 +141,7 @@ def test_a_fine_tuned_model_reloads_as_it_was(task_type):
 
 def test_a_model_keeps_the_length_that_it_was_trained_on(tmp_path):
     assert finetune(tmp_path / "out", "--max-length", 16, "--num-train-epochs", 1)["max_length"] == 16
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 16
     source = write_jsonl(tmp_path / "long.jsonl", [{"text": " ".join(["north"] * 9 + FILLER * 5 + ["south"] * 9)}])
     words = ["predict", "--model", tmp_path / "out", "--input-file", source, "--output-file", tmp_path / "out.jsonl"]
     assert cli.main([str(word) for word in words]) == 0
