@@ -88,7 +88,7 @@ class Settings:
         """Write `finetune.json` into `folder`: what stands neither in the model's config nor in the tokenizer."""
         names = ("task_type", "columns", "long_documents", "stride", "max_answer_length", "num_best", "null_threshold")
         content = {name: getattr(self, name) for name in names}
-        (Path(folder) / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n")
+        (Path(folder) / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, config: ErnieSparseConfig, tokenizer: PreTrainedTokenizerBase) -> "Settings":
@@ -103,4 +103,4 @@ class Settings:
             raise InputError(f"{folder} has no {FILE_NAME}: it was not written by `ernie-sparse finetune`")
         max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
         with input_errors(TypeError, KeyError, ValueError, about=f"{path} is not a file of `ernie-sparse finetune`"):
-            return cls.of(config, max_length, **json.loads(path.read_text()))
+            return cls.of(config, max_length, **json.loads(path.read_text(encoding="utf-8")))
