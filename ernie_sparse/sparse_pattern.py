@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+# How many hashes of random blocks are held at a time: 128 KiB each, which stay in the cache.
+CHUNK_HASHES = 2**14
+
 
 @dataclasses.dataclass(frozen=True)
 class SparsePattern:
@@ -213,7 +216,7 @@ class BlockPlan(NamedTuple):
 
     @classmethod
     def build(cls, pattern: SparsePattern, num_tokens: int, device: torch.device | str = "cpu") -> "BlockPlan":
-        """The plan's tables, in O(N · W); the hash of random blocks, where there are any, takes O(N²) integers once."""
+        """The plan's tables, in O(N · W). Random blocks, where there are any, take O(N²) time, but no more memory."""
         num_blocks = pattern.num_blocks(num_tokens)
         # Comparisons instead of `min`: a compiler turns them into conditions instead of carrying them along.
         num_global = num_blocks if pattern.num_global_blocks >= num_blocks else pattern.num_global_blocks
@@ -246,14 +249,17 @@ class BlockPlan(NamedTuple):
 
     @staticmethod
     def _random_columns(pattern: SparsePattern, num_blocks: int, query: torch.Tensor) -> torch.Tensor:
-        key = torch.arange(num_blocks, device=query.device)[None, :]
-        seen = ((query - key).abs() <= pattern.num_window_blocks // 2) | (key < pattern.num_global_blocks)
-        # The key block in the low bits makes every rank distinct, so that ties cannot be broken differently elsewhere.
-        rank = (_hash32(pattern.seed, query, key) << 24) | key
-        rank = rank.masked_fill(seen, torch.iinfo(torch.int64).max)
-        count = min(pattern.num_random_blocks, num_blocks)
-        rank, drawn = rank.topk(count, dim=1, largest=False)
-        return torch.where(rank == torch.iinfo(torch.int64).max, num_blocks, drawn)
+        key, most = torch.arange(num_blocks, device=query.device)[None, :], torch.iinfo(torch.int64).max
+        # A compiler's shapes may be symbols, which cannot be split by.
+        chunks = (query,) if torch.compiler.is_compiling() else query.split(max(1, CHUNK_HASHES // num_blocks))
+        columns = []
+        for rows in chunks:
+            seen = ((rows - key).abs() <= pattern.num_window_blocks // 2) | (key < pattern.num_global_blocks)
+            # The key block in the low bits makes every rank distinct, so that ties cannot be broken differently elsewhere.
+            rank = ((_hash32(pattern.seed, rows, key) << 24) | key).masked_fill_(seen, most)
+            rank, drawn = rank.topk(min(pattern.num_random_blocks, num_blocks), dim=1, largest=False)
+            columns.append(torch.where(rank == most, num_blocks, drawn))
+        return torch.cat(columns)
 
     def block_mask(self) -> torch.Tensor:
         """The same table read densely: `(N, N)` bool, True where query block (row) sees key block (column)."""
