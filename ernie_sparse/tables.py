@@ -59,7 +59,7 @@ def _said_of(path: Path) -> Iterator[None]:
         raise InputError(
             f"could not read {path}: it is not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
-    except (csv.Error, json.JSONDecodeError, pa.ArrowException) as error:
+    except (json.JSONDecodeError, pa.ArrowException) as error:
         raise InputError(f"could not read {path}: {error}") from error
 
 
@@ -86,16 +86,19 @@ def _read_csv(path: Path) -> Iterator[dict | InputError]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         # Strict, so that a quote that is never closed is said and does not swallow the rest of the file.
         rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        header = next((row for row in rows if row), [])
-        twice = [name for name, count in Counter(header).items() if name and count > 1]
-        if twice:
-            raise InputError(f"the header of {path} names the column {twice[0]!r} twice")
-        for row in filter(None, rows):
-            if len(row) > len(header):
-                yield InputError(f"it has {len(row)} cells, and the header has {len(header)}")
-            else:
-                cells = [cell or None for cell in row]
-                yield dict(zip(header, cells + [None] * (len(header) - len(row)), strict=True))
+        try:
+            header = next((row for row in rows if row), [])
+            twice = [name for name, count in Counter(header).items() if name and count > 1]
+            if twice:
+                raise InputError(f"the header of {path} names the column {twice[0]!r} twice")
+            for row in filter(None, rows):
+                if len(row) > len(header):
+                    yield InputError(f"it has {len(row)} cells, and the header has {len(header)}")
+                else:
+                    cells = [cell or None for cell in row]
+                    yield dict(zip(header, cells + [None] * (len(header) - len(row)), strict=True))
+        except csv.Error as error:
+            raise InputError(f"could not read {path}, line {rows.line_num}: {error}") from error
 
 
 def _read_json(path: Path) -> Iterator[dict | InputError]:
@@ -109,7 +112,7 @@ def _read_json(path: Path) -> Iterator[dict | InputError]:
             except (ValueError, RecursionError) as error:
                 yield InputError(f"it is no JSON: {error}")
                 continue
-            yield row if isinstance(row, dict) else InputError(f"it is {type(row).__name__}: an object is needed")
+            yield row if isinstance(row, dict) else InputError(f"it is {json.dumps(row):.40}: an object is needed")
 
 
 def _read_parquet(path: Path) -> Iterator[dict]:

@@ -10,7 +10,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -336,6 +336,8 @@ def test_a_single_class_is_refused():
     for labels in (["a", "a"], [["a"], ["a"]]):
         with pytest.raises(InputError, match="a single class, 'a': there is nothing to learn"):
             class_names(split_of(labels), OWN if labels[0] == "a" else TOKENS)
+    with pytest.raises(InputError, match="no row of the training set has anything in column 'label'"):
+        class_names(Split(labelled([[], []], List(Value("string"))), (), str), OWN_FILES["multi_label"])
 
 
 @pytest.mark.parametrize(
@@ -477,6 +479,16 @@ def test_a_hub_data_set_gives_its_labelled_splits_and_a_task_those_it_names(monk
     arxiv = load_splits(TASKS["arxiv"], files={}, dataset_config="no_ref")
     assert set(own) == set(imdb) == set(arxiv) == {"train", "test"}
     assert asked == [("some/set", "small"), ("stanfordnlp/imdb", None), ("ccdv/arxiv-classification", "no_ref")]
+
+
+def test_a_folder_as_data_set_is_read_as_files_are(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,01\nb,02\n")
+    (tmp_path / "test.csv").write_text("text,label\na,01\n")
+    splits = load_splits(OWN, files={}, dataset=str(tmp_path))
+    assert set(splits) == {"train", "test"} and splits["test"].rows["label"][:] == ["01"]
+    # Not in that layout: as datasets finds it.
+    (tmp_path / "train.csv").rename(tmp_path / "my_train.csv")
+    assert set(load_splits(OWN, files={}, dataset=str(tmp_path))) == {"train", "test"}
 
 
 def test_a_csv_cell_that_reads_none_is_a_label_and_an_empty_one_is_missing(tmp_path):

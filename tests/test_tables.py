@@ -45,7 +45,7 @@ def rows_in(path: Path, **arguments) -> list:
         ("a.jsonl", '{"text": "é\u2028", "n": 1}\n\n{"text": null, "n": [2]}\n', [("é\u2028", 1), (None, [2])]),
         ("a.json", ' [{"text": "x", "n": 1},\n {"text": "y", "n": "z"}]', [("x", 1), ("y", "z")]),
         ("a.json", '{"text": "x", "n": 1}\n{"text": "y", "n": 2}\n', [("x", 1), ("y", 2)]),
-        ("a.jsonl", '[1]\n{"text": "y", "n": 2}', ["it is list: an object is needed", ("y", 2)]),
+        ("a.jsonl", '[1]\n{"text": "y", "n": 2}', ["it is [1]: an object is needed", ("y", 2)]),
     ],
 )
 def test_what_stands_in_a_file_comes_out_row_by_row(name, content, expected, tmp_path):
@@ -67,7 +67,7 @@ def test_a_cell_may_be_a_document(tmp_path):
     "name, content, message",
     [
         ("a.csv", "text,label,text\na,b,c\n", r"the header of .*a\.csv names the column 'text' twice"),
-        ("a.csv", 'text\n"never closed\nx\n', r"could not read .*a\.csv: unexpected end of data"),
+        ("a.csv", 'text\n"never closed\nx\n', r"could not read .*a\.csv, line 3: unexpected end of data"),
         ("a.csv", b"text\n\xe9t\xe9\n", r"could not read .*a\.csv: it is not UTF-8 text"),
         ("a.json", '[{"text": "a"}, {"te', r"could not read .*a\.json: Unterminated string"),
         ("a.parquet", "no such thing", r"could not read .*a\.parquet: "),

@@ -1,8 +1,10 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """From a hub data set, a local copy of it or files of one's own to splits of rows with one column per role."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +17,7 @@ from sklearn.model_selection import train_test_split
 
 from ..errors import InputError
 from ..tables import FORMATS, check_text, find_files, load_hub_rows, load_rows, place_of
-from .tasks import Task
+from .tasks import OWN_SPLITS, Task
 
 TEXT, TEXTS = Value("string"), List(Value("string"))
 
@@ -95,6 +97,10 @@ def load_splits(
     """
     if data_dir is not None:
         files = find_split_files(data_dir, task)
+    elif dataset is not None and Path(dataset).is_dir():
+        # Where its files are in the usual layout, they are read as files are: datasets would guess types file by file.
+        with contextlib.suppress(InputError):
+            files = find_split_files(dataset, replace(task, folder="", splits=OWN_SPLITS))
     if any(files.values()):
         # Nothing is read before all are there.
         files = {split: find_files(names) for split, names in files.items() if names}
@@ -102,7 +108,7 @@ def load_splits(
     else:
         name, config = (dataset, None) if dataset else task.hub
         hub = load_hub_rows(name, dataset_config or config)
-        names = task.splits if not dataset else {split: split for split in ("train", "validation", "test")}
+        names = OWN_SPLITS if dataset else task.splits
         splits = {s: partial(_split_of_hub, task, name, part, hub[part]) for s, part in names.items() if part in hub}
     if "train" not in splits:
         raise InputError(f"there is no train split, only {', '.join(splits) or 'none at all'}")
@@ -432,6 +438,8 @@ def class_names(train: Split, task: Task) -> tuple[str, ...]:
         {value for row in labels for value in row} if isinstance(train.rows.features["label"], List) else set(labels)
     )
     names = train.class_names or (task.label_names if values <= set(task.label_names) else ())
+    if not values:
+        raise InputError(f"no row of the training set has anything in column {task.columns['label']!r}")
     if len(values) < 2 and (task.task_type == "single_label" or not (names or task.task_type == "multi_label")):
         only = ", ".join(map(repr, sorted(values)))
         raise InputError(f"the training set has a single class, {only}: there is nothing to learn")

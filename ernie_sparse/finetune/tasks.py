@@ -4,6 +4,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+# Where a data set does not call them otherwise.
+OWN_SPLITS = {split: split for split in ("train", "validation", "test")}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -51,7 +54,7 @@ class Task:
     best: str = "accuracy"
     hub: tuple[str, str | None] | None = None
     folder: str = ""
-    splits: Mapping[str, str] = field(default_factory=lambda: {s: s for s in ("train", "validation", "test")})
+    splits: Mapping[str, str] = field(default_factory=OWN_SPLITS.copy)
     label_names: tuple[str, ...] = ()
     label_separator: str = "|"
     prepare: Callable[[dict], dict] | None = None
