@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """PyTorch ERNIE-Sparse model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from .hst_layer import (
     ErnieSparseSelfAttention,
     embedding_size,
 )
-from .saor import IGNORE_INDEX, SaorLoss, saor_loss
+from .saor import IGNORE_INDEX, SaorLoss, is_labelled, saor_loss
 from .sparse_pattern import BlockPlan, SparsePattern, block_plan
 from .unpadding import drop_padding
 
@@ -212,6 +213,12 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         table.weight = nn.Parameter(table.weight.detach()[rows], requires_grad=table.weight.requires_grad)
         table.num_embeddings = self.config.max_position_embeddings = new_num_position_embeddings
 
+    def is_labelled(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """
+        Which predictions of a batch have a label, as bool: the loss is a mean over them. `None` for a batch without labels.
+        """
+        return is_labelled("categorical", batch["labels"]) if "labels" in batch else None
+
     def _encode(self, inputs, labels, pattern, consistency_pattern, **kwargs) -> list[ErnieSparseModelOutput]:
         """The base model's outputs of the one or, with a consistency pattern, of the two passes over `inputs`."""
         if consistency_pattern is None:
@@ -263,6 +270,9 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
                 waiting for it); an attention mask that is not `(batch_size, sequence_length)`; an unknown pattern.
         """
         num_tokens, device = self._check_inputs(input_ids, inputs_embeds, attention_mask)
+        if inputs_embeds is not None and attention_mask is not None:
+            # Whatever stands on padding: a NaN there would reach real tokens through a weight of zero.
+            inputs_embeds = inputs_embeds.masked_fill(attention_mask.unsqueeze(-1) == 0, 0.0)
         if position_ids is None:
             position_ids = torch.arange(num_tokens, device=device)[None]
         for name, ids, size in (
@@ -451,12 +461,15 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def _problem_type(self, labels: torch.Tensor) -> str:
+    def _distribution(self, labels: torch.Tensor) -> str:
         if self.config.problem_type is not None:
-            return self.config.problem_type
+            return self._distributions[self.config.problem_type]
         if self.num_labels == 1:
-            return "regression"
-        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+            return "gaussian"
+        return "bernoulli" if labels.is_floating_point() else "categorical"
+
+    def is_labelled(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        return is_labelled(self._distribution(batch["labels"]), batch["labels"]) if "labels" in batch else None
 
     @can_return_tuple
     @auto_docstring(custom_args=CLASS_WEIGHTS_ARGS)
@@ -479,14 +492,14 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
         labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*):
             Classes (integers, one per document), multi-label targets (floats, one per label) or numbers (regression).
             `config.problem_type` says which; without it `num_labels == 1` means regression and the labels' dtype tells
-            the other two apart. -100 stands for "no label" in all three.
+            the other two apart. -100 stands for "no label", but for numbers, where NaN does.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
         logits = [self.classifier(self.dropout(output.pooler_output)) for output in passes]
         losses = SaorLoss()
         if labels is not None:
-            distribution = self._distributions[self._problem_type(labels)]
+            distribution = self._distribution(labels)
             if distribution == "categorical":
                 labels = labels.view(-1)
             elif labels.numel() == logits[0].numel():
@@ -587,21 +600,30 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
             attentions=passes[0].attentions,
         )
 
+    def is_labelled(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """A question is one prediction, and has a label where an answer starts on a real token of its row."""
+        if "start_positions" not in batch:
+            return None
+        size = batch["input_ids"].shape[-1] if "input_ids" in batch else batch["inputs_embeds"].shape[-2]
+        return is_labelled("any_of", _targets(batch["start_positions"], size, batch.get("attention_mask")))
+
     def _side_losses(self, logits, side: int, positions, attention_mask, alpha, num_items) -> SaorLoss:
         """The losses of the starts (`side` 0) or of the ends (1): a choice among the real tokens."""
         scores = [states[..., side].float() for states in logits]
         if attention_mask is not None:
             scores = [score.masked_fill(attention_mask == 0, torch.finfo(score.dtype).min) for score in scores]
-        size = scores[0].shape[1]
-        positions = positions.to(scores[0].device)
-        positions = positions.unsqueeze(1) if positions.dim() == 1 else positions
-        # One place more, for positions outside the input.
-        positions = positions.masked_fill((positions < 0) | (positions >= size), size)
-        is_target = torch.zeros(len(positions), size + 1, dtype=torch.bool, device=positions.device)
-        is_target = is_target.scatter(1, positions, True)[:, :size]
-        if attention_mask is not None:
-            is_target = is_target & (attention_mask != 0)
-        return _losses("any_of", scores, is_target, alpha, num_items)
+        targets = _targets(positions.to(scores[0].device), scores[0].shape[1], attention_mask)
+        return _losses("any_of", scores, targets, alpha, num_items)
+
+
+def _targets(positions: torch.Tensor, size: int, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """`(batch_size,)` or `(batch_size, num_mentions)` to `(batch_size, size)`: whether a real token is one of them."""
+    positions = positions.unsqueeze(1) if positions.dim() == 1 else positions
+    # One place more, for positions outside the input.
+    positions = positions.masked_fill((positions < 0) | (positions >= size), size)
+    is_target = torch.zeros(len(positions), size + 1, dtype=torch.bool, device=positions.device)
+    is_target = is_target.scatter(1, positions, True)[:, :size]
+    return is_target if attention_mask is None else is_target & (attention_mask != 0)
 
 
 @auto_docstring

@@ -86,6 +86,17 @@ OUTPUT_DISTRIBUTIONS = {
 }
 
 
+def is_labelled(distribution: str, labels: torch.Tensor) -> torch.Tensor:
+    """
+    Which predictions have a label, as bool, one value per prediction: for `any_of` where any class is right, and else where
+    the label is neither NaN nor, but for `gaussian`, -100.
+    """
+    if OUTPUT_DISTRIBUTIONS[distribution].labels_are_sets:
+        return labels.any(dim=-1)
+    is_number = ~labels.isnan()
+    return is_number if distribution == "gaussian" else is_number & (labels != IGNORE_INDEX)
+
+
 def saor_loss(
     distribution: str,
     logits: torch.Tensor,
@@ -104,11 +115,13 @@ def saor_loss(
             logits: any of the classes that are `True`; no label where none is), `bernoulli` or `gaussian` (labels
             shaped as the logits).
         logits, second_logits (`torch.Tensor`): Of the first and, for SAOR, of the second pass. Taken to fp32.
-        labels (`torch.Tensor`): -100 stands for "no label": what the logits say there has no effect at all.
+        labels (`torch.Tensor`):
+            -100 and NaN stand for "no label", and what the logits say there has no effect at all; for `gaussian` -100 is
+            a number as any other.
         alpha (`float`, defaults to 1.0): Weight of the consistency loss.
         num_items (`int` or `torch.Tensor`, *optional*):
-            What both sums are divided by; the number of labels that are not -100 when `None`. Trainer passes the count
-            over all accumulated micro-batches and processes.
+            What both sums are divided by; the number of labels when `None`. Trainer passes the count over all accumulated
+            micro-batches and processes.
         class_weights (`torch.Tensor` of shape `(num_classes,)`, *optional*):
             Factor on the task loss of a prediction by its label, for `categorical`. The divisor does not change:
             weights of mean 1 over the training set keep the scale. The consistency loss, which has no label, is not
@@ -132,20 +145,20 @@ def saor_loss(
         raise ValueError(
             f"second_logits of shape {tuple(second_logits.shape)} do not fit logits of shape {tuple(logits.shape)}"
         )
-    is_labelled = labels.any(dim=-1) if are_sets else labels != IGNORE_INDEX
+    has_label = is_labelled(distribution, labels)
     # An empty set would have an infinite loss, whose gradient is NaN even when it is cleared afterwards.
-    labels = labels | ~is_labelled.unsqueeze(-1) if are_sets else labels.masked_fill(~is_labelled, 0)
+    labels = labels | ~has_label.unsqueeze(-1) if are_sets else labels.masked_fill(~has_label, 0)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     if distribution == "categorical":
         _check_classes(labels, logits.shape[-1])
     elif not are_sets:
         labels = labels.to(dtype)
     # At least 1: a batch without any label has the loss 0.
-    divisor = torch.as_tensor(is_labelled.sum() if num_items is None else num_items).clamp(min=1)
+    divisor = torch.as_tensor(has_label.sum() if num_items is None else num_items).clamp(min=1)
 
-    def sums(labels: torch.Tensor, is_labelled: torch.Tensor, *passes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def sums(labels: torch.Tensor, has_label: torch.Tensor, *passes: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # Cleared before the loss, not after it: an infinite logit would turn a cleared gradient into NaN.
-        is_used = is_labelled.unsqueeze(-1) if has_classes else is_labelled
+        is_used = has_label.unsqueeze(-1) if has_classes else has_label
         passes = [states.to(dtype).masked_fill(~is_used, 0.0) for states in passes]
         values = [task_loss(states, labels) for states in passes]
         if class_weights is not None:
@@ -153,10 +166,10 @@ def saor_loss(
             values = [value * weights for value in values]
         if len(passes) == 2:
             values.append(divergence(*passes))
-        return tuple(value.masked_fill(~is_labelled, 0.0).sum() for value in values)
+        return tuple(value.masked_fill(~has_label, 0.0).sum() for value in values)
 
     passes = (logits,) if second_logits is None else (logits, second_logits)
-    means = [total / divisor for total in _by_rows(sums, (labels, is_labelled, *passes), logits)]
+    means = [total / divisor for total in _by_rows(sums, (labels, has_label, *passes), logits)]
     if second_logits is None:
         return SaorLoss(means[0])
     first, second, consistency = means

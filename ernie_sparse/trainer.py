@@ -1,16 +1,26 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""SaorTrainer: transformers' Trainer with a second, perturbed pattern per step and the two parts of the loss in the log."""
+"""
+SaorTrainer: transformers' Trainer with a second, perturbed pattern per step and the two parts of the loss in the log. Its
+losses are means over predictions, however they are batched, and it stops where a training diverges.
+"""
 
 import dataclasses
+import math
 import random
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from accelerate.utils import gather_object
+from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from .checkpoints import last_checkpoint
 from .configuration_ernie_sparse import ErnieSparseConfig
+from .errors import InputError
 from .sparse_pattern import SparsePattern, block_plan
 from .trainer_internals import PatchedTrainer
 
@@ -23,7 +33,7 @@ class SaorArguments:
     How SAOR regularises the training. All three are our choice; the paper names neither the second pattern nor the weight.
 
     Raises:
-        `ValueError`: A negative alpha, no pattern to sample, or an entry that is neither a perturbation nor a pattern.
+        `ValueError`: A negative or infinite alpha, no pattern to sample, or an entry that is neither a perturbation nor a pattern.
     """
 
     _argument_group_name: ClassVar[str] = "SAOR, the consistency between two sparse patterns"
@@ -46,8 +56,8 @@ class SaorArguments:
     saor_seed: int = field(default=0, metadata={"help": "Seed of the draw, which depends on it and the step alone."})
 
     def __post_init__(self):
-        if not self.saor_alpha >= 0:
-            raise ValueError(f"saor_alpha={self.saor_alpha} is not allowed: it must be at least 0")
+        if not 0 <= self.saor_alpha < math.inf:
+            raise ValueError(f"saor_alpha={self.saor_alpha} is not allowed: it must be at least 0, and finite")
         if not self.saor_patterns:
             raise ValueError("saor_patterns is empty: name at least one perturbation or pattern")
         for entry in self.saor_patterns:
@@ -96,11 +106,19 @@ def perturb(own: SparsePattern, name: str, draw: random.Random) -> SparsePattern
     return dataclasses.replace(own, block_shift=shift)
 
 
+class DivergedError(InputError):
+    """A loss, a gradient or a weight is not finite: the training has to be done otherwise, such as with a lower rate."""
+
+
 class SaorTrainer(PatchedTrainer):
     """
     Trains any ErnieSparse head with SAOR: each training step runs two passes in one forward, the first under the model's
     own pattern and the second under one drawn from `saor.saor_patterns`. Evaluation and prediction run one pass under
     the model's own pattern. `task_loss` and `consistency_loss` (before alpha) are logged beside `loss`.
+
+    Losses are means over all predictions that have a label: those of an evaluation whatever the batches and processes, and
+    `train_loss` over the whole run, where it went on from a checkpoint as well. Training stops, with a [`DivergedError`],
+    before the first update whose loss or gradient is not finite, and no model with such weights is saved.
 
     Args:
         saor ([`SaorArguments`], *optional*): The defaults when `None`.
@@ -128,11 +146,16 @@ class SaorTrainer(PatchedTrainer):
             # Every head uses every weight, but for those of the representatives where there is no hierarchy.
             self.accelerator.ddp_handler.find_unused_parameters = not getattr(config, "hierarchical", True)
         self.add_callback(_OrderOfEpoch())
+        self.add_callback(LossOfRun())
         self._loss_parts = {}
         self._loss_parts_since = 0
+        self._update_loss = 0.0
+        self._evaluation_losses = []
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.saor.saor_alpha > 0 and model.training:
+        if not model.training:
+            return self._compute_evaluation_loss(model, inputs, return_outputs)
+        if self.saor.saor_alpha > 0:
             own = self.accelerator.unwrap_model(model).config.pattern
             patterns = {"pattern": own, "consistency_pattern": second_pattern(own, self.saor, self.state.global_step)}
             if self.args.torch_compile:
@@ -141,9 +164,30 @@ class SaorTrainer(PatchedTrainer):
                 patterns = {name: block_plan(pattern, length, device) for name, pattern in patterns.items()}
             inputs = {**inputs, **patterns, "consistency_alpha": self.saor.saor_alpha}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if self.saor.saor_alpha > 0 and model.training:
+        if self.saor.saor_alpha > 0:
             self._add_loss_parts(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _compute_evaluation_loss(self, model, inputs, return_outputs: bool):
+        """The mean over this process's batch, which is noted down with the number of its predictions."""
+        is_labelled = self._is_labelled(inputs)
+        num_items = None if is_labelled is None else is_labelled.sum()
+        if num_items is not None and self.model_accepts_loss_kwargs:
+            # To the model itself: Trainer would scale the loss for the sum of the processes' gradients. DataParallel passes
+            # numbers to all devices.
+            inputs = {**inputs, "num_items_in_batch": num_items.item() if self.args.n_gpu > 1 else num_items}
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if num_items is not None:
+            loss = loss.sum()
+            self._evaluation_losses.append((loss.detach(), num_items))
+        return (loss, outputs) if return_outputs else loss
+
+    def _is_labelled(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """Which predictions of a batch have a label; `None` where it has no labels."""
+        model = self.accelerator.unwrap_model(self.model)
+        if hasattr(model, "is_labelled"):
+            return model.is_labelled(batch)
+        return batch["labels"] != -100 if "labels" in batch else None
 
     def _add_loss_parts(self, outputs, num_items_in_batch: torch.Tensor | int | None):
         if not self._loss_parts:
@@ -158,18 +202,92 @@ class SaorTrainer(PatchedTrainer):
             self._loss_parts[name] = self._loss_parts.get(name, 0.0) + outputs[name].detach().mean() * scale
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        # Question answering has no `labels` to count: there an item is a row of which an answer starts in it.
+        # Trainer counts the labels that are not -100: what a label is, and whether it is missing, the model knows.
         batches = []
 
         def with_labels(batch: dict) -> dict:
             batches.append(batch)
-            is_extractive = "labels" not in batch and "start_positions" in batch
-            return {"labels": _positions_as_labels(batch)} if is_extractive else batch
+            is_labelled = self._is_labelled(batch)
+            return {} if is_labelled is None else {"labels": torch.where(is_labelled, 0, -100)}
 
         _, num_items = super().get_batch_samples(map(with_labels, epoch_iterator), num_batches, device)
         return batches, num_items
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._update_loss = self._update_loss + loss
+        if self.accelerator.sync_gradients:
+            self._finish_gradient(model, self._update_loss)
+            self._update_loss = 0.0
+        return loss
+
+    def _finish_gradient(self, model, loss: torch.Tensor):
+        """Before an update: whether its loss and gradient are finite, in all processes, and the loss of the run so far."""
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if self.accelerator.scaler is not None:
+            # fp16: some updates are left out by design, those that overflow under the present scale.
+            gradients = []
+        norm = get_total_norm(gradients) if gradients else torch.zeros_like(loss)
+        # Of all parts, where it is sharded.
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        found = self.accelerator.gather(torch.stack([loss, norm.to(loss)])[None]).tolist()
+        for name, values in zip(("loss", "gradient"), zip(*found, strict=True), strict=True):
+            if not all(map(math.isfinite, values)):
+                raise self._diverged(f"the {name} of update {self.state.global_step + 1} is not finite")
+        self._loss_of_run.add(sum(process_loss for process_loss, _ in found) / len(found))
+
+    def _diverged(self, what: str) -> DivergedError:
+        last = last_checkpoint(self.args.output_dir)
+        kept = "nothing had been saved before" if last is None else f"the last good checkpoint is {last}"
+        return DivergedError(
+            f"the training diverged: {what}; {kept}; train with a lower --learning-rate than {self.args.learning_rate:g}"
+        )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        # An update may end the weights although its loss and its gradient were finite.
+        if not all(weight.isfinite().all() for weight in self.model.parameters()):
+            raise self._diverged(f"weights are not finite after update {self.state.global_step}")
+        super().save_model(output_dir, _internal_call)
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        self._update_loss = 0.0
+        return super().train(*args, **kwargs)._replace(training_loss=self._loss_of_run.mean())
+
+    @property
+    def _loss_of_run(self) -> "LossOfRun":
+        # Trainer makes callbacks anew where it restores their state.
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, LossOfRun))
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        self._evaluation_losses = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._evaluation_losses:
+            # Trainer has the mean of the batches' means; and fp32 would be too little for sums.
+            losses, counts = (torch.stack(values).cpu().double() for values in zip(*self._evaluation_losses, strict=True))
+            total = torch.where(counts > 0, losses * counts, 0).sum().item()
+            totals, sizes = zip(*gather_object([(total, counts.sum().item())]), strict=True)
+            output.metrics[f"{metric_key_prefix}_loss"] = sum(totals) / max(sum(sizes), 1)
+        return output
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        return super().prediction_step(model, self._without_repeated(inputs), prediction_loss_only, ignore_keys)
+
+    def _without_repeated(self, inputs: dict) -> dict:
+        """The batch without the labels of rows that fill it up where the last rows do not go into the processes evenly."""
+        progress = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not progress.end_of_dataloader or progress.remainder <= 0:
+            return inputs
+        labels = {name: inputs[name].clone() for name in self.label_names if inputs.get(name) is not None}
+        for values in labels.values():
+            first = max(0, progress.remainder - self.accelerator.process_index * len(values))
+            values[first:] = math.nan if values.is_floating_point() else -100
+        return {**inputs, **labels}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs:
+            logs["train_loss"] = self._loss_of_run.mean()
         if "loss" in logs and self._loss_parts:
             steps = self.state.global_step - self._loss_parts_since
             for name, total in self._loss_parts.items():
@@ -194,14 +312,25 @@ class _OrderOfEpoch(TrainerCallback):
             sampler.generator = torch.Generator().manual_seed(draw.getrandbits(63))
 
 
-def _positions_as_labels(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """One label per row: 0 where at least one of its positions is a real token's, otherwise -100."""
-    positions, length = batch["start_positions"], _length(batch)
-    positions = positions.unsqueeze(1) if positions.dim() == 1 else positions
-    is_real = (positions >= 0) & (positions < length)
-    if "attention_mask" in batch:
-        is_real &= batch["attention_mask"].gather(1, positions.clamp(0, length - 1)) != 0
-    return torch.where(is_real.any(dim=1), 0, -100)
+class LossOfRun(TrainerCallback, ExportableState):
+    """The sum of the losses of all updates and their number, which a checkpoint carries along."""
+
+    def __init__(self, total: float = 0.0, updates: int = 0):
+        self.total, self.updates = total, updates
+
+    def state(self) -> dict:
+        return {"args": {"total": self.total, "updates": self.updates}, "attributes": {}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # Whether or not the states of other callbacks are restored.
+        earlier = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        self.total, self.updates = (earlier["args"][name] if earlier else 0 for name in ("total", "updates"))
+
+    def add(self, loss: float):
+        self.total, self.updates = self.total + loss, self.updates + 1
+
+    def mean(self) -> float:
+        return self.total / max(self.updates, 1)
 
 
 def _length(batch: dict[str, torch.Tensor]) -> int:

@@ -10,6 +10,7 @@ from transformers import TrainingArguments, set_seed
 
 from ernie_sparse import (
     ErnieSparseConfig,
+    ErnieSparseForCandidateChoice,
     ErnieSparseForMaskedLM,
     ErnieSparseForQuestionAnswering,
     ErnieSparseForSequenceClassification,
@@ -28,6 +29,7 @@ HEADS = {
     "regression": (ErnieSparseForSequenceClassification, {"num_labels": 1}),
     "token_classification": (ErnieSparseForTokenClassification, {"num_labels": 5}),
     "question_answering": (ErnieSparseForQuestionAnswering, {}),
+    "candidate_choice": (ErnieSparseForCandidateChoice, {}),
 }
 DISTRIBUTED_RUNS = {
     "masked_lm": {"head": "masked_lm"},
@@ -82,10 +84,13 @@ def build_dataset(head: str, size: int) -> list[dict]:
         elif head == "question_answering":
             row["start_positions"] = i % 12 if i != 2 else NUM_TOKENS + 3
             row["end_positions"] = i % 12 + 2 if i != 2 else NUM_TOKENS + 5
+        elif head == "candidate_choice":
+            row["candidate_positions"] = torch.tensor([1, 4, 9, -1 if i % 2 else 11])
+            row["labels"] = -100 if i == 2 else i % 3
         elif head == "multi_label":
             row["labels"] = torch.tensor([i % 2, i // 2 % 2, i // 4 % 2]).float()
         else:
-            row["labels"] = i / 4 - 1.0 if head == "regression" else i % 3
+            row["labels"] = i % 3 if head != "regression" else float("nan") if i == 2 else i / 4 - 1.0
         rows.append(row)
     return rows
 
@@ -153,6 +158,12 @@ def distributed_run(run: dict, batch_size: int, output_dir: str) -> dict:
     return result_of(trainer)
 
 
+def evaluation_loss(head: str, batch_size: int, output_dir: str) -> float:
+    """Of eleven rows, which go evenly into no batches and processes."""
+    trainer = build_trainer(head, output_dir, per_device_eval_batch_size=batch_size)
+    return trainer.evaluate(build_dataset(head, size=11))["eval_loss"]
+
+
 def rows_of_epochs(output_dir: str) -> list[int]:
     """The rows that this process is given in three epochs, in batches of rows of a length and with dropout."""
     model = build_model("single_label", hidden_dropout_prob=0.3)
@@ -184,10 +195,11 @@ def main(path: str, batch_size: int):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as output_dir:
         results = {name: distributed_run(run, batch_size, output_dir) for name, run in DISTRIBUTED_RUNS.items()}
+        losses = {head: [evaluation_loss(head, size, output_dir) for size in (1, 2, 8)] for head in HEADS}
         rows = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(rows, rows_of_epochs(output_dir))
     if torch.distributed.get_rank() == 0:
-        torch.save({"num_processes": len(rows), "results": results, "rows": rows}, path)
+        torch.save({"num_processes": len(rows), "results": results, "rows": rows, "losses": losses}, path)
     torch.distributed.destroy_process_group()
 
 

@@ -181,6 +181,20 @@ def test_a_model_gives_the_same_states(flex_calls, tiny_config):
     assert len(flex_calls) == 2
 
 
+def test_embeddings_of_padding_may_be_anything(flex_calls, tiny_config):
+    config = tiny_config(max_position_embeddings=NUM_TOKENS, block_size=16)
+    model = ErnieSparseModel._from_config(config, attn_implementation="flex_attention").eval()
+    mask, states = padding(NUM_TOKENS), torch.randn(4, NUM_TOKENS, 32)
+    with torch.no_grad():
+        outputs = [
+            model(inputs_embeds=states.masked_fill(~mask[..., None], value), attention_mask=mask)
+            for value in (float("nan"), 0.0)
+        ]
+    for name in ("last_hidden_state", "representative_hidden_state"):
+        assert torch.equal(outputs[0][name], outputs[1][name])
+    assert len(flex_calls) == 4
+
+
 @pytest.mark.slow
 def test_compiled_once_for_all_patterns_of_a_bucket():
     def run(pattern, num_tokens):

@@ -16,6 +16,7 @@ from ernie_sparse.saor import (
     bernoulli_divergence,
     categorical_divergence,
     gaussian_divergence,
+    is_labelled,
     saor_loss,
 )
 
@@ -38,6 +39,11 @@ def make_batch(distribution, num_documents=6, dtype=torch.float32):
     if distribution == "bernoulli":
         return logits, second, torch.randint(0, 2, (num_documents, 5, 3)).float()
     return logits, second, 3 * torch.randn(num_documents, 5, 3)
+
+
+def no_label(distribution) -> float:
+    """What stands for "no label"."""
+    return float("nan") if distribution == "gaussian" else IGNORE_INDEX
 
 
 def torch_loss(distribution, logits, labels, reduction="mean"):
@@ -150,9 +156,9 @@ def test_both_passes_are_trained_by_both_terms(distribution):
 @every_distribution
 def test_logits_without_a_label_have_no_effect(distribution, dtype, poison):
     logits, second, labels = make_batch(distribution, dtype=dtype)
-    is_labelled = torch.rand(labels.shape) < 0.6
-    labels = labels.masked_fill(~is_labelled, IGNORE_INDEX)
-    of_logits = is_labelled.unsqueeze(-1).expand_as(logits) if distribution == "categorical" else is_labelled
+    has_label = torch.rand(labels.shape) < 0.6
+    labels = labels.masked_fill(~has_label, no_label(distribution))
+    of_logits = has_label.unsqueeze(-1).expand_as(logits) if distribution == "categorical" else has_label
     # In fp16 the finite ones become infinite as well.
     poison = torch.tensor(poison).to(dtype)
     clean = loss_and_gradients(distribution, logits, labels, second)
@@ -172,7 +178,7 @@ def test_logits_without_a_label_have_no_effect(distribution, dtype, poison):
 @every_distribution
 def test_loss_is_the_mean_over_the_labelled_predictions_alone(distribution):
     logits, second, labels = make_batch(distribution)
-    labels[2:] = IGNORE_INDEX
+    labels[2:] = no_label(distribution)
     actual = saor_loss(distribution, logits, labels, second, alpha=3.0)
     expected = saor_loss(distribution, logits[:2], labels[:2], second[:2], alpha=3.0)
     torch.testing.assert_close(tuple(actual), tuple(expected))
@@ -197,10 +203,10 @@ def test_both_sums_are_divided_by_num_items(distribution, num_items):
 def test_micro_batches_add_up_to_the_full_batch(distribution, has_second):
     logits, second, labels = make_batch(distribution)
     # An uneven share of labels: means of means would not add up.
-    labels[0, 1:] = labels[3:, 2] = IGNORE_INDEX
+    labels[0, 1:] = labels[3:, 2] = no_label(distribution)
     second = second if has_second else None
     full = saor_loss(distribution, logits, labels, second, alpha=3.0)
-    num_items = (labels != IGNORE_INDEX).sum()
+    num_items = is_labelled(distribution, labels).sum()
     parts = [
         saor_loss(
             distribution,
@@ -233,7 +239,7 @@ def test_loss_does_not_depend_on_how_often_the_batch_is_repeated(distribution):
 @pytest.mark.parametrize("num_items", [None, 5, 0, torch.tensor(0)], ids=["none", "5", "0", "tensor0"])
 def test_batch_without_a_label_has_no_loss_and_no_gradient(distribution, num_items):
     logits, second, labels = make_batch(distribution)
-    labels = torch.full_like(labels, IGNORE_INDEX)
+    labels = torch.full_like(labels, no_label(distribution))
     for value in loss_and_gradients(distribution, logits, labels, second, num_items=num_items):
         assert (value == 0).all()
     assert saor_loss(distribution, logits, labels, num_items=num_items).loss == 0
@@ -264,15 +270,21 @@ def test_fp64_logits_stay_fp64():
         assert value.dtype == torch.float64
 
 
-@pytest.mark.parametrize("distribution, labels", [("bernoulli", [[1, 0, -100]]), ("gaussian", [[4, -2, -100]])])
+@pytest.mark.parametrize("distribution, count", [("bernoulli", 2), ("gaussian", 3)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_targets_and_numbers_may_be_integers(distribution, labels, dtype):
-    logits = torch.tensor([[0.5, -1.0, 2.0]], dtype=dtype)
-    loss = saor_loss(distribution, logits, torch.tensor(labels)).loss
+def test_targets_and_numbers_may_be_integers(distribution, count, dtype):
+    logits, labels = torch.tensor([[0.5, -1.0, 2.0]], dtype=dtype), torch.tensor([[1, 0, -100]])
+    loss = saor_loss(distribution, logits, labels).loss
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(
-        loss, torch_loss(distribution, logits[:, :2].float(), torch.tensor(labels)[:, :2].float())
-    )
+    torch.testing.assert_close(loss, torch_loss(distribution, logits[:, :count].float(), labels[:, :count].float()))
+
+
+def test_minus_100_is_a_number_like_any_other_in_a_regression():
+    logits, second = torch.randn(64, 1), torch.randn(64, 1)
+    labels = torch.cat([torch.full((60, 1), -100.0), torch.randn(4, 1)])
+    expected = (nn.functional.mse_loss(logits, labels) + nn.functional.mse_loss(second, labels)) / 2
+    assert expected > 1000
+    torch.testing.assert_close(saor_loss("gaussian", logits, labels, second).task_loss, expected)
 
 
 def test_unknown_distribution_is_refused_with_the_known_ones():
@@ -346,7 +358,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("has_second", [True, False])
 def test_logits_in_chunks_change_neither_losses_nor_gradients(distribution, has_second, monkeypatch):
     logits, second, labels = make_batch(distribution)
-    labels.view(-1)[::4] = IGNORE_INDEX
+    labels.view(-1)[::4] = no_label(distribution)
     results = []
     # All at once, a row at a time, and rows that the chunks do not divide.
     for chunk in (90, 1, 12, 89):

@@ -2,6 +2,7 @@
 """SaorTrainer: the choice of the second pattern, the losses it logs, and the same training however a batch is split."""
 
 import dataclasses
+import math
 import os
 import random
 import socket
@@ -19,14 +20,16 @@ from distributed_training import (
     build_model,
     build_trainer,
     distributed_run,
+    evaluation_loss,
     result_of,
 )
 from transformers import BertConfig, BertForSequenceClassification
 
 import ernie_sparse
 from ernie_sparse import SparsePattern
+from ernie_sparse.errors import InputError
 from ernie_sparse.sparse_pattern import BlockPlan
-from ernie_sparse.trainer import PERTURBATIONS, SaorArguments, SaorTrainer, perturb, second_pattern
+from ernie_sparse.trainer import PERTURBATIONS, DivergedError, SaorArguments, SaorTrainer, perturb, second_pattern
 
 OWN = SparsePattern(block_size=8, num_window_blocks=3, num_random_blocks=1, block_shift=5, seed=4)
 
@@ -50,6 +53,7 @@ def assert_same_training(ours: dict, expected: dict, tolerance: float = 1e-5):
     [
         ({"saor_alpha": -0.1}, "saor_alpha=-0.1"),
         ({"saor_alpha": float("nan")}, "saor_alpha=nan"),
+        ({"saor_alpha": float("inf")}, "saor_alpha=inf"),
         ({"saor_patterns": []}, "saor_patterns is empty"),
         ({"saor_patterns": ["shift", "rotate"]}, "'rotate' is not one of shift, .*, none, nor a pattern"),
         ({"saor_patterns": ["block_size=0"]}, "block_size=0 is not allowed"),
@@ -244,6 +248,16 @@ def test_question_answering_predicts_starts_and_ends(tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_an_evaluation_loss_is_the_mean_over_predictions_whatever_the_batch(head, tmp_path):
+    rows = build_dataset(head, size=11)
+    trainer = build_trainer(head, str(tmp_path))
+    with torch.no_grad():
+        expected = trainer.model.eval()(**trainer.data_collator(rows)).loss.item()
+    for size in (1, 2, 3, 8, 11):
+        assert evaluation_loss(head, size, str(tmp_path)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_evaluating_while_training_leaves_the_log_of_the_parts_alone(tmp_path):
     options = {"batch_size": 4, "num_train_epochs": 1}
     plain = train("single_label", tmp_path, **options)
@@ -279,6 +293,21 @@ def test_models_without_patterns_are_trained_plainly_or_refused():
     trainer = SaorTrainer(model=BertForSequenceClassification(config), saor=SaorArguments(saor_alpha=0.0))
     batch = {"input_ids": torch.randint(20, (2, 6)), "labels": torch.tensor([0, 1])}
     assert trainer.compute_loss(trainer.model.train(), batch).requires_grad
+
+
+def test_numbers_of_minus_100_are_trained_on_and_missing_ones_are_not(tmp_path):
+    trainer = build_trainer("regression", str(tmp_path), batch_size=64, alpha=0.0)
+    rows = build_dataset("regression", size=70)
+    for i, row in enumerate(rows):
+        row["labels"] = -100.0 if i < 60 else float("nan") if i < 66 else 1.0 + i
+    (batch,), num_items = trainer.get_batch_samples(iter([trainer.data_collator(rows)]), 1, torch.device("cpu"))
+    assert num_items == 64
+    loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=num_items)
+    with torch.no_grad():
+        numbers = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    is_labelled = ~batch["labels"].isnan()
+    torch.testing.assert_close(loss, (numbers - batch["labels"])[is_labelled].square().mean())
+    assert loss > 9000
 
 
 def test_batches_of_a_length_come_in_the_order_of_the_data_seed(tmp_path):
@@ -352,6 +381,75 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(head, more, tmp_path):
         assert torch.equal(resumed["weights"][name], weight), name
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        ("loss", "the loss of update 3 is not finite"),
+        ("gradient", "the gradient of update 3 is not finite"),
+        ("weights", "weights are not finite after update 3"),
+    ],
+)
+def test_a_training_stops_where_it_diverges_and_keeps_the_last_good_checkpoint(what, message, accumulation, tmp_path):
+    save = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "num_train_epochs": 2}
+    trainer = build_trainer("single_label", str(tmp_path), batch_size=4 // accumulation, accumulation=accumulation, **save)
+    weight = trainer.model.classifier.weight
+
+    def infinite(*values):
+        return values[-1] * math.inf if trainer.state.global_step == 2 else values[-1]
+
+    if what == "loss":
+        trainer.model.register_forward_hook(lambda *args: {**args[-1], "loss": infinite(args[-1].loss)})
+    elif what == "gradient":
+        weight.register_hook(infinite)
+    else:
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters())
+        trainer.optimizer.register_step_post_hook(lambda *args: weight.data.copy_(infinite(weight.data)))
+    with pytest.raises(DivergedError, match=f"{message}; the last good checkpoint is .*checkpoint-2; .*than 0.05"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    saved = type(trainer.model).from_pretrained(tmp_path / "checkpoint-2")
+    assert all(value.isfinite().all() for value in saved.state_dict().values())
+    if what != "weights":
+        torch.testing.assert_close(dict(saved.named_parameters())["classifier.weight"], weight)
+
+
+def test_a_training_that_diverges_at_once_says_that_nothing_was_saved(tmp_path):
+    trainer = build_trainer("single_label", str(tmp_path), learning_rate=1e38, num_train_epochs=2)
+    with pytest.raises(InputError, match=r"nothing had been saved before; .* than 1e\+38"):
+        trainer.train()
+
+
+def test_updates_that_fp16_leaves_out_by_design_do_not_stop_a_training(tmp_path):
+    trainer = build_trainer("single_label", str(tmp_path))
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    weight = trainer.model.classifier.weight
+    weight.register_hook(lambda gradient: gradient * math.inf)
+    before = weight.detach().clone()
+    trainer.train()
+    assert trainer.state.global_step == 2 and torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("is_restored", [True, False])
+def test_train_loss_is_of_the_whole_run(is_restored, tmp_path):
+    options = {
+        "batch_size": 2,
+        "num_train_epochs": 2,
+        "logging_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "restore_callback_states_from_checkpoint": is_restored,
+    }
+    trainer = build_trainer("masked_lm", str(tmp_path), **options)
+    whole = trainer.train()
+    resumed = build_trainer("masked_lm", str(tmp_path), **options).train(str(tmp_path / "checkpoint-4"))
+    assert resumed.training_loss == resumed.metrics["train_loss"] == pytest.approx(whole.training_loss, rel=1e-6)
+    assert trainer.state.log_history[-1]["train_loss"] == whole.training_loss
+    losses = train("masked_lm", tmp_path, **{**options, "logging_steps": 1})["losses"]
+    assert whole.training_loss == pytest.approx(np.mean([log["loss"] for log in losses]), rel=1e-6)
+    assert trainer.train().training_loss < whole.training_loss
+
+
 def test_two_processes_train_as_one(tmp_path):
     """One launch for all runs: most of its time is the start of the two processes."""
     with socket.socket() as free:
@@ -375,6 +473,8 @@ def test_two_processes_train_as_one(tmp_path):
         expected = distributed_run(run, batch_size=8, output_dir=str(tmp_path))
         assert_same_training(saved["results"][name], expected)
         assert all(log["consistency_loss"] > 1e-4 for log in expected["losses"]), name
+    for head, losses in saved["losses"].items():
+        assert losses == pytest.approx([evaluation_loss(head, 11, str(tmp_path))] * 3, rel=1e-6), head
     epochs = [[row for process in saved["rows"] for row in process[start : start + 16]] for start in (0, 16, 32)]
     assert all(sorted(rows) == list(range(32)) for rows in epochs)
     assert epochs[0] != epochs[1] != epochs[2]

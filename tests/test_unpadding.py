@@ -318,6 +318,27 @@ def test_unpacking_is_the_inverse_of_packing(pattern):
         assert packed.pack(None) is None
 
 
+@pytest.mark.parametrize("asked", [{}, {"output_hidden_states": True}], ids=["", "hidden_states"])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_embeddings_of_padding_may_be_anything(backend, poison, asked):
+    config, mask = build().config, make_masks("mixed")
+    model = ErnieSparseModel._from_config(config, attn_implementation=backend)
+    results = []
+    for value in (poison, 0.0):
+        torch.manual_seed(1)
+        embeddings = torch.randn(*mask.shape, 16).masked_fill(mask[..., None] == 0, value).requires_grad_()
+        model.zero_grad()
+        output = model(inputs_embeds=embeddings, attention_mask=mask, **asked)
+        output.last_hidden_state.sin().sum().backward()
+        states = (output.last_hidden_state, output.representative_hidden_state, *(output.hidden_states or ()))
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        results.append([*(state.detach() for state in states), embeddings.grad, *gradients])
+    assert len(results[0]) > 10
+    for actual, expected in zip(*results, strict=True):
+        assert expected.isfinite().all() and torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("is_in_config", [False, True])
 @some_patterns
 def test_captured_states_keep_the_shape_of_the_batch(pattern, is_in_config):

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from ..errors import InputError
 from ..results import print_table, write_json
+from ..trainer import DivergedError
 from .arguments import FinetuneArguments
 from .preparation import Job
 from .trainer import FinetuneTrainer
@@ -55,6 +56,8 @@ def search(
         n_trials=args.search_trials,
         direction="minimize" if job.task.best == "mse" else "maximize",
         backend="optuna",
+        # Such a trial counts as failed.
+        catch=(DivergedError,),
         sampler=optuna.samplers.TPESampler(seed=training.seed),
     )
     # The first process alone knows.
