@@ -265,7 +265,9 @@ class SaorTrainer(PatchedTrainer):
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._evaluation_losses:
             # Trainer has the mean of the batches' means; and fp32 would be too little for sums.
-            losses, counts = (torch.stack(values).cpu().double() for values in zip(*self._evaluation_losses, strict=True))
+            losses, counts = (
+                torch.stack(values).cpu().double() for values in zip(*self._evaluation_losses, strict=True)
+            )
             total = torch.where(counts > 0, losses * counts, 0).sum().item()
             totals, sizes = zip(*gather_object([(total, counts.sum().item())]), strict=True)
             output.metrics[f"{metric_key_prefix}_loss"] = sum(totals) / max(sum(sizes), 1)

@@ -1,14 +1,17 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""Masked rows: a function of seed, epoch and row, never of the batch; evaluation masks fixed."""
+"""Masked rows: a function of seed, epoch and row, never of the batch or of who reads it; evaluation masks fixed."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainingArguments
 
-from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator, mask_once
+from ernie_sparse import ErnieSparseForMaskedLM, SaorArguments
+from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator, mask, mask_once
 from ernie_sparse.pretraining.text import pack, train_tokenizer
+from ernie_sparse.trainer import SaorTrainer
 
 TEXTS = ["A harbour in the north. " * 7, "bees", "   ", "In the southern orchard, lemons! " * 11, "x" * 31, None]
 
@@ -36,6 +39,76 @@ def test_masking_is_a_function_of_seed_epoch_and_row(tokenizer, rows):
     assert not torch.equal(other([first])["labels"], alone["labels"])
 
 
+def test_these_masks_are_kept_from_version_to_version(tokenizer):
+    row = {"input_ids": [2, *range(100, 120), 3], "special_tokens_mask": [1] + [0] * 20 + [1], "row": 2}
+    masked = mask(row, tokenizer, 0.5, seed=7, epoch=2)
+    assert masked["input_ids"] == [
+        2,
+        100,
+        101,
+        102,
+        4,
+        104,
+        4,
+        106,
+        4,
+        4,
+        109,
+        4,
+        111,
+        4,
+        113,
+        4,
+        115,
+        293,
+        91,
+        118,
+        119,
+        3,
+    ]
+    assert masked["labels"] == [
+        -100,
+        -100,
+        -100,
+        102,
+        103,
+        -100,
+        105,
+        -100,
+        107,
+        108,
+        -100,
+        110,
+        -100,
+        112,
+        -100,
+        114,
+        -100,
+        116,
+        117,
+        -100,
+        -100,
+        -100,
+    ]
+
+
+def test_of_the_predicted_tokens_eight_in_ten_are_hidden_and_one_is_another(tokenizer):
+    row = {"input_ids": [100] * 20000, "special_tokens_mask": [0, 1] * 10000}
+    shares = []
+    for number in range(5):
+        masked = mask({**row, "row": number}, tokenizer, 0.3, seed=0, epoch=0)
+        ids, labels = torch.tensor(masked["input_ids"]), torch.tensor(masked["labels"])
+        is_predicted = labels != -100
+        assert (
+            not is_predicted[1::2].any() and (ids[~is_predicted] == 100).all() and (labels[is_predicted] == 100).all()
+        )
+        ids = ids[is_predicted]
+        is_hidden, is_same = ids == tokenizer.mask_token_id, ids == 100
+        assert len(ids[~is_hidden & ~is_same].unique()) > 150
+        shares.append([len(ids) / 10000, is_hidden.float().mean(), is_same.float().mean()])
+    torch.testing.assert_close(torch.tensor(shares).mean(0), torch.tensor([0.3, 0.8, 0.1]), atol=0.01, rtol=0)
+
+
 def test_special_tokens_and_padding_are_never_masked(tokenizer, rows):
     batch = MaskingCollator(tokenizer, mlm_probability=0.9, seed=0)([rows[0], rows[len(rows) - 1]])
     labelled = batch["labels"] != -100
@@ -48,15 +121,56 @@ def test_special_tokens_and_padding_are_never_masked(tokenizer, rows):
 def test_each_epoch_masks_anew_and_a_resumed_one_as_it_did(tokenizer, rows):
     collator = MaskingCollator(tokenizer, mlm_probability=0.5, seed=0)
     callback, labels = MaskAnew(collator), []
-    # What Trainer counts is a float: three thirds of an epoch are not quite a whole one.
-    for epoch in (0, 0.9999999, 2.0):
+    for epoch in (0, 0.9999999999, 2.0):
         callback.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
-        labels.append(collator.mask(rows[0])["labels"])
-    expected = []
-    for epoch in (0, 1, 2):
-        collator.epoch = epoch
-        expected.append(collator.mask(rows[0])["labels"])
+        labels.append(collator([rows[0]])["labels"][0].tolist())
+    expected = [mask(rows[0], tokenizer, 0.5, 0, epoch)["labels"] for epoch in (0, 1, 2)]
     assert labels == expected and expected[0] != expected[1] != expected[2]
+
+
+@pytest.mark.parametrize("num_workers, is_persistent", [(0, False), (2, False), (2, True)])
+@pytest.mark.parametrize("stop", [None, 4])
+def test_workers_mask_as_the_epoch_has_it(stop, num_workers, is_persistent, tokenizer, tiny_config, tmp_path):
+    rows = pack(Dataset.from_dict({"text": TEXTS * 2}), "text", tokenizer, max_length=32)
+    collator, seen = MaskingCollator(tokenizer, 0.5, seed=0), []
+
+    def build() -> SaorTrainer:
+        training = TrainingArguments(
+            str(tmp_path),
+            use_cpu=True,
+            num_train_epochs=3,
+            per_device_train_batch_size=4,
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            dataloader_num_workers=num_workers,
+            dataloader_persistent_workers=is_persistent,
+            save_steps=stop or 500,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        model = ErnieSparseForMaskedLM(tiny_config(vocab_size=300))
+        model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["labels"]), with_kwargs=True)
+        saor = SaorArguments(saor_alpha=0.0)
+        return SaorTrainer(
+            model=model,
+            args=training,
+            saor=saor,
+            train_dataset=rows,
+            data_collator=collator,
+            callbacks=[MaskAnew(collator)],
+        )
+
+    build().train()
+    steps = -(-len(rows) // 4)
+    assert steps > 2 and len(seen) == 3 * steps
+    if stop:
+        # Within the second epoch.
+        assert steps < stop < 2 * steps
+        del seen[stop:]
+        build().train(str(tmp_path / f"checkpoint-{stop}"))
+    expected = [mask(row, tokenizer, 0.5, 0, epoch)["labels"] for epoch in range(3) for row in rows]
+    batches = [label[label != -100].tolist() for batch in seen for label in batch]
+    assert batches == [[label for label in labels if label != -100] for labels in expected]
 
 
 def test_validation_rows_keep_one_masking(tokenizer, rows):

@@ -392,7 +392,9 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(head, more, tmp_path):
 )
 def test_a_training_stops_where_it_diverges_and_keeps_the_last_good_checkpoint(what, message, accumulation, tmp_path):
     save = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "num_train_epochs": 2}
-    trainer = build_trainer("single_label", str(tmp_path), batch_size=4 // accumulation, accumulation=accumulation, **save)
+    trainer = build_trainer(
+        "single_label", str(tmp_path), batch_size=4 // accumulation, accumulation=accumulation, **save
+    )
     weight = trainer.model.classifier.weight
 
     def infinite(*values):

@@ -5,44 +5,76 @@ import random
 
 import torch
 from datasets import Dataset
-from transformers import DataCollatorForLanguageModeling, DataCollatorForTokenClassification, TrainerCallback
+from transformers import DataCollatorForTokenClassification, TrainerCallback
+
+
+def mask(row: dict, tokenizer, mlm_probability: float, seed: int, epoch: int) -> dict[str, list[int]]:
+    """
+    `input_ids` and `labels` of one row, a function of `(seed, epoch, row)`: every token that is not special is predicted
+    with the probability `mlm_probability`, and of those 80 % become the mask token, 10 % any token, and 10 % stay (BERT's).
+    """
+    generator = torch.Generator().manual_seed(random.Random(f"{seed}/{epoch}/{row['row']}").getrandbits(63))
+    ids = torch.tensor(row["input_ids"])
+    is_special = torch.tensor(row["special_tokens_mask"], dtype=torch.bool)
+
+    def draw(probability: float) -> torch.Tensor:
+        return torch.bernoulli(
+            torch.full(ids.shape, probability).masked_fill(is_special, 0), generator=generator
+        ).bool()
+
+    is_predicted, is_hidden, is_replaced = draw(mlm_probability), draw(0.8), draw(0.5)
+    others = torch.randint(len(tokenizer), ids.shape, generator=generator)
+    shown = torch.where(is_hidden, tokenizer.mask_token_id, torch.where(is_replaced, others, ids))
+    return {
+        "input_ids": torch.where(is_predicted, shown, ids).tolist(),
+        "labels": torch.where(is_predicted, ids, -100).tolist(),
+    }
 
 
 class MaskingCollator:
     """
-    Batches of packed rows. Rows without labels are masked by transformers' collator, each with a generator of its own,
-    a function of `(seed, epoch, row)`: a resumed run, other batch sizes and other numbers of processes mask alike. Rows
-    that carry labels (see [`mask_once`]) are only padded.
+    Batches of packed rows, each masked by [`mask`] as the epoch has it: a resumed run, other batch sizes, workers and numbers
+    of processes mask alike. Rows that carry labels (see [`mask_once`]) are only padded.
     """
 
     def __init__(self, tokenizer, mlm_probability: float, seed: int):
-        self.masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability, seed=seed)
+        self.tokenizer, self.mlm_probability, self.seed = tokenizer, mlm_probability, seed
         self.padding = DataCollatorForTokenClassification(tokenizer)
-        self.seed = seed
-        self.epoch = 0
+        # Workers that are kept from epoch to epoch have a copy of all else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch.item()
+
+    @epoch.setter
+    def epoch(self, epoch: int):
+        self._epoch.fill_(epoch)
 
     def mask(self, row: dict) -> dict:
         """`input_ids` and `labels` of one row, masked as this epoch masks it."""
-        seed = random.Random(f"{self.seed}/{self.epoch}/{row['row']}").getrandbits(63)
-        self.masking.generator = torch.Generator().manual_seed(seed)
-        batch = self.masking([{name: row[name] for name in ("input_ids", "special_tokens_mask")}])
-        return {name: batch[name][0].tolist() for name in ("input_ids", "labels")}
+        return mask(row, self.tokenizer, self.mlm_probability, self.seed, self.epoch)
 
     def __call__(self, rows: list[dict]) -> dict:
         return self.padding([row if "labels" in row else self.mask(row) for row in rows])
 
 
 class MaskAnew(TrainerCallback):
-    """Tells a [`MaskingCollator`] the epoch."""
+    """Tells a [`MaskingCollator`] the epoch, of which no row has been asked for yet: batches are read ahead within one."""
 
     def __init__(self, collator: MaskingCollator):
         self.collator = collator
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.epoch = int(state.epoch + 1e-6)
+        # What Trainer counts is a float.
+        self.collator.epoch = int(state.epoch + 1e-9)
 
 
 def mask_once(rows: Dataset, tokenizer, mlm_probability: float, seed: int) -> Dataset:
     """The rows with one fixed masking, so that every evaluation asks the same questions."""
-    collator = MaskingCollator(tokenizer, mlm_probability, seed)
-    return rows.map(collator.mask, remove_columns=["special_tokens_mask", "row"], desc="Masking the validation rows")
+    return rows.map(
+        mask,
+        fn_kwargs={"tokenizer": tokenizer, "mlm_probability": mlm_probability, "seed": seed, "epoch": 0},
+        remove_columns=["special_tokens_mask", "row"],
+        desc="Masking the validation rows",
+    )
