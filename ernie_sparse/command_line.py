@@ -3,6 +3,7 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from transformers import HfArgumentParser
@@ -50,8 +51,12 @@ class CommandParser(ArgumentParser, HfArgumentParser):
 
     def fill(self, given: Mapping[str, object], recipe: Mapping[str, object] | None = None) -> tuple:
         """The dataclasses, from what was given, else the recipe, else the defaults."""
+        values = {**self.defaults, **(recipe or {}), **given}
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be a finite number")
         with input_errors(ValueError, ImportError):
-            return self.parse_dict({**self.defaults, **(recipe or {}), **given})
+            return self.parse_dict(values)
 
 
 def check_least(arguments, least: Mapping[str, float]):

@@ -184,6 +184,8 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
     base_model_prefix = "ernie_sparse"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
+    # Whether all logits of a prediction are of classes.
+    accepts_label_smoothing = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _no_split_modules = ["ErnieSparseEmbeddings", "ErnieSparseLayer"]
@@ -548,6 +550,8 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
 
 @auto_docstring
 class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
+    accepts_label_smoothing = False
+
     def __init__(self, config: ErnieSparseConfig):
         super().__init__(config)
         self.ernie_sparse = ErnieSparseModel(config, add_pooling_layer=False)
@@ -680,6 +684,8 @@ class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
     One choice among candidates that stand in the input itself, each behind a marker token, as in WikiHop: a candidate's
     score is read from its marker. Any number of candidates shares one row, and with it one reading of the documents.
     """
+
+    accepts_label_smoothing = False
 
     def __init__(self, config: ErnieSparseConfig):
         super().__init__(config)

@@ -24,6 +24,7 @@ from .errors import InputError
 from .sparse_pattern import SparsePattern, block_plan
 from .trainer_internals import PatchedTrainer
 
+_NOT_CLASSES = ("regression", "multi_label_classification")
 PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
 
 
@@ -106,6 +107,32 @@ def perturb(own: SparsePattern, name: str, draw: random.Random) -> SparsePattern
     return dataclasses.replace(own, block_shift=shift)
 
 
+def check_label_smoothing(
+    factor: float,
+    saor: SaorArguments,
+    model_class: type,
+    problem_type: str | None = None,
+    has_class_weights: bool = False,
+):
+    """
+    Raise an [`InputError`] where labels are to be smoothed and this training cannot do it: with SAOR, with class weights, or
+    where a prediction is no choice among all classes. `model_class` may be a model as well.
+    """
+    if factor == 0:
+        return
+    if saor.saor_alpha > 0:
+        reason = "SAOR compares the passes inside the model, and labels are smoothed outside: it needs --saor-alpha 0"
+    elif has_class_weights:
+        reason = "smoothed labels know no class weights"
+    elif not getattr(model_class, "accepts_label_smoothing", True) or problem_type in _NOT_CLASSES:
+        reason = (
+            "it is for classes that exclude each other (single_label, token_classification, masked language models)"
+        )
+    else:
+        return
+    raise InputError(f"--label-smoothing-factor {factor:g}: {reason}")
+
+
 class DivergedError(InputError):
     """A loss, a gradient or a weight is not finite: the training has to be done otherwise, such as with a lower rate."""
 
@@ -126,18 +153,22 @@ class SaorTrainer(PatchedTrainer):
 
     Raises:
         `ValueError`: With SAOR on, a model without sparse patterns, or a `label_smoothing_factor` or a
-            `compute_loss_func`: both take the labels away from the model, which then could not compare its two passes.
+            `compute_loss_func`: both take the labels away from the model, which then could not compare its two passes. A
+            `label_smoothing_factor` where a prediction is no choice among classes.
     """
 
     def __init__(self, *args, saor: SaorArguments | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.saor = SaorArguments() if saor is None else saor
-        if self.saor.saor_alpha > 0 and (self.label_smoother is not None or self.compute_loss_func is not None):
+        if self.saor.saor_alpha > 0 and self.compute_loss_func is not None:
             raise ValueError(
-                "SAOR compares the passes inside the model: label_smoothing_factor and compute_loss_func, which compute "
-                "the loss outside of it, need saor_alpha=0"
+                "SAOR compares the passes inside the model: compute_loss_func, which computes the loss outside of it, needs "
+                "saor_alpha=0"
             )
-        config = self.accelerator.unwrap_model(self.model).config
+        model = self.accelerator.unwrap_model(self.model)
+        config, is_number = model.config, getattr(model, "num_labels", None) == 1
+        problem_type = config.problem_type or ("regression" if is_number else None)
+        check_label_smoothing(self.args.label_smoothing_factor, self.saor, model, problem_type)
         if self.saor.saor_alpha > 0 and not isinstance(config, ErnieSparseConfig):
             raise ValueError(
                 f"a {config.model_type} model has no sparse pattern to perturb: SAOR needs saor_alpha=0 there"

@@ -323,7 +323,7 @@ def bad_rows_of_task_types(folder):
         (("--per-device-train-batch-size", 0), "--per-device-train-batch-size 0: it must be at least 1"),
         (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0: it must be at least 1"),
         (("--learning-rate", -1), "--learning-rate -1.0: it must be at least 0"),
-        (("--learning-rate", "nan"), "--learning-rate nan: it must be at least 0"),
+        (("--learning-rate", "nan"), "--learning-rate nan: it must be a finite number"),
         (("--adam-beta1", 2), "Invalid beta parameter"),
         (("--lr-scheduler-kwargs", '{"speed": 1}'), "unexpected keyword argument 'speed'"),
         (("--optim", "adamw_8bit"), "You need to install `bitsandbytes`"),

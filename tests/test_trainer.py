@@ -273,7 +273,7 @@ def test_evaluating_while_training_leaves_the_log_of_the_parts_alone(tmp_path):
 
 
 def test_losses_outside_the_model_are_refused_unless_saor_is_off(tmp_path):
-    with pytest.raises(ValueError, match=r"label_smoothing_factor and compute_loss_func.*saor_alpha=0"):
+    with pytest.raises(InputError, match=r"label-smoothing-factor 0.1: SAOR .* needs --saor-alpha 0"):
         build_trainer("single_label", str(tmp_path), label_smoothing_factor=0.1)
     assert len(train("single_label", tmp_path, label_smoothing_factor=0.1, alpha=0.0)["losses"]) == 2
 

@@ -5,10 +5,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from transformers import TrainingArguments
+
 from ..command_line import check_least
 from ..errors import InputError
+from ..trainer import SaorArguments, check_label_smoothing
+from ..training_arguments import check_best_metric
 from .metrics import hub_metric
 from .settings import LONG_DOCUMENTS
+from .task_types import TASK_TYPES
 from .tasks import Task
 
 USAGE = """--model DIR (--task NAME [--data-dir D] | --train-file F [F ...] [--validation-file F] [--test-file F] | --dataset NAME) --output-dir OUT [options]
@@ -176,6 +181,16 @@ class FinetuneArguments:
         for name in self.hub_metrics:
             hub_metric(name)
 
+    def check_training(self, task: Task, saor: SaorArguments, training: TrainingArguments):
+        """Raise an [`InputError`], before anything is loaded, for flags of the training that this type of task cannot do."""
+        task_type, has_class_weights = TASK_TYPES[task.task_type], self.class_weights != "none"
+        if has_class_weights and task.task_type not in ("single_label", "token_classification"):
+            raise InputError(f"--class-weights {self.class_weights} needs classes that exclude each other")
+        head, problem_type = task_type.model_class, task_type.problem_type
+        check_label_smoothing(training.label_smoothing_factor, saor, head, problem_type, has_class_weights)
+        metrics = task.metrics or _RESULTS[task.task_type]
+        check_best_metric(training, dict.fromkeys(name for metric in metrics for name in _NAMES.get(metric, (metric,))))
+
     def with_columns(self, task: Task) -> Task:
         """`task` with the columns that the command line names, each for the role in the flag's name."""
         named = {role: getattr(self, f"{role}_column") for role in _ROLES}
@@ -183,4 +198,15 @@ class FinetuneArguments:
         return dataclasses.replace(task, columns=columns, label_separator=self.label_separator)
 
 
+# What the types of task without metrics of their choice are scored by, and what a metric calls its results, if not as itself.
+_RESULTS = {
+    "token_classification": ("accuracy", "f1", "precision", "recall"),
+    "question_answering": ("exact_match", "f1"),
+    "candidate_choice": ("accuracy",),
+}
+_NAMES = {
+    "f1_macro": ("f1",),
+    "f1_binary": ("f1",),
+    "multi_label": ("f1_micro", "f1_macro", "f1", "exact_match"),
+}
 _ROLES = ("text", "text_pair", "label", "id", "tokens", "question", "context", "answers", "aliases")

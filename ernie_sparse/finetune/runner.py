@@ -85,7 +85,7 @@ def fill_arguments(
         "greater_is_better": False if given.get("metric_for_best_model", task.best).endswith("mse") else None,
     }
     args, saor, training = parser.fill(given, recipe)
-    training.remove_unused_columns = False
+    args.check_training(task, saor, training)
     return given.get("task", "own files"), args.with_columns(task), args, saor, training
 
 
@@ -245,6 +245,9 @@ def finetune_glue(parser: CommandParser, given: dict, argv: list[str]) -> dict:
         tasks = [name for name in tasks if name not in missing]
         if not tasks:
             raise InputError(f"no GLUE task was found in {given['data_dir']}")
+    for name in tasks:
+        # What one of them cannot do is said before the first is trained.
+        fill_arguments(parser, given | {"task": name})
     record, results = Record(parser.prog, argv), {}
     for name in tasks:
         own = {"task": name, "output_dir": str(Path(given["output_dir"]) / name)}

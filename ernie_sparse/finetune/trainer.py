@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..trainer import SaorTrainer
+from ..errors import InputError
+from ..trainer import SaorTrainer, check_label_smoothing
 from .settings import Settings
 from .task_types import TASK_TYPES
 
@@ -55,12 +56,19 @@ class FinetuneTrainer(SaorTrainer):
         settings ([`Settings`]): The type of task and how outputs become predictions.
         class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): Factors on the task loss, in training.
         args, kwargs: As for [`SaorTrainer`].
+
+    Raises:
+        [`InputError`]: Class weights that are negative or not finite, or with smoothed labels, which know none.
     """
 
     def __init__(self, *args, settings: Settings, class_weights: torch.Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.settings = settings
         self.class_weights = class_weights
+        if class_weights is not None:
+            check_label_smoothing(self.args.label_smoothing_factor, self.saor, type(self.model), has_class_weights=True)
+            if not ((class_weights >= 0) & class_weights.isfinite()).all():
+                raise InputError(f"class weights {class_weights.tolist()}: each must be a finite number of at least 0")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.class_weights is not None and model.training:

@@ -18,8 +18,8 @@ from ..results import Record
 from ..run import Run
 from ..sparse_pattern import SparsePattern
 from ..tables import SAMPLE_BY
-from ..trainer import SaorArguments, SaorTrainer
-from ..training_arguments import RunArguments, training_facts
+from ..trainer import SaorArguments, SaorTrainer, check_label_smoothing
+from ..training_arguments import RunArguments, check_best_metric, training_facts
 from .masking import MaskAnew, MaskingCollator, mask_once
 from .text import load_texts, pack, train_tokenizer
 
@@ -167,7 +167,8 @@ def main(argv: list[str]):
     parser = CommandParser("ernie-sparse pretrain", USAGE, __doc__, PretrainArguments, SaorArguments, RunArguments)
     args, saor, training = parser.fill(parser.given(argv))
     training.prediction_loss_only = True
-    training.remove_unused_columns = False
+    check_best_metric(training)
+    check_label_smoothing(training.label_smoothing_factor, saor, ErnieSparseForMaskedLM)
     facts = {**fields_of(args, saor), **training_facts(training)}
     run = Run(Record(parser.prog, argv), training, facts)
     if run.finished_results() is not None:

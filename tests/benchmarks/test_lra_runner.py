@@ -551,7 +551,6 @@ CHANGES = {
     "lr_scheduler_type": "cosine",
     "lr_scheduler_kwargs": {"last_epoch": -1},
     "label_smoothing_factor": 0.1,
-    "neftune_noise_alpha": 5.0,
     "bf16": True,
     "train_sampling_strategy": "random",
     "load_best_model_at_end": False,
@@ -606,7 +605,7 @@ def errors(folder: Path):
     yield ("--pattern", "block_size=0"), "block_size=0 is not allowed"
     yield ("--model", "bigbird", "--pattern", "num_global_blocks=2"), "bigbird is transformers' own and has no pattern"
     yield ("--eval-patterns", "num_global_blocks=2", "wide"), "'wide' in pattern 'wide' is not name=value"
-    yield ("--max-steps", "0"), "runs are counted in updates, --max-steps 0: at least 1, and no epochs"
+    yield ("--max-steps", "0"), "--max-steps 0: it must be at least 1"
     yield ("--max-steps", "-1"), "--max-steps -1: at least 1, and no epochs"
     yield ("--train-size", "0"), "--train-size 0: at least 1 row is needed"
     yield ("--self-pretrain-steps", "5"), "--self-pretrain-steps 5: at least 1, and beside --self-pretrain"
@@ -653,4 +652,4 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
 def test_what_the_trainer_refuses_is_said_in_one_line_too(more, tmp_path, capsys):
     assert lra(arguments("text", tmp_path, "--label-smoothing-factor", "0.1", *more)) == 2
     (printed,) = capsys.readouterr().err.splitlines()
-    assert printed.startswith(f"{PROG}: error: ") and "label_smoothing_factor" in printed
+    assert printed.startswith(f"{PROG}: error: ") and "--label-smoothing-factor" in printed
