@@ -3,14 +3,16 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from multiprocessing import get_all_start_methods
 from typing import ClassVar
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
+from transformers.training_args import ParallelMode
 
 from .command_line import check_least
 from .errors import InputError
@@ -47,6 +49,7 @@ REFUSED = {
     "dataloader_drop_last": "it would leave out rows of the evaluation sets as well",
     "remove_unused_columns": "rows carry more than the model reads, such as where they belong",
     "length_column_name": "the lengths stand in the column length",
+    "debug": "its hooks cannot read this model's masks; a training ends at the first loss or gradient that is not finite",
     "do_train": _ON_COMMAND,
     "do_predict": _ON_COMMAND,
 }
@@ -60,6 +63,7 @@ NOT_NEGATIVE = (
     *("adam_beta1", "adam_beta2", "adam_epsilon", "seed", "data_seed", "dataloader_num_workers"),
     *("logging_steps", "eval_steps", "eval_delay"),
 )
+LESS_THAN = {"seed": 2**32, "data_seed": 2**32, "adam_beta1": 1, "adam_beta2": 1}
 
 
 @dataclass
@@ -109,7 +113,10 @@ class RunArguments(TrainingArguments):
         try:
             super().__post_init__()
         except ValueError as error:
+            if self.ddp_backend is not None and "process group" in str(error):
+                raise _wrong(self, "ddp_backend", "it is for several processes, as torchrun starts them") from error
             raise InputError(" ".join(str(error).split())) from error
+        self._try_out()
 
     def _check(self):
         for flag in dataclasses.fields(self):
@@ -119,47 +126,61 @@ class RunArguments(TrainingArguments):
             if flag.name in REFUSED and value != default:
                 raise _wrong(self, flag.name, REFUSED[flag.name])
         check_least(self, {**dict.fromkeys(AT_LEAST_ONE, 1), **dict.fromkeys(NOT_NEGATIVE, 0)})
-        reporting = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
-        installed = get_available_reporting_integrations()
-        methods, workers = get_all_start_methods(), self.dataloader_num_workers
-        for name, is_wrong, reason in (
-            *(
-                (name, (getattr(self, name) or 0) >= 2**32, f"it must be less than {2**32}")
-                for name in ("seed", "data_seed")
-            ),
-            *((name, getattr(self, name) >= 1, "it must be less than 1") for name in ("adam_beta1", "adam_beta2")),
-            ("label_smoothing_factor", self.label_smoothing_factor > 1, "it must be at most 1"),
-            ("max_steps", self.max_steps == 0 or self.max_steps < -1, "it must be at least 1, or -1 for whole epochs"),
-            ("save_steps", self.save_steps <= 0, "it must be more than 0"),
-            (
-                "save_strategy",
-                self.save_strategy == "best" and self.eval_strategy == "no",
-                "it needs an --eval-strategy",
-            ),
-            ("fp16", self.fp16 and not torch.cuda.is_available(), "it needs a GPU: --bf16 does not"),
-            ("debug", "tpu" in str(self.debug), "there is no TPU here"),
-            (
-                "label_names",
-                self.label_names not in (None, ["labels"]),
-                "the type of task says which columns are labels",
-            ),
-            (
-                "report_to",
-                not {*reporting} <= {"all", "none", *installed},
-                f"installed are {', '.join(installed) or 'none'}",
-            ),
-            *(
-                (name, bool(getattr(self, name)) and not workers, "it needs --dataloader-num-workers")
-                for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context")
-            ),
-            (
-                "dataloader_multiprocessing_context",
-                self.dataloader_multiprocessing_context not in (None, *methods),
-                f"it must be one of {', '.join(methods)}",
-            ),
-        ):
+        for name, bound in LESS_THAN.items():
+            if (getattr(self, name) or 0) >= bound:
+                raise _wrong(self, name, f"it must be less than {bound}")
+        for name, is_wrong, reason in self._conflicts():
             if is_wrong:
                 raise _wrong(self, name, reason)
+
+    def _conflicts(self) -> Iterator[tuple[str, bool, str]]:
+        """Flags, whether their value is wrong, and what would be right."""
+        yield "label_smoothing_factor", self.label_smoothing_factor > 1, "it must be at most 1"
+        yield "max_steps", self.max_steps == 0 or self.max_steps < -1, "it must be at least 1, or -1 for whole epochs"
+        yield "save_steps", self.save_steps <= 0, "it must be more than 0"
+        never = self.save_strategy == "best" and self.eval_strategy == "no"
+        yield "save_strategy", never, "it needs an --eval-strategy"
+        yield "fp16", self.fp16 and not torch.cuda.is_available(), "it needs a GPU: --bf16 does not"
+        yield (
+            "label_names",
+            self.label_names not in (None, ["labels"]),
+            "the type of task says which columns are labels",
+        )
+        yield "fsdp_config", bool(self.fsdp_config) and not self.fsdp, "it needs --fsdp"
+        yield "deepspeed", bool(self.deepspeed) and find_spec("deepspeed") is None, "deepspeed is not installed"
+        pairs = [pair.partition("=") for pair in (self.optim_args or "").split(",") if pair]
+        yield "optim_args", not all(name and value for name, _, value in pairs), "it must be name=value,name=value"
+        for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+            yield (
+                name,
+                bool(getattr(self, name)) and not self.dataloader_num_workers,
+                "it needs --dataloader-num-workers",
+            )
+        methods = get_all_start_methods()
+        unknown = self.dataloader_multiprocessing_context not in (None, *methods)
+        yield "dataloader_multiprocessing_context", unknown, f"it must be one of {', '.join(methods)}"
+        names, installed = self.report_to or [], get_available_reporting_integrations()
+        unknown = (
+            not {names} <= {"all", "none", *installed}
+            if isinstance(names, str)
+            else {*names} - {"none", "all", *installed}
+        )
+        yield "report_to", bool(unknown), f"installed are {', '.join(installed) or 'none'}"
+
+    def _try_out(self):
+        """What is found out otherwise when the model has been loaded: schedules and compilers, made for nothing."""
+        if self.fsdp and self.parallel_mode != ParallelMode.DISTRIBUTED:
+            raise _wrong(self, "fsdp", "it is for several processes, as torchrun starts them")
+        optimizer, own = torch.optim.SGD([torch.zeros(1)]), dict(self.lr_scheduler_kwargs or {})
+        try:
+            get_scheduler(self.lr_scheduler_type, optimizer, 1, 2, own)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"--lr-scheduler-type {self.lr_scheduler_type.value}: {error}") from error
+        if self.torch_compile:
+            try:
+                torch.compile(torch.abs, backend=self.torch_compile_backend, mode=self.torch_compile_mode)
+            except RuntimeError as error:
+                raise InputError(f"--torch-compile: {' '.join(str(error).split())}") from error
 
 
 def _wrong(training: TrainingArguments, name: str, reason: str) -> InputError:

@@ -36,7 +36,7 @@ WORKS = """
     trackio_bucket_id trackio_static_space_id per_device_eval_batch_size eval_accumulation_steps save_only_model
     save_on_each_node save_total_limit push_to_hub hub_token hub_private_repo hub_model_id hub_revision use_cpu
     dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataloader_multiprocessing_context label_names
-    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug
+    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
     skip_memory_metrics do_eval resume_from_checkpoint local_rank
 """
 # A value of each that is refused.
@@ -48,6 +48,7 @@ OTHERS = {
     "liger_kernel_config": {"rope": True},
     "accelerator_config": {"even_batches": False},
     "parallelism_config": "tensor",
+    "debug": "underflow_overflow",
 }
 
 
@@ -102,7 +103,13 @@ def test_flags_that_cannot_work_are_refused_with_the_reason(name):
         ({"save_strategy": "best", "eval_strategy": "no"}, "--save-strategy best: it needs an --eval-strategy"),
         ({"load_best_model_at_end": True, "eval_strategy": "no"}, "requires the save and eval strategy to match.*"),
         ({"label_names": ["start_positions"]}, "--label-names"),
-        ({"debug": "tpu_metrics_debug"}, "--debug tpu_metrics_debug"),
+        ({"optim_args": "eps"}, "--optim-args eps: it must be name=value"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "--lr-scheduler-type warmup_stable_decay: .*num_decay_steps"),
+        ({"lr_scheduler_kwargs": {"power": 2}}, "--lr-scheduler-type linear: .*power"),
+        ({"fsdp_config": "f.json"}, "--fsdp-config f.json: it needs --fsdp"),
+        ({"fsdp": "full_shard"}, "--fsdp .*: it is for several processes"),
+        ({"ddp_backend": "gloo"}, "--ddp-backend gloo: it is for several processes"),
+        ({"torch_compile_mode": "nope"}, "--torch-compile: Unrecognized mode=nope"),
     ],
 )
 def test_values_with_which_a_training_would_end_are_refused(arguments, message):
