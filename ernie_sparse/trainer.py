@@ -333,16 +333,21 @@ class _OrderOfEpoch(TrainerCallback):
     """
     Batches of rows of a length in an order that is a function of seed and epoch. Their sampler draws from the global random
     state, which dropout on a CPU leaves different in each process, and which a run that goes on within an epoch no longer has.
+    That of `batch_rebalance` has a seed of its own, whatever the arguments say.
     """
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         batches = getattr(train_dataloader, "batch_sampler", None)
         # With several processes each has a part of the batches.
-        sampler = getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
+        batches = getattr(batches, "batch_sampler", batches)
+        sampler = getattr(batches, "sampler", None)
+        seed = args.seed if args.data_seed is None else args.data_seed
         if isinstance(sampler, LengthGroupedSampler):
-            seed = args.seed if args.data_seed is None else args.data_seed
             draw = random.Random(f"{seed}/{int(state.epoch or 0)}")
             sampler.generator = torch.Generator().manual_seed(draw.getrandbits(63))
+        elif args.train_sampling_strategy == "batch_rebalance":
+            # To which it adds the epoch.
+            batches.seed = random.Random(seed).getrandbits(62)
 
 
 class LossOfRun(TrainerCallback, ExportableState):

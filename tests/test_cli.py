@@ -324,7 +324,7 @@ def bad_rows_of_task_types(folder):
         (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0: it must be at least 1"),
         (("--learning-rate", -1), "--learning-rate -1.0: it must be at least 0"),
         (("--learning-rate", "nan"), "--learning-rate nan: it must be a finite number"),
-        (("--adam-beta1", 2), "Invalid beta parameter"),
+        (("--adam-beta1", 2), "--adam-beta1 2.0: it must be less than 1"),
         (("--lr-scheduler-kwargs", '{"speed": 1}'), "unexpected keyword argument 'speed'"),
         (("--optim", "adamw_8bit"), "You need to install `bitsandbytes`"),
         (("--seed", -1), "--seed -1: it must be at least 0"),

@@ -310,10 +310,11 @@ def test_numbers_of_minus_100_are_trained_on_and_missing_ones_are_not(tmp_path):
     assert loss > 9000
 
 
-def test_batches_of_a_length_come_in_the_order_of_the_data_seed(tmp_path):
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "batch_rebalance"])
+def test_batches_come_in_the_order_of_the_data_seed(strategy, tmp_path):
     orders = {}
     for seed, data_seed in ((0, None), (1, None), (1, 0), (0, 5)):
-        options = {"train_sampling_strategy": "group_by_length", "seed": seed, "data_seed": data_seed}
+        options = {"train_sampling_strategy": strategy, "seed": seed, "data_seed": data_seed}
         trainer = build_trainer("single_label", str(tmp_path), num_train_epochs=2, **options)
         seen, collate = [], trainer.data_collator
         trainer.data_collator = lambda rows, seen=seen, collate=collate: (
@@ -349,6 +350,7 @@ def test_accumulated_micro_batches_train_as_one_batch(head, options, tmp_path):
         ("question_answering", {}),
         ("single_label", {"num_train_epochs": 2}),
         ("single_label", {"num_train_epochs": 2, "train_sampling_strategy": "group_by_length"}),
+        ("single_label", {"num_train_epochs": 2, "train_sampling_strategy": "batch_rebalance"}),
     ],
 )
 def test_a_resumed_run_repeats_the_uninterrupted_one(head, more, tmp_path):

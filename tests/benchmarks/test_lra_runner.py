@@ -620,7 +620,7 @@ def errors(folder: Path):
         "--saor-alpha 1.0: longformer is transformers' own and has no pattern",
     )
     yield ("--colour", "red"), "unrecognized arguments: --colour red"
-    yield ("--learning-rate", "nan"), "--learning-rate nan: it must be at least 0"
+    yield ("--learning-rate", "nan"), "--learning-rate nan: it must be a finite number"
     yield ("--train-size", "many"), "invalid int value: 'many'"
 
 
