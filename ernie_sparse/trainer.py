@@ -143,7 +143,8 @@ class SaorTrainer(PatchedTrainer):
     own pattern and the second under one drawn from `saor.saor_patterns`. Evaluation and prediction run one pass under
     the model's own pattern. `task_loss` and `consistency_loss` (before alpha) are logged beside `loss`.
 
-    Losses are means over all predictions that have a label: those of an evaluation whatever the batches and processes, and
+    Losses are means over all predictions that have a label: those of an evaluation, where labels are never smoothed, whatever
+    the batches and processes, and
     `train_loss` over the whole run, where it went on from a checkpoint as well. Training stops, with a [`DivergedError`],
     before the first update whose loss or gradient is not finite, and no model with such weights is saved.
 
@@ -207,7 +208,12 @@ class SaorTrainer(PatchedTrainer):
             # To the model itself: Trainer would scale the loss for the sum of the processes' gradients. DataParallel passes
             # numbers to all devices.
             inputs = {**inputs, "num_items_in_batch": num_items.item() if self.args.n_gpu > 1 else num_items}
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if self.label_smoother is None:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        else:
+            # Smoothed are the labels that are trained on: what an evaluation tells of is the likelihood of the right ones.
+            outputs = model(**inputs)
+            loss = outputs["loss"]
         if num_items is not None:
             loss = loss.sum()
             self._evaluation_losses.append((loss.detach(), num_items))
@@ -275,10 +281,13 @@ class SaorTrainer(PatchedTrainer):
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        self._check_weights()
+        super().save_model(output_dir, _internal_call)
+
+    def _check_weights(self):
         # An update may end the weights although its loss and its gradient were finite.
         if not all(weight.isfinite().all() for weight in self.model.parameters()):
             raise self._diverged(f"weights are not finite after update {self.state.global_step}")
-        super().save_model(output_dir, _internal_call)
 
     def train(self, *args, **kwargs) -> TrainOutput:
         self._update_loss = 0.0
@@ -292,6 +301,8 @@ class SaorTrainer(PatchedTrainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
+        if self.is_in_train:
+            self._check_weights()
         self._evaluation_losses = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._evaluation_losses:

@@ -15,6 +15,7 @@ from ernie_sparse import (
     ErnieSparseForTokenClassification,
     SaorArguments,
 )
+from ernie_sparse.errors import InputError
 from ernie_sparse.finetune.answer_spans import reduce
 from ernie_sparse.finetune.settings import Settings
 from ernie_sparse.finetune.trainer import FeatureCollator, FinetuneTrainer
@@ -97,7 +98,9 @@ def test_labels_are_per_token_per_text_or_a_float_per_class():
     assert batch["labels"].tolist() == [0.5, 2.0] and batch["labels"].dtype == torch.float32
 
 
-def make_trainer(model, tmp_path, settings, rows=None, saor_alpha=1.0, label_names=("labels",), **more):
+def make_trainer(
+    model, tmp_path, settings, rows=None, saor_alpha=1.0, label_names=("labels",), label_smoothing_factor=0.0, **more
+):
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -109,6 +112,7 @@ def make_trainer(model, tmp_path, settings, rows=None, saor_alpha=1.0, label_nam
         disable_tqdm=True,
         save_strategy="no",
         label_names=list(label_names),
+        label_smoothing_factor=label_smoothing_factor,
         max_steps=2,
     )
     collator = FeatureCollator(PAD, settings, 64)
@@ -148,6 +152,21 @@ def test_class_weights_weigh_the_training_and_not_the_evaluation(tiny_config, tm
         if call["training"]:
             torch.testing.assert_close(call["class_weights"], weights)
             assert ("consistency_pattern" in call) == (saor_alpha > 0)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_class_weights_are_finite_and_not_negative(tiny_config, tmp_path, weight):
+    model = ErnieSparseForSequenceClassification(tiny_config(num_labels=2))
+    with pytest.raises(InputError, match=r"class weights .* finite number of at least 0"):
+        make_trainer(model, tmp_path, make_settings(), class_weights=torch.tensor([1.0, weight]))
+
+
+def test_class_weights_go_with_no_smoothed_labels(tiny_config, tmp_path):
+    model = ErnieSparseForSequenceClassification(tiny_config(num_labels=2))
+    more = {"saor_alpha": 0.0, "label_smoothing_factor": 0.1}
+    make_trainer(model, tmp_path, make_settings(), **more)
+    with pytest.raises(InputError, match="smoothed labels know no class weights"):
+        make_trainer(model, tmp_path, make_settings(), class_weights=torch.ones(2), **more)
 
 
 def test_evaluation_keeps_the_order_of_its_rows_where_training_groups_by_length(tiny_config, tmp_path):

@@ -191,6 +191,19 @@ def test_num_items_divides_both_losses(name, build):
             torch.testing.assert_close(4 * quarter[part], mean[part], rtol=1e-5, atol=1e-6)
 
 
+@every_head
+def test_the_loss_is_a_mean_over_what_is_labelled(name, build):
+    model, batch = build(name).train(), make_batch(name)
+    labels = batch["start_positions"] if name == "question_answering" else batch["labels"]
+    labels[0] = float("nan") if labels.is_floating_point() else -100
+    if name == "question_answering":
+        batch["end_positions"][0] = -100
+    count = model.is_labelled(batch).sum()
+    assert 0 < count < labels.numel()
+    torch.testing.assert_close(model(**batch, num_items_in_batch=1).loss, model(**batch).loss * count)
+    assert model.is_labelled(without_labels(batch)) is None
+
+
 def test_consistency_compares_the_pattern_of_the_call_with_the_second_one(build):
     model, batch = build("single_label"), make_batch("single_label")
     output = model(**batch, pattern=OTHER_PATTERN, consistency_pattern=OTHER_PATTERN)

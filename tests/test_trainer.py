@@ -248,6 +248,15 @@ def test_question_answering_predicts_starts_and_ends(tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
 
 
+def test_an_evaluation_smooths_no_labels(tmp_path):
+    rows = build_dataset("masked_lm", size=5)
+    plain, smooth = (
+        build_trainer("masked_lm", str(tmp_path), alpha=0.0, label_smoothing_factor=factor).evaluate(rows)["eval_loss"]
+        for factor in (0.0, 0.3)
+    )
+    assert plain == smooth
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_an_evaluation_loss_is_the_mean_over_predictions_whatever_the_batch(head, tmp_path):
     rows = build_dataset(head, size=11)
@@ -275,7 +284,11 @@ def test_evaluating_while_training_leaves_the_log_of_the_parts_alone(tmp_path):
 def test_losses_outside_the_model_are_refused_unless_saor_is_off(tmp_path):
     with pytest.raises(InputError, match=r"label-smoothing-factor 0.1: SAOR .* needs --saor-alpha 0"):
         build_trainer("single_label", str(tmp_path), label_smoothing_factor=0.1)
-    assert len(train("single_label", tmp_path, label_smoothing_factor=0.1, alpha=0.0)["losses"]) == 2
+    losses = {
+        factor: train("single_label", tmp_path, label_smoothing_factor=factor, alpha=0.0)["losses"]
+        for factor in (0.0, 0.1)
+    }
+    assert len(losses[0.1]) == 2 and losses[0.1] != losses[0.0]
 
     def loss_of(outputs, labels, num_items_in_batch=None):
         return outputs.logits.square().sum() / num_items_in_batch
@@ -383,6 +396,16 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(head, more, tmp_path):
         assert torch.equal(resumed["weights"][name], weight), name
 
 
+@pytest.mark.parametrize("head", ["regression", "masked_lm"])
+@pytest.mark.parametrize("factor, saor_alpha", [(0.1, 0.0), (0.1, 1.0)])
+def test_labels_are_smoothed_for_classes_alone(head, factor, saor_alpha, tmp_path):
+    if head == "masked_lm" and not saor_alpha:
+        build_trainer(head, str(tmp_path), alpha=saor_alpha, label_smoothing_factor=factor)
+    else:
+        with pytest.raises(InputError, match=r"--label-smoothing-factor 0\.1: "):
+            build_trainer(head, str(tmp_path), alpha=saor_alpha, label_smoothing_factor=factor)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(
     "what, message",
@@ -394,6 +417,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(head, more, tmp_path):
 )
 def test_a_training_stops_where_it_diverges_and_keeps_the_last_good_checkpoint(what, message, accumulation, tmp_path):
     save = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "num_train_epochs": 2}
+    save |= {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": build_dataset("single_label", 2)}
     trainer = build_trainer(
         "single_label", str(tmp_path), batch_size=4 // accumulation, accumulation=accumulation, **save
     )
@@ -412,6 +436,10 @@ def test_a_training_stops_where_it_diverges_and_keeps_the_last_good_checkpoint(w
     with pytest.raises(DivergedError, match=f"{message}; the last good checkpoint is .*checkpoint-2; .*than 0.05"):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert sum("eval_loss" in entry for entry in trainer.state.log_history) == 2
+    if what == "weights":
+        with pytest.raises(DivergedError, match=message):
+            trainer.save_model()
     saved = type(trainer.model).from_pretrained(tmp_path / "checkpoint-2")
     assert all(value.isfinite().all() for value in saved.state_dict().values())
     if what != "weights":
