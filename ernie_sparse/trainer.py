@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from accelerate.utils import gather_object
 from torch.nn.utils import get_total_norm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
@@ -131,6 +131,16 @@ def check_label_smoothing(
     else:
         return
     raise InputError(f"--label-smoothing-factor {factor:g}: {reason}")
+
+
+def check_optimizer(training: TrainingArguments):
+    """Raise an [`InputError`] where the optimizer is not installed or its arguments are none: Trainer sees it with a model."""
+    try:
+        PatchedTrainer.get_optimizer_cls_and_kwargs(training, torch.nn.Linear(1, 1))
+    except (ImportError, ValueError) as error:
+        # Which layers are named is the model's business.
+        if isinstance(error, ImportError) or not training.optim_target_modules:
+            raise InputError(f"--optim {training.optim.value}: {error}") from error
 
 
 class DivergedError(InputError):

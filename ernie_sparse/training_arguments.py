@@ -160,12 +160,8 @@ class RunArguments(TrainingArguments):
         unknown = self.dataloader_multiprocessing_context not in (None, *methods)
         yield "dataloader_multiprocessing_context", unknown, f"it must be one of {', '.join(methods)}"
         names, installed = self.report_to or [], get_available_reporting_integrations()
-        unknown = (
-            not {names} <= {"all", "none", *installed}
-            if isinstance(names, str)
-            else {*names} - {"none", "all", *installed}
-        )
-        yield "report_to", bool(unknown), f"installed are {', '.join(installed) or 'none'}"
+        names = {names} if isinstance(names, str) else {*names}
+        yield "report_to", not names <= {"all", "none", *installed}, f"installed are {', '.join(installed) or 'none'}"
 
     def _try_out(self):
         """What is found out otherwise when the model has been loaded: schedules and compilers, made for nothing."""

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import os
+import sys
 
 import pytest
 from distributed_training import build_dataset, build_model
@@ -185,6 +186,27 @@ def test_labels_are_smoothed_where_classes_exclude_each_other_and_nowhere_else(k
         assert "./nowhere" in printed
     else:
         assert "--label-smoothing-factor 0.1: " in printed or "--class-weights balanced needs classes" in printed
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ("finetune", "--task", "glue", "--label-smoothing-factor", "0.1"),
+            "it is for classes that exclude each other",
+        ),
+        (("finetune", "--train-file", "f.csv", "--optim", "adamw_bnb_8bit"), "--optim adamw_bnb_8bit: "),
+        (("finetune", "--train-file", "f.csv", "--metric-for-best-model", "f2"), "one of loss, accuracy, f1"),
+        (("pretrain", "--train-file", "f.txt", "--optim", "adamw_bnb_8bit"), "--optim adamw_bnb_8bit: "),
+        (("pretrain", "--train-file", "f.txt", "--metric-for-best-model", "accuracy"), "one of loss"),
+        (("pretrain", "--train-file", "f.txt", "--label-smoothing-factor", "0.1"), "needs --saor-alpha 0"),
+    ],
+)
+def test_commands_refuse_before_anything_is_looked_for(words, message, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert cli.main([*words, "--model", "./nowhere", "--output-dir", "out"]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "nowhere" not in printed and printed.count("\n") == 1
 
 
 def test_labels_of_masked_language_models_are_smoothed_without_saor():

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from ..command_line import check_least
 from ..errors import InputError
-from ..trainer import SaorArguments, check_label_smoothing
+from ..trainer import SaorArguments, check_label_smoothing, check_optimizer
 from ..training_arguments import check_best_metric
 from .metrics import hub_metric
 from .settings import LONG_DOCUMENTS
@@ -188,6 +188,7 @@ class FinetuneArguments:
             raise InputError(f"--class-weights {self.class_weights} needs classes that exclude each other")
         head, problem_type = task_type.model_class, task_type.problem_type
         check_label_smoothing(training.label_smoothing_factor, saor, head, problem_type, has_class_weights)
+        check_optimizer(training)
         metrics = task.metrics or _RESULTS[task.task_type]
         check_best_metric(training, dict.fromkeys(name for metric in metrics for name in _NAMES.get(metric, (metric,))))
 

@@ -18,7 +18,7 @@ from ..results import Record
 from ..run import Run
 from ..sparse_pattern import SparsePattern
 from ..tables import SAMPLE_BY
-from ..trainer import SaorArguments, SaorTrainer, check_label_smoothing
+from ..trainer import SaorArguments, SaorTrainer, check_label_smoothing, check_optimizer
 from ..training_arguments import RunArguments, check_best_metric, training_facts
 from .masking import MaskAnew, MaskingCollator, mask_once
 from .text import load_texts, pack, train_tokenizer
@@ -168,6 +168,7 @@ def main(argv: list[str]):
     args, saor, training = parser.fill(parser.given(argv))
     training.prediction_loss_only = True
     check_best_metric(training)
+    check_optimizer(training)
     check_label_smoothing(training.label_smoothing_factor, saor, ErnieSparseForMaskedLM)
     facts = {**fields_of(args, saor), **training_facts(training)}
     run = Run(Record(parser.prog, argv), training, facts)
