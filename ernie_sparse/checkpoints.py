@@ -1,7 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""Finding what a command's flags name: models, tokenizers, and the checkpoints of a training."""
+"""Finding what a command's flags name: models and tokenizers."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -109,22 +108,3 @@ def _may_be_new(model: PreTrainedModel, key: str, head: bool) -> bool:
 def _listed(keys: Collection[str]) -> str:
     """The names of some weights, the first few of them."""
     return ", ".join(sorted(keys)[:6]) + (f", … ({len(keys)} in all)" if len(keys) > 6 else "")
-
-
-def last_checkpoint(folder: str | Path) -> str | None:
-    """The newest complete checkpoint of a training in its folder, if any."""
-
-    def step(path: Path) -> int:
-        number = path.name.removeprefix("checkpoint-")
-        return int(number) if number.isdecimal() else -1
-
-    paths = sorted(Path(folder).glob("checkpoint-*"), key=step, reverse=True)
-    return next((str(path) for path in paths if step(path) >= 0 and is_complete(path)), None)
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: Trainer writes its state last."""
-    try:
-        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False

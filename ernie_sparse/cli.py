@@ -49,10 +49,15 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
     from .errors import InputError
 
     try:
+        for stream in (sys.stdout, sys.stderr):
+            # What a terminal's locale has no sign for is no reason to stop.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             command(argv)
         finally:
             sys.stdout.flush()
+        _leave_process_group()
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130  # 128 + SIGINT, as a shell has it
@@ -67,6 +72,15 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _leave_process_group():
+    """Several processes: none ends while another still talks to it."""
+    if "torch" in sys.modules:
+        distributed = sys.modules["torch"].distributed
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.barrier()
+            distributed.destroy_process_group()
 
 
 def _help() -> str:

@@ -1,19 +1,29 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """What a command leaves and says: files of JSON, tables, pictures of training, and on what it ran."""
 
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import transformers
 
 from .command_line import without_flag
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_CREDENTIALS = re.compile(r"://[^/\s@]+@")
 
 
 class Record:
@@ -26,7 +36,9 @@ class Record:
     """
 
     def __init__(self, prog: str, argv: list[str]):
-        self.command = shlex.join([*prog.split(), *without_flag(argv, "--resume-from-checkpoint")])
+        # Nor does it hold a secret.
+        words = without_flag(without_flag(argv, "--resume-from-checkpoint"), "--hub-token")
+        self.command = shlex.join([*prog.split(), *words])
         self.commit = commit()
 
     def environment(self) -> dict:
@@ -100,12 +112,55 @@ def _cpu_name() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
+def as_json(content) -> object:
+    """What JSON can hold of `content`: numbers that are not finite become `None`, and user and password of a URL `***`."""
+    if isinstance(content, Mapping):
+        return {as_json(str(name)): as_json(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [as_json(value) for value in content]
+    content = content.item() if isinstance(content, np.generic) else content
+    content = content.value if isinstance(content, Enum) else content
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if content is None or isinstance(content, bool | int):
+        return content
+    return _CREDENTIALS.sub("://***@", str(content))
+
+
 def write_json(path: Path, content: Mapping):
     """Write a file of JSON as a whole or not at all, and its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
+    text = json.dumps(as_json(content), indent=2, ensure_ascii=False, allow_nan=False)
+    # A path that is no UTF-8 came in so, and goes out as it was.
+    temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
     temporary.replace(path)
+
+
+def contents_digest(*parts: "Dataset") -> str:
+    """A digest of the rows of some data sets: of what stands in them and in which order, not of how they are stored."""
+    digest = hashlib.blake2b(digest_size=16)
+    for rows in parts:
+        digest.update(f"{len(rows)} {rows.column_names}".encode())
+        for table in rows.with_format("arrow").iter(1000):
+            for column in table.columns:
+                _add_contents(digest, column.combine_chunks())
+    return digest.hexdigest()
+
+
+def _add_contents(digest, column):
+    """Add an array of Arrow: its lists by their lengths and all that stands in them."""
+    if column.null_count:
+        digest.update(np.packbits(column.is_valid().to_numpy(zero_copy_only=False)))
+    if hasattr(column, "value_lengths"):
+        digest.update(column.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64))
+        _add_contents(digest, column.flatten())
+    elif hasattr(column, "field"):
+        for part in column.flatten():
+            _add_contents(digest, part)
+    else:
+        values = column.to_numpy(zero_copy_only=False)
+        digest.update(repr(values.tolist()).encode() if values.dtype == object else values.tobytes())
 
 
 def print_table(rows: list[tuple[str, object]]):

@@ -2,22 +2,35 @@
 """A run of a command that trains: its output folder, whether it may go on there, and what it leaves."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
+from datasets import Dataset
+from filelock import FileLock, Timeout
 from transformers import Trainer, TrainerCallback
 
-from .checkpoints import is_complete, last_checkpoint
 from .errors import InputError
-from .results import Record, environments, plot_history, print_table, write_json
+from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
 from .training_arguments import RunArguments
+from .training_checkpoints import all_checkpoints, check_whole, is_complete, last_checkpoint
 
 # What a run is, in its folder.
 FILE_NAME = "run.json"
-# A run may go on for longer, ...
+LOCK_NAME = ".lock"
+# What a run leaves that was stopped before its first checkpoint: a new one begins there.
+BEGINNINGS = (FILE_NAME, LOCK_NAME, "tokenizer", "runs", "search", "search.json")
+# What may be another when a run goes on, and how its result may differ then from that of a run that was never stopped.
+MAY_CHANGE = {
+    "num_train_epochs": "it may grow: the rate falls more slowly from there on, where it falls with the length of the run",
+    "max_steps": "it may grow: as with num_train_epochs",
+    "seeds": "not at all: every seed is a run of its own",
+    "preprocessing_processes": "not at all: rows come out alike",
+    **dict.fromkeys(
+        ("train_file", "validation_file", "test_file", "data_dir", "dataset", "dataset_config"),
+        "not at all: what stands in the files has to be the same",
+    ),
+}
 MAY_GROW = ("num_train_epochs", "max_steps")
-# ... beside runs with other seeds, or with other processes to read its rows.
-MAY_CHANGE = ("seeds", "preprocessing_processes")
 
 
 class Run:
@@ -27,66 +40,81 @@ class Run:
 
     Args:
         record ([`Record`]): The command and what it runs on.
-        training ([`RunArguments`]): Of which the output folder and `resume_from_checkpoint` count.
-        identity (`Mapping`): What makes the run the one it is.
+        training ([`RunArguments`]): Of which the output folder and what is said of resuming count.
+        identity (`Mapping`): What makes the run the one it is, beside its data ([`Run.check_data`]).
+        parts (`Collection[str]`): Names of what else the command leaves in the folder before its first checkpoint.
     """
 
-    def __init__(self, record: Record, training: RunArguments, identity: Mapping):
+    def __init__(self, record: Record, training: RunArguments, identity: Mapping, parts: Collection[str] = ()):
         self.record = record
+        self.training = training
         self.folder = Path(training.output_dir)
         self.resumes_from = training.resume_from_checkpoint
         self.is_main_process = training.process_index == 0
+        self.parts = (*BEGINNINGS, *parts)
         # As JSON has it.
-        content = {name: value for name, value in identity.items() if name not in MAY_CHANGE}
-        self.identity = json.loads(json.dumps(content, default=str))
-
-    def finished_results(self) -> dict | None:
-        """
-        The results of this run where it is to go on and has been brought to its end already, and says so.
-
-        Raises:
-            [`InputError`]: The folder holds another run.
-        """
-        path = self.folder / "results.json"
-        if self.resumes_from != "last" or not path.is_file() or self.check_same(self.folder) != self.identity:
-            return None
-        if self.is_main_process:
-            print_table([("finished already", path)])
-        return json.loads(path.read_text())
+        content = {name: value for name, value in identity.items() if name not in MAY_CHANGE or name in MAY_GROW}
+        self.identity = json.loads(json.dumps(as_json(content)))
+        self._earlier: Path | None = None
+        self._lock = FileLock(self.folder / LOCK_NAME, blocking=False)
 
     def checkpoint(self) -> str | None:
         """
-        The checkpoint to go on from, if any: `last` starts a run that has none yet.
+        The checkpoint to go on from, if any: `last` starts a run that has none yet. From here on no other run can have the
+        folder.
 
         Raises:
-            [`InputError`]: The folder holds checkpoints and nothing says whether to go on from them; there is no such
-                checkpoint; or it is of another run.
+            [`InputError`]: The folder holds something else; or checkpoints, and nothing says whether to go on from them; or
+                is another run's at this moment. There is no such checkpoint; it is of another run; or it is damaged.
         """
+        asked = self.resumes_from
+        if asked not in (None, "last"):
+            if not Path(asked).is_dir():
+                raise InputError(f"--resume-from-checkpoint {asked}: there is no such folder")
+            if not is_complete(Path(asked)):
+                check_whole(asked, self.training)
+            self._earlier = Path(asked).parent
+        elif asked == "last" and ((self.folder / FILE_NAME).is_file() or all_checkpoints(self.folder)):
+            self._earlier = self.folder
+        if self._earlier != self.folder:
+            self._check_empty()
+        if self._earlier is not None:
+            self.check_same(self._earlier)
+            asked = last_checkpoint(self.folder) if asked == "last" else asked
+        else:
+            asked = None
+        if asked is not None:
+            check_whole(asked, self.training, self.training.resume_incomplete)
+        self._take_folder()
+        return asked
+
+    def _check_empty(self):
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"--output-dir {self.folder} is a file")
-        last, asked = last_checkpoint(self.folder), self.resumes_from
-        if asked is None:
-            if last is not None:
-                raise InputError(
-                    f"--output-dir {self.folder} holds checkpoints of an earlier run: pass --resume-from-checkpoint last "
-                    "to go on from the newest one, or name another folder"
-                )
-            return None
-        if asked == "last":
-            asked = last
-        elif not Path(asked).is_dir():
-            raise InputError(f"--resume-from-checkpoint {asked}: there is no such folder")
-        elif not is_complete(Path(asked)):
-            raise InputError(f"--resume-from-checkpoint {asked}: its trainer_state.json is missing or cut off")
-        if asked is not None or (self.resumes_from and (self.folder / FILE_NAME).is_file()):
-            self.check_same(self.folder if asked is None else Path(asked).parent)
-        return asked
+        if (self.folder / FILE_NAME).is_file():
+            what = None
+            if (self.folder / "results.json").is_file():
+                what = "a finished run: pass --resume-from-checkpoint last to see its results"
+            elif all_checkpoints(self.folder):
+                what = "checkpoints of an earlier run: pass --resume-from-checkpoint last to go on from the newest one"
+            if what is not None:
+                raise InputError(f"--output-dir {self.folder} holds {what}, or name another folder")
+        check_folder(self.folder, self.parts)
+
+    def _take_folder(self):
+        if not self.is_main_process:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(f"--output-dir {self.folder}: another run is writing into this folder") from None
 
     def check_same(self, folder: Path) -> dict:
         """What the run in `folder` is; an [`InputError`] unless this one may go on with it."""
         path = folder / FILE_NAME
         try:
-            earlier = dict(json.loads(path.read_text()))
+            earlier = dict(_read_json(path))
         except (OSError, ValueError, TypeError):
             raise InputError(
                 f"{path} is missing or damaged: it says which run the checkpoints of {folder} are of, and without it none "
@@ -100,6 +128,36 @@ class Run:
         if changed:
             raise InputError(f"{folder} holds another run, of {', '.join(changed)}: name another folder")
         return earlier
+
+    def check_data(self, data: Mapping[str, Iterable[Dataset]]):
+        """
+        Add what is trained and evaluated on, by its contents, to what the run is.
+
+        Args:
+            data (`Mapping[str, Iterable[Dataset]]`): By split.
+
+        Raises:
+            [`InputError`]: The run that is to go on had other rows, or in another order.
+        """
+        now = self.identity["data"] = {split: contents_digest(*parts) for split, parts in data.items()}
+        if self._earlier is None:
+            return
+        before = _read_json(self._earlier / FILE_NAME).get("data", {})
+        changed = [split for split in {**before, **now} if before.get(split) != now.get(split)]
+        if changed:
+            raise InputError(
+                f"{self._earlier} holds a run on other data: {', '.join(changed)} has other rows now, or in another order; "
+                "name another folder"
+            )
+
+    def finished_results(self) -> dict | None:
+        """The results of this very run, where it is to go on and has come to its end already; then it says so."""
+        path = self.folder / "results.json"
+        if self._earlier != self.folder or not path.is_file() or _read_json(self.folder / FILE_NAME) != self.identity:
+            return None
+        if self.is_main_process:
+            print_table([("finished already", path)])
+        return _read_json(path)
 
     def train(self, trainer: Trainer, checkpoint: str | None):
         """
@@ -132,22 +190,50 @@ class Run:
         """Say in the folder of which run its checkpoints are."""
         write_json(self.folder / FILE_NAME, self.identity)
 
-    def remove_if_empty(self):
-        """Leave no folder behind where nothing was made to go on from."""
-        if self.is_main_process and self.folder.is_dir() and not any(self.folder.glob("checkpoint-*")):
+    def release(self):
+        """Let other runs have the folder; leave none behind where nothing was made to go on from."""
+        if not self.is_main_process or not self.folder.is_dir():
+            return
+        self._lock.release()
+        (self.folder / LOCK_NAME).unlink(missing_ok=True)
+        if {path.name for path in self.folder.iterdir()} <= {FILE_NAME}:
             (self.folder / FILE_NAME).unlink(missing_ok=True)
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+            self.folder.rmdir()
 
-    def finish(self, results: dict, rows: list[tuple[str, object]], history: list[dict]):
-        """Write `results.json` and, where matplotlib is installed, `training.png`, and print the table of `rows`."""
-        path, picture = self.folder / "results.json", self.folder / "training.png"
+    def finish(
+        self,
+        results: dict,
+        rows: list[tuple[str, object]],
+        history: list[dict],
+        pictures: Mapping[str, Callable[[Path], bool]] | None = None,
+    ):
+        """
+        Write `results.json`, then draw pictures where matplotlib is installed, `training.png` among them, and print the table
+        of `rows`.
+
+        Args:
+            pictures (`Mapping[str, Callable]`, *optional*):
+                By file name: functions that draw into a path, and say whether there was anything to draw.
+        """
+        path = self.folder / "results.json"
         content = {**results, **self.record.facts(), "environments": environments(history)}
         write_json(path, {**content, "history": [entry for entry in history if "hardware" not in entry]})
-        rows = [*rows, ("results", path)]
-        if plot_history(history, picture):
-            rows.append(("training curves", picture))
-        print_table(rows)
+        pictures = {**(pictures or {}), "training.png": lambda picture: plot_history(history, picture)}
+        drawn = [self.folder / name for name, draw in pictures.items() if draw(self.folder / name)]
+        print_table([*rows, ("results", path), *(("picture", picture) for picture in drawn)])
+        self.release()
+
+
+def check_folder(folder: Path, own: Collection[str]):
+    """Raise an [`InputError`] where a folder to write into holds anything but files of these names."""
+    others = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
+    if others:
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise InputError(f"--output-dir {folder} is not empty: it holds {shown}; name another folder")
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _is_more(value, earlier) -> bool:

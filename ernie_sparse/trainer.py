@@ -18,11 +18,11 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from .checkpoints import last_checkpoint
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError
 from .sparse_pattern import SparsePattern, block_plan
 from .trainer_internals import PatchedTrainer
+from .training_checkpoints import last_checkpoint
 
 _NOT_CLASSES = ("regression", "multi_label_classification")
 PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")

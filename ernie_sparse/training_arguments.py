@@ -98,6 +98,10 @@ class RunArguments(TrainingArguments):
         default=None,
         metadata={"help": "Go on from a checkpoint: 'last' for the newest one in --output-dir, or its folder."},
     )
+    resume_incomplete: bool = field(
+        default=False,
+        metadata={"help": "Go on from a checkpoint that lacks the optimizer's, schedule's or random state as well."},
+    )
 
     def __post_init__(self):
         if self.hub_token is not None:

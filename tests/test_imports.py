@@ -19,7 +19,7 @@ LEVELS = (
     ("hst_attention",),
     ("hst_layer",),
     ("modeling_ernie_sparse",),
-    ("checkpoints", "tables", "results", "trainer_internals"),
+    ("checkpoints", "training_checkpoints", "tables", "results", "trainer_internals"),
     ("trainer", "training_arguments", "conversion_families"),
     ("run", "conversion"),
     ("pretraining", "finetune"),

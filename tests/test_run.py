@@ -2,48 +2,121 @@
 """One run in one folder: when it is the same, where it goes on, and what it refuses."""
 
 import json
+import shutil
+import zipfile
 from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
+from safetensors.torch import save_file
+from torch import ones
 
 from ernie_sparse.errors import InputError
 from ernie_sparse.results import Record
-from ernie_sparse.run import Run
+from ernie_sparse.run import MAY_CHANGE, MAY_GROW, Run
 
-IDENTITY = {"learning_rate": 0.1, "max_steps": 10, "patterns": ["shift"], "preprocessing_processes": None, "seeds": [0]}
+IDENTITY = {
+    "learning_rate": 0.1,
+    "num_train_epochs": 3,
+    "max_steps": 10,
+    "patterns": ["shift"],
+    "preprocessing_processes": None,
+    "seeds": [0],
+}
+DATA = {"train": [Dataset.from_dict({"n": [1, 2, 3]})], "validation": [Dataset.from_dict({"n": [4]})]}
+PLAIN = {
+    "process_index": 0,
+    "world_size": 1,
+    "fp16": False,
+    "fsdp": None,
+    "deepspeed": None,
+    "resume_incomplete": False,
+}
 
 
-def run_in(folder, resume=None, **changes) -> Run:
-    training = SimpleNamespace(output_dir=str(folder), resume_from_checkpoint=resume, process_index=0)
-    return Run(Record("ernie-sparse pretrain", []), training, {**IDENTITY, **changes})
+def run_in(folder, resume=None, training=(), **changes) -> Run:
+    arguments = {**PLAIN, "output_dir": str(folder), "resume_from_checkpoint": resume, **dict(training)}
+    return Run(Record("ernie-sparse pretrain", []), SimpleNamespace(**arguments), {**IDENTITY, **changes})
 
 
 def leave_checkpoint(folder, step: int, **identity):
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    run_in(folder, **identity).write_identity()
+    (checkpoint / "config.json").write_text(json.dumps(IDENTITY))
+    save_file({"weight": ones(9)}, checkpoint / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        with zipfile.ZipFile(checkpoint / name, "w") as file:
+            file.writestr("data", bytes(range(256)))
+    run = run_in(folder, **identity)
+    run.check_data(DATA)
+    run.write_identity()
+    return checkpoint
+
+
+def started(folder, resume=None, **choices) -> str | None:
+    """The checkpoint of a run, which lets go of its folder again."""
+    run = run_in(folder, resume, **choices)
+    checkpoint = run.checkpoint()
+    run.release()
     return checkpoint
 
 
 def test_a_run_begins_in_an_empty_folder_whether_or_not_it_is_to_go_on(tmp_path):
-    assert run_in(tmp_path).checkpoint() is None
-    assert run_in(tmp_path / "new", "last").checkpoint() is None and not (tmp_path / "new").exists()
+    assert started(tmp_path / "new", "last") is None and not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    assert started(tmp_path / "empty") is None
+    # So does one that was stopped before its first checkpoint.
+    (tmp_path / "begun" / "tokenizer").mkdir(parents=True)
+    run_in(tmp_path / "begun").write_identity()
+    assert started(tmp_path / "begun") is started(tmp_path / "begun", "last") is None
 
 
 def test_the_newest_complete_checkpoint_is_the_last(tmp_path):
     leave_checkpoint(tmp_path, 2)
     newest = leave_checkpoint(tmp_path, 10)
     (tmp_path / "checkpoint-12").mkdir()
-    assert run_in(tmp_path, "last").checkpoint() == str(newest)
-    (newest / "trainer_state.json").write_text('{"global_')
-    assert run_in(tmp_path, "last").checkpoint() == str(tmp_path / "checkpoint-2")
+    assert started(tmp_path, "last") == str(newest)
+    for content in ('{"global_', "null", "[]"):
+        (newest / "trainer_state.json").write_text(content)
+        assert started(tmp_path, "last") == str(tmp_path / "checkpoint-2")
 
 
 def test_checkpoints_in_the_folder_are_not_written_over(tmp_path):
     leave_checkpoint(tmp_path, 2)
     with pytest.raises(InputError, match="holds checkpoints of an earlier run: pass --resume-from-checkpoint last"):
+        started(tmp_path)
+
+
+@pytest.mark.parametrize("resume", [None, "last"])
+def test_what_is_not_a_runs_own_is_not_written_over(resume, tmp_path):
+    for name in ("README.md", "notes.txt", "model.safetensors", "config.json"):
+        (tmp_path / name).write_text("mine")
+    message = r"is not empty: it holds README.md, config.json, model.safetensors and 1 more; name another folder"
+    with pytest.raises(InputError, match=message):
+        started(tmp_path, resume)
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "notes.txt", "model.safetensors", "config.json"}
+    with pytest.raises(InputError, match="is a file"):
+        started(tmp_path / "notes.txt", resume)
+
+
+def test_a_run_from_another_folders_checkpoint_needs_an_empty_one(tmp_path):
+    checkpoint = leave_checkpoint(tmp_path / "first", 2)
+    assert started(tmp_path / "second", str(checkpoint)) == str(checkpoint)
+    leave_checkpoint(tmp_path / "third", 4)
+    with pytest.raises(InputError, match="third holds checkpoints of an earlier run"):
+        started(tmp_path / "third", str(checkpoint))
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    first = run_in(tmp_path)
+    first.checkpoint()
+    with pytest.raises(InputError, match="another run is writing into this folder"):
         run_in(tmp_path).checkpoint()
+    # Of several processes the first one holds it.
+    assert run_in(tmp_path, training={"process_index": 1}).checkpoint() is None
+    first.release()
+    assert started(tmp_path) is None
 
 
 @pytest.mark.parametrize("by_path", [True, False])
@@ -54,19 +127,21 @@ def test_checkpoints_in_the_folder_are_not_written_over(tmp_path):
         ({"patterns": ["window"], "max_steps": 20}, r"of patterns \['shift'\] and not \['window'\]: name"),
         ({"max_steps": 9}, "of max_steps 10 and not 9"),
         ({"new": 1}, "of new None and not 1"),
+        ({"data_seed": 3, "bf16": True, "world_size": 2}, "of data_seed None and not 3, bf16 None and not True, world"),
     ],
 )
 def test_another_run_is_refused_by_path_as_by_last(by_path, changes, message, tmp_path):
     checkpoint = leave_checkpoint(tmp_path / "first", 2)
     folder, resume = (tmp_path / "second", str(checkpoint)) if by_path else (tmp_path / "first", "last")
     with pytest.raises(InputError, match=f"{tmp_path / 'first'} holds another run, {message}"):
-        run_in(folder, resume, **changes).checkpoint()
+        started(folder, resume, **changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"max_steps": 11}, {"seeds": [0, 1]}, {"preprocessing_processes": 4}])
-def test_what_may_change_when_a_run_goes_on(changes, tmp_path):
+@pytest.mark.parametrize("name", MAY_CHANGE)
+def test_what_may_change_when_a_run_goes_on(name, tmp_path):
     checkpoint = leave_checkpoint(tmp_path, 2)
-    assert run_in(tmp_path, "last", **changes).checkpoint() == str(checkpoint)
+    assert started(tmp_path, "last", **{name: 11}) == str(checkpoint)
+    assert name in MAY_GROW or started(tmp_path, "last", **{name: "other"}) == str(checkpoint)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]"])
@@ -76,15 +151,99 @@ def test_without_knowing_which_run_it_is_none_goes_on(content, tmp_path):
     if content is not None:
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"run\.json is missing or damaged"):
-        run_in(tmp_path, "last").checkpoint()
+        started(tmp_path, "last")
 
 
-def test_a_run_at_its_end_is_finished_unless_it_is_another_or_longer(tmp_path, capsys):
-    leave_checkpoint(tmp_path, 10)
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({**DATA, "train": [Dataset.from_dict({"n": [1, 3, 2]})]}, "train has other rows now, or in another order"),
+        ({**DATA, "train": [Dataset.from_dict({"n": [1, 2]})]}, "train has other rows now"),
+        ({**DATA, "validation": [Dataset.from_dict({"n": [5]})]}, "validation has other rows"),
+        ({**DATA, "test": [Dataset.from_dict({"n": [5]})]}, "test has other rows"),
+        ({"train": DATA["train"]}, "validation has other rows"),
+    ],
+)
+def test_other_data_is_refused_by_its_contents(data, message, tmp_path):
+    leave_checkpoint(tmp_path, 2)
+    for contents, is_same in ((DATA, True), (data, False)):
+        run = run_in(tmp_path, "last")
+        run.checkpoint()
+        if is_same:
+            run.check_data(contents)
+        else:
+            with pytest.raises(InputError, match=f"holds a run on other data: .*{message}"):
+                run.check_data(contents)
+        run.release()
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_run_at_its_end_is_finished_unless_it_is_longer(by_path, tmp_path, capsys):
+    checkpoint = leave_checkpoint(tmp_path, 10)
     (tmp_path / "results.json").write_text('{"loss": 1.5}')
-    assert run_in(tmp_path, "last").finished_results() == {"loss": 1.5}
+
+    def results(**changes):
+        run = run_in(tmp_path, str(checkpoint) if by_path else "last", **changes)
+        run.checkpoint()
+        run.check_data(DATA)
+        run.release()
+        return run.finished_results()
+
+    assert results() == {"loss": 1.5}
     assert "finished already" in capsys.readouterr().out
-    assert run_in(tmp_path).finished_results() is None
-    assert run_in(tmp_path, "last", max_steps=20).finished_results() is None
+    assert results(max_steps=20) is None
     with pytest.raises(InputError, match="holds another run"):
-        run_in(tmp_path, "last", learning_rate=0.2).finished_results()
+        results(learning_rate=0.2)
+    with pytest.raises(InputError, match="holds a finished run: pass --resume-from-checkpoint last to see its results"):
+        started(tmp_path)
+
+
+# Checkpoints that are not whole.
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "10 bytes": lambda path: path.write_bytes(path.read_bytes()[:10]),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "garbage": lambda path: path.write_bytes(b"garbage" * 50),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json"])
+def test_a_damaged_file_is_named_and_the_newest_whole_checkpoint(name, damage, tmp_path):
+    for step in (2, 4, 6):
+        checkpoint = leave_checkpoint(tmp_path, step)
+    DAMAGES[damage](checkpoint / name)
+    (tmp_path / "checkpoint-4" / "model.safetensors").unlink()
+    whole = tmp_path / "checkpoint-2"
+    for resume in ("last", str(checkpoint)):
+        with pytest.raises(InputError) as refused:
+            started(tmp_path, resume)
+        assert str(refused.value).startswith(f"{checkpoint}: {name} is damaged (")
+        assert str(refused.value).endswith(f"is {whole}: pass --resume-from-checkpoint {whole} to go on from it")
+    assert started(tmp_path, str(whole)) == str(whole)
+    shutil.rmtree(whole)
+    with pytest.raises(InputError, match="no other checkpoint beside it is whole"):
+        started(tmp_path, "last")
+
+
+def test_what_is_missing_for_an_exact_continuation_has_to_be_asked_for(tmp_path):
+    checkpoint = leave_checkpoint(tmp_path, 2)
+    for name in ("optimizer.pt", "rng_state.pth"):
+        (checkpoint / name).unlink()
+    message = "lacks optimizer.pt, rng_state.pth: the run would go on otherwise .* pass --resume-incomplete true"
+    with pytest.raises(InputError, match=message):
+        started(tmp_path, "last")
+    assert started(tmp_path, "last", training={"resume_incomplete": True}) == str(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model.safetensors is damaged \(there is none\)"):
+        started(tmp_path, "last", training={"resume_incomplete": True})
+
+
+def test_every_process_needs_its_random_state_and_fp16_its_scale(tmp_path):
+    checkpoint = leave_checkpoint(tmp_path, 2)
+    with pytest.raises(InputError, match=r"lacks rng_state_0.pth, rng_state_1.pth, scaler.pt: "):
+        started(tmp_path, "last", training={"world_size": 2, "fp16": True})
+    # These have files of their own.
+    (checkpoint / "optimizer.pt").unlink()
+    assert started(tmp_path, "last", training={"fsdp": "full_shard"}) == str(checkpoint)

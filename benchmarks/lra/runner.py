@@ -182,16 +182,27 @@ def train_and_test(argv: list[str]):
     """One cell of the table: train a model on a task, test the checkpoint that was best on the validation set."""
     record = Record(PROG, argv)
     args, saor, training = read_arguments(argv)
-    task, model = TASKS[args.task], MODELS[args.model]
-    run = Run(record, training, identity(args, saor, training))
+    run = Run(record, training, identity(args, saor, training), parts=[SELF_PRETRAINING])
     if has_begun(run.folder / SELF_PRETRAINING):
         # It is taken up without being asked.
         run.check_same(run.folder)
     checkpoint = run.checkpoint()
+    try:
+        train_and_test_run(args, saor, training, run, checkpoint)
+    finally:
+        run.release()
+
+
+def train_and_test_run(
+    args: LraArguments, saor: SaorArguments, training: RunArguments, run: Run, checkpoint: str | None
+):
+    """The run in its folder, from a checkpoint if one is given."""
+    task, model = TASKS[args.task], MODELS[args.model]
     with training.main_process_first(desc="reading the documents"):
         rows = data.load_task(args.task, args.data_dir, args.limits())
     for split in ("validation", "test"):
         rows[split] = longest_first(rows[split])
+    run.check_data({split: [part] for split, part in rows.items()})
     set_seed(training.seed)
     encoder, self_pretraining = build_encoder(args, rows, training, run)
     classifier = LraClassifier(encoder, task.num_documents, task.num_labels)

@@ -18,12 +18,12 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalPrediction
 
-from ernie_sparse.checkpoints import last_checkpoint
 from ernie_sparse.errors import input_errors
 from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator
 from ernie_sparse.results import environments, write_json
 from ernie_sparse.run import Run
 from ernie_sparse.trainer import SaorArguments, SaorTrainer
+from ernie_sparse.training_checkpoints import last_checkpoint
 
 from .models import LraModel
 from .tasks import MASK_TOKEN_ID, NUM_SPECIAL_TOKENS, PAD_TOKEN_ID, LraTask

@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """What a fine-tuning leaves beside the model: results, predictions, a picture, a model card, tables."""
 
+import functools
 import json
 import statistics
 from collections import Counter
@@ -11,7 +12,7 @@ from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..errors import input_errors
-from ..results import Record, print_table, write_json
+from ..results import Record, as_json, print_table, write_json
 from ..run import Run
 from .answer_spans import predictions_as_json
 from .task_types import TASK_TYPES
@@ -69,11 +70,10 @@ def write(job, run: Run, results: dict, predictions: dict[str, list[dict]], hist
     """Predictions of every split, picture, card, results.json and the final table."""
     out = run.folder
     for split, rows in predictions.items():
-        with open(out / f"predictions-{split}.jsonl", "w") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with open(out / f"predictions-{split}.jsonl", "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(as_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         if job.task.task_type == "question_answering":
             write_json(out / f"answers-{split}.json", predictions_as_json(rows))
-    pictured = draw(job, predictions[job.last], out / "predictions.png")
     write_card(job, out, results)
     rows = [
         ("task", job.name),
@@ -90,9 +90,8 @@ def write(job, run: Run, results: dict, predictions: dict[str, list[dict]], hist
     ]
     if results["largest_class"] is not None:
         rows.append(("always the largest class", results["largest_class"]))
-    if pictured:
-        rows.append(("predictions, as a picture", out / "predictions.png"))
-    run.finish(results, [*rows, ("model", out)], history)
+    pictures = {"predictions.png": functools.partial(draw, job, predictions[job.last])}
+    run.finish(results, [*rows, ("model", out)], history, pictures)
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -231,6 +230,9 @@ def _draw_confusion(axes, predictions: list[dict], labels, names: tuple[str, ...
         list(labels), [p["label"] for p in predictions], labels=list(names), ax=axes, cmap="Blues", colorbar=False
     )
     display.ax_.tick_params(axis="x", rotation=45 if len(names) > 3 else 0)
+    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        # A dollar sign in a name begins no formula.
+        text.set_parse_math(False)
 
 
 def _draw_reliability(axes, predictions: list[dict], labels):

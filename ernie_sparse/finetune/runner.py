@@ -11,7 +11,7 @@ from ..checkpoints import load_model
 from ..command_line import CommandParser, fields_of
 from ..errors import InputError, input_errors
 from ..results import Record
-from ..run import Run
+from ..run import Run, check_folder
 from ..trainer import SaorArguments
 from ..training_arguments import RunArguments, training_facts
 from . import report
@@ -22,6 +22,9 @@ from .search import search
 from .task_types import TASK_TYPES
 from .tasks import GLUE, OWN_FILES, TASKS, Task, list_tasks
 from .trainer import FeatureCollator, FinetuneTrainer
+
+# What a command leaves in its output folder beside its runs.
+PARTS = ("search", "search.json", "results.json")
 
 DEFAULTS = {
     # Until its gain in fine-tuning is shown.
@@ -152,14 +155,8 @@ def evaluate(job: Job, split: str, outputs) -> tuple[list[dict], dict[str, float
 
 def train_once(job: Job, run: Run, args, saor, training: TrainingArguments, checkpoint: str | None) -> dict:
     """One run: train, evaluate every split, leave model, predictions, results, pictures and card in its folder."""
-    try:
-        trainer = build_trainer(job, args, saor, training)
-        run.train(trainer, checkpoint)
-    except Exception as error:
-        run.remove_if_empty()
-        if isinstance(error, KeyError) and training.metric_for_best_model in str(error):
-            raise InputError(error.args[0]) from None
-        raise
+    trainer = build_trainer(job, args, saor, training)
+    run.train(trainer, checkpoint)
     if args.lora_rank is not None:
         # What is left is an ordinary checkpoint.
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
@@ -217,24 +214,32 @@ def finetune(parser: CommandParser, given: dict, argv: list[str]) -> dict:
         raise InputError("--push-to-hub pushes one model and --seeds makes several: push the one you choose")
     record = Record(parser.prog, argv)
     trainings = [training] if args.seeds is None else [of_seed(training, seed) for seed in args.seeds]
-    runs = [Run(record, own, facts_of(args, saor, own)) for own in trainings]
-    results = {own.seed: run.finished_results() for own, run in zip(trainings, runs, strict=True)}
-    if args.seeds is None and results[training.seed] is not None:
-        return results[training.seed]
-    checkpoints = {
-        own.seed: run.checkpoint() for own, run in zip(trainings, runs, strict=True) if results[own.seed] is None
-    }
-    with training.main_process_first(desc="reading and tokenizing the documents"):
-        job = prepare(name, task, args, training)
-    best = {}
-    if args.search_trials and checkpoints:
-        best = search(job, args, training, lambda args, own: build_trainer(job, args, saor, own))
-    for own, run in zip(trainings, runs, strict=True):
-        if own.seed in checkpoints:
-            for field, value in best.items():
-                setattr(own, field, value)
-            results[own.seed] = train_once(job, run, args, saor, own, checkpoints[own.seed])
+    if args.seeds is not None:
+        check_folder(Path(training.output_dir), [*PARTS, *_seed_folders(training)])
+    runs = [Run(record, own, facts_of(args, saor, own), PARTS) for own in trainings]
+    try:
+        checkpoints = [run.checkpoint() for run in runs]
+        with training.main_process_first(desc="reading and tokenizing the documents"):
+            job = prepare(name, task, args, training)
+        for run in runs:
+            run.check_data({split: (job.rows[split], job.features[split]) for split in job.rows})
+        results = {own.seed: run.finished_results() for own, run in zip(trainings, runs, strict=True)}
+        best = {}
+        if args.search_trials and None in results.values():
+            best = search(job, args, training, lambda args, own: build_trainer(job, args, saor, own))
+        for own, run, checkpoint in zip(trainings, runs, checkpoints, strict=True):
+            if results[own.seed] is None:
+                for field, value in best.items():
+                    setattr(own, field, value)
+                results[own.seed] = train_once(job, run, args, saor, own, checkpoint)
+    finally:
+        for run in runs:
+            run.release()
     return results[training.seed] if args.seeds is None else report.write_seeds(job, record, training, results)
+
+
+def _seed_folders(training: RunArguments) -> list[str]:
+    return [path.name for path in Path(training.output_dir).glob("seed-*")]
 
 
 def finetune_glue(parser: CommandParser, given: dict, argv: list[str]) -> dict:
@@ -248,6 +253,7 @@ def finetune_glue(parser: CommandParser, given: dict, argv: list[str]) -> dict:
     for name in tasks:
         # What one of them cannot do is said before the first is trained.
         fill_arguments(parser, given | {"task": name})
+    check_folder(Path(given["output_dir"]), ["results.json", *GLUE])
     record, results = Record(parser.prog, argv), {}
     for name in tasks:
         own = {"task": name, "output_dir": str(Path(given["output_dir"]) / name)}

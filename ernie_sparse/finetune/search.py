@@ -34,7 +34,7 @@ def search(
         raise InputError("--search-trials needs optuna: pip install 'ernie-sparse[search]'") from None
     path = Path(training.output_dir) / "search.json"
     if training.resume_from_checkpoint == "last" and path.is_file():
-        return json.loads(path.read_text())["best"]
+        return json.loads(path.read_text(encoding="utf-8"))["best"]
     own = copy.copy(training)
     own.output_dir = str(Path(training.output_dir) / "search")
     own.save_strategy, own.load_best_model_at_end = "no", False

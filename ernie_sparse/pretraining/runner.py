@@ -172,9 +172,15 @@ def main(argv: list[str]):
     check_label_smoothing(training.label_smoothing_factor, saor, ErnieSparseForMaskedLM)
     facts = {**fields_of(args, saor), **training_facts(training)}
     run = Run(Record(parser.prog, argv), training, facts)
-    if run.finished_results() is not None:
-        return
     checkpoint = run.checkpoint()
+    try:
+        pretrain(args, saor, training, run, facts, checkpoint)
+    finally:
+        run.release()
+
+
+def pretrain(args: PretrainArguments, saor, training: RunArguments, run: Run, facts: dict, checkpoint: str | None):
+    """One run: read and pack the text, train, evaluate, leave model, results and picture in its folder."""
     set_seed(training.seed)
     config = build_config(args)
     max_length = args.max_length or config.max_position_embeddings
@@ -191,6 +197,9 @@ def main(argv: list[str]):
             folder = Path(training.output_dir) / "tokenizer"
             tokenizer = build_tokenizer(args, config, raw["train"], max_length, folder, training.process_index == 0)
         rows, validation = build_rows(args, raw, tokenizer, max_length, training.seed)
+    run.check_data({"train": [rows], "validation": [validation]})
+    if run.finished_results() is not None:
+        return
     model = build_model(args, config, tokenizer)
     collator = MaskingCollator(tokenizer, args.mlm_probability, training.seed)
     with input_errors():

@@ -1,0 +1,105 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The checkpoints that a training leaves in its folder: which is the newest, and whether one can be gone on from."""
+
+import json
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers import TrainingArguments
+
+from .errors import InputError
+
+STATE = "trainer_state.json"
+
+
+def all_checkpoints(folder: str | Path) -> list[Path]:
+    """The folders of checkpoints, the newest first, whatever is in them."""
+    steps = {}
+    for path in Path(folder).glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        if number.isdecimal():
+            steps[path] = int(number)
+    return sorted(steps, key=steps.get, reverse=True)
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest checkpoint that was written to its end, if any."""
+    return next((str(path) for path in all_checkpoints(folder) if is_complete(path)), None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: Trainer writes its state last."""
+    try:
+        return isinstance(_read_json(checkpoint / STATE)["global_step"], int)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def check_whole(checkpoint: str | Path, training: TrainingArguments, may_lack: bool = False):
+    """
+    Look at every file of a checkpoint from which a training is to go on, before any is used.
+
+    Args:
+        may_lack (`bool`): Whether it may lack what an exact continuation needs.
+
+    Raises:
+        [`InputError`]: A file is damaged, or missing. The newest checkpoint beside it that is whole is named.
+    """
+    checkpoint = Path(checkpoint)
+    if not is_complete(checkpoint):
+        raise InputError(f"{checkpoint}: its {STATE} is missing or cut off{_whole_one_beside(checkpoint, training)}")
+    damaged, missing = _problems(checkpoint, training)
+    if damaged:
+        reasons = ", ".join(f"{name} is damaged ({reason})" for name, reason in damaged.items())
+        raise InputError(f"{checkpoint}: {reasons}{_whole_one_beside(checkpoint, training)}")
+    if missing and not may_lack:
+        raise InputError(
+            f"{checkpoint} lacks {', '.join(missing)}: the run would go on otherwise than if it had not been stopped; pass "
+            f"--resume-incomplete true to go on all the same{_whole_one_beside(checkpoint, training)}"
+        )
+
+
+def _whole_one_beside(checkpoint: Path, training: TrainingArguments) -> str:
+    for other in all_checkpoints(checkpoint.parent):
+        if other != checkpoint and is_complete(other) and not any(_problems(other, training)):
+            return f"; the newest whole checkpoint is {other}: pass --resume-from-checkpoint {other} to go on from it"
+    return "; no other checkpoint beside it is whole"
+
+
+def _problems(checkpoint: Path, training: TrainingArguments) -> tuple[dict[str, str], list[str]]:
+    """What is damaged, with the reason, and what is missing for an exact continuation."""
+    damaged = {}
+    for path in sorted(checkpoint.iterdir()):
+        try:
+            if path.suffix == ".json":
+                _read_json(path)
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):
+                    pass
+            elif path.suffix in (".pt", ".pth", ".bin") and path.is_file():
+                with zipfile.ZipFile(path) as file:
+                    if (bad := file.testzip()) is not None:
+                        raise zipfile.BadZipFile(f"{bad} has another checksum")
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+            damaged[path.name] = " ".join(str(error).split())[:100]
+    if training.deepspeed or training.fsdp:
+        # They have files of their own.
+        return damaged, []
+    names = {path.name for path in checkpoint.iterdir()}
+    if not names & {"model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"}:
+        damaged["model.safetensors"] = "there is none"
+    if "model.safetensors.index.json" in names and "model.safetensors.index.json" not in damaged:
+        shards = set(_read_json(checkpoint / "model.safetensors.index.json").get("weight_map", {}).values())
+        damaged |= dict.fromkeys(shards - names, "there is none")
+    processes = training.world_size
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{i}.pth" for i in range(processes)]
+    needed = ["optimizer.pt", "scheduler.pt", *states, *(["scaler.pt"] if training.fp16 else [])]
+    return damaged, [name for name in needed if name not in names]
+
+
+def _read_json(path: Path) -> dict:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content
