@@ -131,7 +131,7 @@ def test_each_epoch_masks_anew_and_a_resumed_one_as_it_did(tokenizer, rows):
 @pytest.mark.parametrize("num_workers, is_persistent", [(0, False), (2, False), (2, True)])
 @pytest.mark.parametrize("stop", [None, 4])
 def test_workers_mask_as_the_epoch_has_it(stop, num_workers, is_persistent, tokenizer, tiny_config, tmp_path):
-    rows = pack(Dataset.from_dict({"text": TEXTS * 2}), "text", tokenizer, max_length=32)
+    rows = pack(Dataset.from_dict({"text": TEXTS * 2}), tokenizer, max_length=32)
     collator, seen = MaskingCollator(tokenizer, 0.5, seed=0), []
 
     def build() -> SaorTrainer:
