@@ -273,8 +273,9 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         """
         num_tokens, device = self._check_inputs(input_ids, inputs_embeds, attention_mask)
         if inputs_embeds is not None and attention_mask is not None:
-            # Whatever stands on padding: a NaN there would reach real tokens through a weight of zero.
-            inputs_embeds = inputs_embeds.masked_fill(attention_mask.unsqueeze(-1) == 0, 0.0)
+            # Padding may hold anything, but what is not finite once it is normalised would reach real tokens, by weights of 0.
+            is_lost = (attention_mask == 0) & ~inputs_embeds.float().square().sum(dim=-1).isfinite()
+            inputs_embeds = inputs_embeds.masked_fill(is_lost.unsqueeze(-1), 0.0)
         if position_ids is None:
             position_ids = torch.arange(num_tokens, device=device)[None]
         for name, ids, size in (

@@ -154,9 +154,8 @@ class SaorTrainer(PatchedTrainer):
     the model's own pattern. `task_loss` and `consistency_loss` (before alpha) are logged beside `loss`.
 
     Losses are means over all predictions that have a label: those of an evaluation, where labels are never smoothed, whatever
-    the batches and processes, and
-    `train_loss` over the whole run, where it went on from a checkpoint as well. Training stops, with a [`DivergedError`],
-    before the first update whose loss or gradient is not finite, and no model with such weights is saved.
+    the batches and processes, and `train_loss` over the whole run, where it went on from a checkpoint as well. Training stops,
+    with a [`DivergedError`], before the first update whose loss or gradient is not finite, and no such weights are saved.
 
     Args:
         saor ([`SaorArguments`], *optional*): The defaults when `None`.

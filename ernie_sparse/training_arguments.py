@@ -144,7 +144,8 @@ class RunArguments(TrainingArguments):
         yield "save_steps", self.save_steps <= 0, "it must be more than 0"
         never = self.save_strategy == "best" and self.eval_strategy == "no"
         yield "save_strategy", never, "it needs an --eval-strategy"
-        yield "fp16", self.fp16 and not torch.cuda.is_available(), "it needs a GPU: --bf16 does not"
+        on_cpu = self.use_cpu or not torch.accelerator.is_available()
+        yield "fp16", self.fp16 and on_cpu, "it needs a GPU: --bf16 does not"
         yield (
             "label_names",
             self.label_names not in (None, ["labels"]),

@@ -104,6 +104,7 @@ def test_flags_that_cannot_work_are_refused_with_the_reason(name):
         ({"save_strategy": "best", "eval_strategy": "no"}, "--save-strategy best: it needs an --eval-strategy"),
         ({"load_best_model_at_end": True, "eval_strategy": "no"}, "requires the save and eval strategy to match.*"),
         ({"label_names": ["start_positions"]}, "--label-names"),
+        ({"fp16": True, "use_cpu": True}, "--fp16 True: it needs a GPU"),
         ({"optim_args": "eps"}, "--optim-args eps: it must be name=value"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "--lr-scheduler-type warmup_stable_decay: .*num_decay_steps"),
         ({"lr_scheduler_kwargs": {"power": 2}}, "--lr-scheduler-type linear: .*power"),
