@@ -2,45 +2,67 @@
 """`ernie-sparse predict`: a fine-tuned model on a file of any size, some rows at a time."""
 
 import argparse
-import csv
 import dataclasses
-import io
+import hashlib
 import json
-import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from functools import partial
+from contextlib import ExitStack
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import pyarrow.parquet
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .. import __version__
 from ..checkpoints import load_config, load_model, load_tokenizer
 from ..command_line import ArgumentParser, check_least
 from ..errors import InputError
 from ..results import print_table
-from ..tables import FORMATS, find_files, located_rows, longest_first
-from ..trainer import SaorArguments
-from .data import ROLES, row_by_role, row_features
-from .features import split_notes
+from ..tables import FORMATS, check_file, longest_first
+from .data import ROLES
+from .prediction_files import PredictionFile, check_target, empty_prediction
 from .settings import FILE_NAME, LONG_DOCUMENTS, Settings
+from .stand_in import read_rows, row_by_role, row_features
 from .task_types import TASK_TYPES
 from .tasks import OWN_FILES
-from .trainer import FeatureCollator, FinetuneTrainer
+from .trainer import FeatureCollator
 
-WRITERS = (".csv", ".jsonl", ".json")
+# Rows that are looked at before the model is loaded: what is wrong with all of them is wrong with the file.
+FIRST_ROWS = 1000
+SHOWN_REASONS = 10
+NOT_FINITE = "the model's output for it is not finite"
+NO_TOKENS = "the tokenizer leaves nothing of it"
 
 EXAMPLES = """examples:
   ernie-sparse predict --model classifier --input-file mails.csv --output-file labels.csv
   ernie-sparse predict --model classifier --input-file mails.jsonl --output-file labels.jsonl --text-column body
   ernie-sparse predict --model reader --input-file questions.jsonl --output-file answers.json
+  torchrun --nproc_per_node 2 -m ernie_sparse predict --model classifier --input-file mails.csv --output-file labels.csv
 
-The output has a row per input row, in its order: its id (the row's number where it has none), then label and score,
-labels (sets of classes, or one per word), value (regression) or answer and score. In csv lists are joined by "|". A .json
-file holds {id: answer} for questions, and {id: prediction} otherwise; .jsonl also has the scores of all classes and the
-other answers.
+The output has a row per input row, in its order: its id (the row's number where it has none) and
+  classes            label and score, its probability; for sets of classes, labels
+  numbers            value
+  words              labels, one per word
+  questions          answer, score (above that of no answer), probability, and the characters of the context from start
+                     to end (exclusive)
+  candidates         answer and score, its probability
+In csv lists are joined by "|". A .jsonl file also has scores, the probabilities of all classes or candidates or of each
+word's label, the entities that words make, and n_best, the other answers. A .json file holds {id: answer} for questions
+and candidates, and {id: prediction} otherwise.
+
+A row that cannot be read or predicted has no prediction but an error that says why; --strict ends before the first
+prediction instead. Predictions are kept in OUTPUT_FILE.partial.jsonl until all of them are there: after a stop the same
+command goes on behind them.
 """
 
 
@@ -57,11 +79,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     for role in sorted({role for needed, _ in ROLES.values() for role in needed} | {"id", "text_pair"}):
         flag = f"--{role.replace('_', '-')}-column"
         parser.add_argument(flag, metavar="NAME", help=f"column of the {role} (as in training)")
-    parser.add_argument("--batch-size", type=int, default=8, help="rows per forward (8)")
-    parser.add_argument("--chunk-size", type=int, default=1024, help="rows in memory at a time (1024)")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows per forward pass and process (8)")
+    parser.add_argument("--chunk-size", type=int, default=256, help="rows in memory, and kept, at a time (256)")
     parser.add_argument("--pattern", help="sparse pattern to read with (the model's)")
     parser.add_argument("--long-documents", choices=LONG_DOCUMENTS, help="as in training, unless given")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--strict", action="store_true", help="check all rows first, and end where one cannot be used")
     args = parser.parse_args(argv)
     check_least(args, {"batch_size": 1, "chunk_size": 1})
     return args
@@ -70,30 +93,47 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]):
     """Run `ernie-sparse predict` with the arguments `argv`."""
     args = arguments(argv)
-    (source,), target = find_files([args.input_file]), Path(args.output_file)
+    source, target = Path(args.input_file), Path(args.output_file)
+    check_file(source)
     if source.suffix.lower() not in FORMATS:
         raise InputError(f"--input-file {source}: {', '.join(FORMATS)} can be read")
-    if target.suffix.lower() not in WRITERS:
-        raise InputError(f"--output-file {target}: {', '.join(WRITERS)} can be written")
-    if target.exists():
-        raise InputError(f"--output-file {target} exists already: name another one")
+    check_target(target)
     config = load_config(args.model, args.pattern)
     tokenizer = load_tokenizer(args.model, config)
-    settings = load_settings(args.model, config, tokenizer)
-    given = {role: getattr(args, f"{role}_column", None) for role in (*settings.columns, "id")}
-    columns = {**settings.columns, **{role: column for role, column in given.items() if column}}
-    changes = {"columns": columns, "long_documents": args.long_documents or settings.long_documents}
-    settings = dataclasses.replace(settings, **changes)
-    predict = predictor(args, config, tokenizer, settings)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        count = write(partial, target.suffix.lower(), predictions(source, settings, predict, args.chunk_size))
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(target)
-    print_table([("rows", count), ("predictions", target)])
+    settings = with_flags(load_settings(args.model, config, tokenizer), args)
+    # Before it is used: it keeps how it last cut a text.
+    identity = {
+        "tokenizer": digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
+    }
+    encoder = RowEncoder(settings, tokenizer)
+    check_first_rows(source, encoder)
+    if args.strict:
+        check_all_rows(source, encoder, args.chunk_size)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    model = load_model(TASK_TYPES[settings.task_type].model_class, args.model, config)
+    file, total = None, None
+    if state.is_main_process:
+        identity |= {"input_file": digest_of_file(source), "model": digest_of_model(model), "bf16": args.bf16}
+        identity |= {"version": __version__, "pattern": str(config.pattern), **dataclasses.asdict(settings)}
+        file, total = PredictionFile(target, settings.task_type, identity), count_rows(source)
+    model = model.to(torch.bfloat16) if args.bf16 else model
+    collator = FeatureCollator(tokenizer.pad_token_id, settings, config.max_position_embeddings)
+    predict = Predictor(encoder, model.to(state.device).eval(), collator, args.batch_size)
+    with ExitStack() as stack:
+        done = enter(file, stack)
+        # Closed whatever happens: a message would otherwise stand behind the bar.
+        bar = tqdm(desc="Predicting", unit=" rows", initial=done, total=total, disable=not state.is_main_process)
+        with bar:
+            for rows in chunks(source, args.chunk_size, done):
+                own = predict(rows[state.process_index :: state.num_processes])
+                records = sorted(gather_object(own), key=itemgetter(0))
+                if file is not None:
+                    file.add([record for _, record in records])
+                bar.update(len(rows))
+        if file is not None:
+            report(file, done, *file.finish())
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def load_settings(model: str, config, tokenizer) -> Settings:
@@ -110,80 +150,246 @@ def load_settings(model: str, config, tokenizer) -> Settings:
     return Settings.load(folder, config, tokenizer)
 
 
-def predictor(args: argparse.Namespace, config, tokenizer, settings: Settings):
-    """A function from canonical rows to predictions."""
-    task_type = TASK_TYPES[settings.task_type]
-    # Nothing is written into it: Trainer wants a folder all the same.
-    folder = Path(tempfile.gettempdir()) / "ernie-sparse-predict"
-    training = TrainingArguments(
-        output_dir=str(folder),
-        per_device_eval_batch_size=args.batch_size,
-        bf16_full_eval=args.bf16,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=not torch.accelerator.is_available(),
-        dataloader_pin_memory=torch.accelerator.is_available(),
-        report_to="none",
-        # A file of questions may have answers: then there is a loss, which is no output.
-        label_names=["start_positions", "end_positions"] if settings.task_type == "question_answering" else ["labels"],
-    )
-    trainer = FinetuneTrainer(
-        model=load_model(task_type.model_class, args.model, config),
-        args=training,
-        saor=SaorArguments(saor_alpha=0.0),
-        settings=settings,
-        data_collator=FeatureCollator(tokenizer.pad_token_id, settings, config.max_position_embeddings),
-    )
-
-    def predict(rows: Dataset) -> list[dict]:
-        features, _ = split_notes(task_type.encode(rows, settings, tokenizer, is_training=False), rows)
-        features = longest_first(features)
-        return task_type.decode(trainer.predict(features).predictions, features, rows, settings)
-
-    return predict
+def with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
+    """The settings of the training, but for what the flags change."""
+    given = {role: getattr(args, f"{role}_column", None) for role in (*settings.columns, "id")}
+    columns = {**settings.columns, **{role: column for role, column in given.items() if column}}
+    long_documents = args.long_documents or settings.long_documents
+    return dataclasses.replace(settings, columns=columns, long_documents=long_documents)
 
 
-def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> Iterator[dict]:
-    """The predictions of a file's rows, which are read and computed `chunk_size` at a time."""
-    task = dataclasses.replace(OWN_FILES[settings.task_type], columns=settings.columns)
-    features, count = row_features(task, False), 0
-    rows = located_rows([source], partial(row_by_role, task=task, is_labelled=False))
-    # Closed whatever happens: a message would otherwise stand behind the bar.
-    with tqdm(desc="Predicting", unit=" rows") as progress:
-        while chunk := list(islice(rows, chunk_size)):
-            yield from predict(Dataset.from_list(chunk, features=features))
-            count += len(chunk)
-            progress.update(len(chunk))
-    if count == 0:
+def chunks(source: Path, size: int, first: int = 0) -> Iterator[list[tuple[int, dict | InputError]]]:
+    """The rows of a file from number `first` on, `size` at a time, each with its number."""
+    rows = islice(enumerate(read_rows(source)), first, None)
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+class Encoded(NamedTuple):
+    """
+    Args:
+        numbers (`list[int]`): The rows that can be predicted, by their numbers in the file.
+        rows, features (`Dataset`): These rows by role, and what the model reads of them.
+        notes (`dict[int, list[str]]`): Notes about rows, such as that one is cut, by their numbers.
+        refused (`dict[int, tuple[str, str]]`): Id and reason of each row that cannot be predicted.
+    """
+
+    numbers: list[int]
+    rows: Dataset
+    features: Dataset
+    notes: dict[int, list[str]]
+    refused: dict[int, tuple[str, str]]
+
+
+class RowEncoder:
+    """
+    Rows of a file to features.
+
+    Raises:
+        [`InputError`]: Settings with which no row can be encoded.
+    """
+
+    def __init__(self, settings: Settings, tokenizer: PreTrainedTokenizerBase):
+        self.settings, self.tokenizer = settings, tokenizer
+        self.task = dataclasses.replace(OWN_FILES[settings.task_type], columns=settings.columns)
+        self.types = row_features(self.task, is_labelled=False)
+        self._encode([])
+
+    def _encode(self, rows: list[dict]) -> tuple[Dataset, Dataset]:
+        """The rows as a table, and their records."""
+        table = Dataset.from_dict({name: [row[name] for row in rows] for name in self.types}, features=self.types)
+        encode = TASK_TYPES[self.settings.task_type].encode
+        return table, encode(table, self.settings, self.tokenizer, is_training=False)
+
+    def by_role(self, number: int, row: dict | InputError) -> dict:
+        """The row by role; an [`InputError`] where it cannot be used."""
+        if isinstance(row, InputError):
+            raise row
+        return row_by_role(row, number=number, task=self.task, is_labelled=False)
+
+    def id_of(self, number: int, row: dict | InputError) -> str:
+        """The row's id, or its number where there is none."""
+        value = row.get(self.task.columns.get("id", "id")) if isinstance(row, dict) else None
+        return str(number if value is None else value).encode(errors="replace").decode()
+
+    def __call__(self, rows: list[tuple[int, dict | InputError]]) -> Encoded:
+        usable, refused = {}, {}
+        for number, row in rows:
+            try:
+                usable[number] = self.by_role(number, row)
+            except InputError as error:
+                refused[number] = (self.id_of(number, row), str(error))
+        table, records = self._encode(list(usable.values()))
+        numbers = np.array(list(usable), dtype=np.int64)
+        lengths, errors = np.array(records["length"][:]), records["error"][:]
+        for place in np.flatnonzero(lengths == 0):
+            number = int(numbers[records["document"][place]])
+            refused[number] = (usable.pop(number)["id"], errors[place] or NO_TOKENS)
+        if len(usable) < len(numbers):
+            # So that the others are numbered as they are in their table.
+            table, records = self._encode(list(usable.values()))
+            numbers = np.array(list(usable), dtype=np.int64)
+        notes = {}
+        for document, found in zip(records["document"][:], records["notes"][:], strict=True):
+            if found:
+                notes[int(numbers[document])] = found
+        return Encoded(numbers.tolist(), table, records.remove_columns(["notes", "error"]), notes, refused)
+
+
+def check_first_rows(source: Path, encoder: RowEncoder):
+    """
+    Raise an [`InputError`] where there are no rows, or all of the first ones are wrong: then the file is, or the columns
+    that were named. Those that are merely empty say nothing of the others.
+    """
+    rows = next(chunks(source, FIRST_ROWS), None)
+    if rows is None:
         raise InputError(f"{source} has no rows")
+    first_error = None
+    for number, row in rows:
+        try:
+            encoder.by_role(number, row)
+            return
+        except InputError as error:
+            if first_error is None and not _has_empty(row, encoder.settings):
+                first_error = f"{source}, row {number}: {error}"
+    if first_error is not None:
+        raise InputError(
+            first_error + (f", and none of the first {len(rows)} rows can be used" if len(rows) > 1 else "")
+        )
 
 
-def write(path: Path, suffix: str, rows: Iterator[dict]) -> int:
-    """Write predictions as they come; how many there were."""
-    count, text = 0, {".csv": _csv_row, ".jsonl": _jsonl_row, ".json": _json_entry}[suffix]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        for row in rows:
-            file.write(text(row, is_first=count == 0))
-            count += 1
-        if suffix == ".json":
-            file.write("\n}\n")
-    return count
+def _has_empty(row: dict | InputError, settings: Settings) -> bool:
+    columns = [settings.columns[role] for role in ROLES[settings.task_type][0]]
+    if not isinstance(row, dict) or not all(column in row for column in columns):
+        return False
+    return any(row[column] in (None, []) or not str(row[column]).strip() for column in columns)
 
 
-def _csv_row(row: dict, is_first: bool) -> str:
-    flat = {name: value for name, value in row.items() if name not in ("scores", "n_best")}
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if is_first:
-        writer.writerow(flat)
-    writer.writerow("|".join(map(str, value)) if isinstance(value, list) else value for value in flat.values())
-    return buffer.getvalue()
+def check_all_rows(source: Path, encoder: RowEncoder, chunk_size: int):
+    """Raise an [`InputError`] for the first row that cannot be predicted."""
+    for rows in chunks(source, chunk_size):
+        refused = encoder(rows).refused
+        if refused:
+            number = min(refused)
+            raise InputError(f"{source}, row {number}: {refused[number][1]}")
 
 
-def _jsonl_row(row: dict, is_first: bool) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+class Predictor:
+    """
+    Rows of a file, with their numbers, to predictions with theirs, in any order.
+
+    Args:
+        encoder ([`RowEncoder`])
+        model (`PreTrainedModel`): On its device, in evaluation mode.
+        collator ([`FeatureCollator`])
+        batch_size (`int`): Features per forward pass.
+    """
+
+    def __init__(self, encoder: RowEncoder, model: PreTrainedModel, collator: FeatureCollator, batch_size: int):
+        self.encoder, self.model, self.collator, self.batch_size = encoder, model, collator, batch_size
+
+    def __call__(self, rows: list[tuple[int, dict | InputError]]) -> list[tuple[int, dict]]:
+        encoded, settings = self.encoder(rows), self.encoder.settings
+        task_type = settings.task_type
+        found = [(number, empty_prediction(*which, task_type)) for number, which in encoded.refused.items()]
+        if not encoded.numbers:
+            return found
+        features = longest_first(encoded.features)
+        decode = TASK_TYPES[task_type].decode
+        predictions = decode(self.outputs(features), features, encoded.rows, settings)
+        for number, prediction in zip(encoded.numbers, predictions, strict=True):
+            if not _is_finite(prediction):
+                prediction = empty_prediction(prediction["id"], NOT_FINITE, task_type)
+            notes = encoded.notes.get(number)
+            found.append((number, {**prediction, "notes": notes} if notes else prediction))
+        return found
+
+    @torch.no_grad()
+    def outputs(self, features: Dataset) -> np.ndarray | tuple[np.ndarray, ...]:
+        """What `decode` needs: logits or, where they are wide, what `reduce` makes of them."""
+        reduce = TASK_TYPES[self.encoder.settings.task_type].reduce
+        batches = []
+        for batch in DataLoader(features, self.batch_size, collate_fn=self.collator):
+            inputs = {name: value.to(self.model.device) for name, value in batch.items() if name != "is_context"}
+            output = self.model(**inputs)
+            logits = output.logits if "logits" in output else (output.start_logits, output.end_logits)
+            logits = logits if reduce is None else reduce(logits, batch, self.encoder.settings)
+            parts = logits if isinstance(logits, tuple) else (logits,)
+            batches.append([(part.float() if part.is_floating_point() else part).cpu().numpy() for part in parts])
+        stacked = tuple(map(_stack, zip(*batches, strict=True)))
+        return stacked if len(stacked) > 1 else stacked[0]
 
 
-def _json_entry(row: dict, is_first: bool) -> str:
-    value = row["answer"] if "answer" in row else {name: part for name, part in row.items() if name != "id"}
-    return ("{\n" if is_first else ",\n") + f"{json.dumps(row['id'])}: {json.dumps(value, ensure_ascii=False)}"
+def _stack(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Batches as one array, as wide as the widest."""
+    width = max(array.shape[1] for array in arrays)
+    return np.concatenate(
+        [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=-100) for array in arrays]
+    )
+
+
+def _is_finite(prediction: dict) -> bool:
+    try:
+        json.dumps(prediction, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def enter(file: PredictionFile | None, stack: ExitStack) -> int:
+    """Open the file in the process that has one; all learn how many predictions it holds, or why it cannot be opened."""
+    done, refusal = 0, None
+    if file is not None:
+        try:
+            done = stack.enter_context(file).count
+        except InputError as error:
+            refusal = str(error)
+    done, refusal = broadcast_object_list([done, refusal])
+    if refusal is not None:
+        raise InputError(refusal)
+    return done
+
+
+def digest(content) -> str:
+    """A short digest of text, or of values of JSON."""
+    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def digest_of_model(model: PreTrainedModel) -> str:
+    """Of the weights, and of what the config says of them: the same in whatever folder they lie."""
+    config = {name: value for name, value in model.config.to_dict().items() if name != "transformers_version"}
+    found = hashlib.blake2b(digest(config).encode(), digest_size=8)
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def count_rows(source: Path) -> int | None:
+    """How many rows there are, where it is cheap to know."""
+    if source.suffix.lower() != ".parquet":
+        return None
+    with pyarrow.parquet.ParquetFile(source) as file:
+        return file.metadata.num_rows
+
+
+def report(file: PredictionFile, done: int, errors: Counter, notes: Counter):
+    """Print what there is, and why how many rows have no prediction."""
+    rows = [("rows", file.count)]
+    if done:
+        rows.append(("of an earlier start", done))
+    if errors:
+        rows.append(("rows without a prediction", errors.total()))
+        rows += [(f"  {reason}", count) for reason, count in errors.most_common(SHOWN_REASONS)]
+        others = errors.total() - sum(count for _, count in errors.most_common(SHOWN_REASONS))
+        rows += [("  other reasons", others)] if others else []
+    print_table([*rows, *notes.items(), ("predictions", file.target)])
