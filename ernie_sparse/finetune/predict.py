@@ -113,9 +113,10 @@ def main(argv: list[str]):
     model = load_model(TASK_TYPES[settings.task_type].model_class, args.model, config)
     file, total = None, None
     if state.is_main_process:
-        identity |= {"input_file": digest_of_file(source), "model": digest_of_model(model), "bf16": args.bf16}
-        identity |= {"version": __version__, "pattern": str(config.pattern), **dataclasses.asdict(settings)}
-        file, total = PredictionFile(target, settings.task_type, identity), count_rows(source)
+        identity["input_file"], total = examine(source)
+        identity |= {"model": digest_of_model(model), "bf16": args.bf16, "version": __version__}
+        identity |= {"pattern": str(config.pattern), **dataclasses.asdict(settings)}
+        file = PredictionFile(target, settings.task_type, identity)
     model = model.to(torch.bfloat16) if args.bf16 else model
     collator = FeatureCollator(tokenizer.pad_token_id, settings, config.max_position_embeddings)
     predict = Predictor(encoder, model.to(state.device).eval(), collator, args.batch_size)
@@ -356,12 +357,16 @@ def digest(content) -> str:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
-def digest_of_file(path: Path) -> str:
-    found = hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
+def examine(source: Path) -> tuple[str, int | None]:
+    """The digest of a file, and how many rows it has, where that is cheap to know."""
+    found, lines, suffix = hashlib.blake2b(digest_size=8), 0, source.suffix.lower()
+    with open(source, "rb") as file:
         while block := file.read(2**20):
             found.update(block)
-    return found.hexdigest()
+            lines += block.count(b"\n")
+    if suffix == ".parquet":
+        return found.hexdigest(), pyarrow.parquet.read_metadata(source).num_rows
+    return found.hexdigest(), lines if suffix == ".jsonl" else None
 
 
 def digest_of_model(model: PreTrainedModel) -> str:
@@ -372,14 +377,6 @@ def digest_of_model(model: PreTrainedModel) -> str:
         found.update(name.encode())
         found.update(weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return found.hexdigest()
-
-
-def count_rows(source: Path) -> int | None:
-    """How many rows there are, where it is cheap to know."""
-    if source.suffix.lower() != ".parquet":
-        return None
-    with pyarrow.parquet.ParquetFile(source) as file:
-        return file.metadata.num_rows
 
 
 def report(file: PredictionFile, done: int, errors: Counter, notes: Counter):
