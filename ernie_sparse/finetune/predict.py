@@ -2,6 +2,7 @@
 """`ernie-sparse predict`: a fine-tuned model on a file of any size, some rows at a time."""
 
 import argparse
+import copy
 import dataclasses
 import hashlib
 import json
@@ -28,11 +29,11 @@ from ..checkpoints import load_config, load_model, load_tokenizer
 from ..command_line import ArgumentParser, check_least
 from ..errors import InputError
 from ..results import print_table
-from ..tables import FORMATS, check_file, longest_first
-from .data import ROLES
+from ..sparse_pattern import SparsePattern
+from ..tables import FORMATS, find_files, longest_first, read_rows
+from .data import ROLES, row_by_role, row_features
 from .prediction_files import PredictionFile, check_target, empty_prediction
 from .settings import FILE_NAME, LONG_DOCUMENTS, Settings
-from .stand_in import read_rows, row_by_role, row_features
 from .task_types import TASK_TYPES
 from .tasks import OWN_FILES
 from .trainer import FeatureCollator
@@ -74,7 +75,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="folder that `ernie-sparse finetune` wrote, or a hub id")
-    parser.add_argument("--input-file", required=True, help="csv, jsonl, json or parquet rows; read as a stream")
+    parser.add_argument("--input-file", required=True, help="csv, tsv, jsonl, json or parquet rows; read as a stream")
     parser.add_argument("--output-file", required=True, help="csv, jsonl or json; must not exist yet")
     for role in sorted({role for needed, _ in ROLES.values() for role in needed} | {"id", "text_pair"}):
         flag = f"--{role.replace('_', '-')}-column"
@@ -93,8 +94,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]):
     """Run `ernie-sparse predict` with the arguments `argv`."""
     args = arguments(argv)
-    source, target = Path(args.input_file), Path(args.output_file)
-    check_file(source)
+    (source, *others), target = find_files([args.input_file]), Path(args.output_file)
+    if others:
+        raise InputError(f"--input-file {args.input_file} stands for {len(others) + 1} files: one is needed")
     if source.suffix.lower() not in FORMATS:
         raise InputError(f"--input-file {source}: {', '.join(FORMATS)} can be read")
     check_target(target)
@@ -206,10 +208,10 @@ class RowEncoder:
         """The row by role; an [`InputError`] where it cannot be used."""
         if isinstance(row, InputError):
             raise row
-        return row_by_role(row, number=number, task=self.task, is_labelled=False)
+        return {**row_by_role(row, number, self.task, is_labelled=False), "id": self.id_of(number, row)}
 
     def id_of(self, number: int, row: dict | InputError) -> str:
-        """The row's id, or its number where there is none."""
+        """The row's id, or its number where there is none, without halves of characters."""
         value = row.get(self.task.columns.get("id", "id")) if isinstance(row, dict) else None
         return str(number if value is None else value).encode(errors="replace").decode()
 
@@ -370,9 +372,12 @@ def examine(source: Path) -> tuple[str, int | None]:
 
 
 def digest_of_model(model: PreTrainedModel) -> str:
-    """Of the weights, and of what the config says of them: the same in whatever folder they lie."""
-    config = {name: value for name, value in model.config.to_dict().items() if name != "transformers_version"}
-    found = hashlib.blake2b(digest(config).encode(), digest_size=8)
+    """Of the weights, and of the config but for the pattern: the same in whatever folder they lie."""
+    config = copy.deepcopy(model.config)
+    config.pattern = SparsePattern()
+    places = ("_name_or_path", "transformers_version")
+    values = {name: value for name, value in config.to_dict().items() if name not in places}
+    found = hashlib.blake2b(digest(values).encode(), digest_size=8)
     for name, weight in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
