@@ -18,7 +18,7 @@ import torch
 from test_finetune_predict import assert_same, finetuned, make_rows, predict, read_jsonl, workspace, write_jsonl
 
 import ernie_sparse
-from ernie_sparse.finetune import predict as command
+from ernie_sparse.finetune import prediction_files, predictor
 from ernie_sparse.finetune.prediction_files import FIELDS, PredictionFile, empty_prediction
 from ernie_sparse.finetune.task_types import TASK_TYPES
 
@@ -70,7 +70,9 @@ BAD = {
 def test_a_bad_row_has_a_reason_in_its_place_and_the_others_their_predictions(task_type, tmp_path, capsys):
     rows, expected = test_rows(task_type), evaluated(task_type)
     lines, reasons = [json.dumps(row) for row in rows], {}
-    for number, (change, reason) in enumerate([*BAD[task_type], ("{not json", "it is no JSON"), ("[3]", "it is list")]):
+    for number, (change, reason) in enumerate(
+        [*BAD[task_type], ("{not json", "it is no JSON"), ("[3]", "an object is needed")]
+    ):
         place = 2 * number + 1
         is_row = isinstance(change, dict)
         lines.insert(place, json.dumps({**rows[0], "id": f"bad {place}", **change}) if is_row else change)
@@ -109,23 +111,34 @@ def test_rows_that_are_merely_empty_say_nothing_of_the_file(tmp_path, capsys):
     reason = "column 'text' is empty"
     assert (tmp_path / "out.csv").read_text() == f"id,label,score,error\na,,,{reason}\nb,,,{reason}\n"
     table = [line.split() for line in capsys.readouterr().out.splitlines() if line]
-    assert ["rows", "without", "a", "prediction", "2"] in table and [*reason.split(), "2"] in table
+    assert ["rows", "without", "a", "prediction", "2"] in table and ["2:", *reason.split()] in table
+
+
+def test_reasons_are_counted_and_only_the_most_frequent_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prediction_files, "COUNTED_REASONS", 20)
+    rows = [{"text": "north"}, *({"text": number} for number in (*range(40), 3, 3))]
+    assert predict("single_label", write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.csv") == 0
+    head, _, table = capsys.readouterr().out.partition("rows without a prediction")
+    count, first, *others = (line.strip() for line in table.strip().splitlines())
+    assert count == "42" and first == "3: column 'text' holds 3 (int): a text is needed"
+    assert 8 <= sum(line.startswith("1: column 'text' holds ") for line in others) <= 10
+    assert sum(int(line.split(":")[0]) for line in (first, *others[:-1])) == 42
 
 
 def test_outputs_that_are_not_finite_are_no_prediction(tmp_path, monkeypatch):
-    outputs = command.Predictor.outputs
+    outputs = predictor.Predictor.outputs
 
     def with_nan(self, features):
         found = outputs(self, features)
         found[np.array(features["document"]) == 1] = np.nan
         return found
 
-    monkeypatch.setattr(command.Predictor, "outputs", with_nan)
+    monkeypatch.setattr(predictor.Predictor, "outputs", with_nan)
     for task_type in ("single_label", "multi_label", "regression", "candidate_choice"):
         target = tmp_path / f"{task_type}.jsonl"
         assert predict(task_type, workspace() / f"{task_type}-test.jsonl", target) == 0
         found, expected = read_jsonl(target), evaluated(task_type)
-        expected[1] = empty_prediction(expected[1]["id"], command.NOT_FINITE, task_type)
+        expected[1] = empty_prediction(expected[1]["id"], predictor.NOT_FINITE, task_type)
         assert_same(found, expected)
 
 
@@ -152,13 +165,13 @@ def stop_after(monkeypatch, count: int, error: type[BaseException] = KeyboardInt
 
 def computed_rows(monkeypatch) -> list[int]:
     """The numbers of the rows that are computed from here on."""
-    seen, call = [], command.Predictor.__call__
+    seen, call = [], predictor.Predictor.__call__
 
     def count(self, rows):
         seen.extend(number for number, _ in rows)
         return call(self, rows)
 
-    monkeypatch.setattr(command.Predictor, "__call__", count)
+    monkeypatch.setattr(predictor.Predictor, "__call__", count)
     return seen
 
 

@@ -24,6 +24,8 @@ FIELDS = {
     "question_answering": ("answer", "score", "probability", "start", "end", "n_best"),
     "candidate_choice": ("answer", "score", "scores"),
 }
+# There may be as many reasons as rows.
+COUNTED_REASONS = 1000
 # What no cell of csv can hold.
 NESTED = ("scores", "entities", "n_best")
 
@@ -140,7 +142,7 @@ class PredictionFile:
         self.count += len(records)
 
     def finish(self) -> tuple[Counter, Counter]:
-        """Write the target; how many rows have which error, and which note."""
+        """Write the target; how many rows have which error ("" for the rarer ones of very many), and which note."""
         self.file.close()
         errors, notes = Counter(), Counter()
         temporary = self.target.with_name(f"{self.target.name}.partial")
@@ -150,7 +152,8 @@ class PredictionFile:
                 for number, record in enumerate(self._records()):
                     notes.update(record.pop("notes", ()))
                     if "error" in record:
-                        errors[record["error"]] += 1
+                        is_counted = record["error"] in errors or len(errors) < COUNTED_REASONS
+                        errors[record["error"] if is_counted else ""] += 1
                     file.write(writer(record, self.task_type, is_first=number == 0))
                 if writer is _json_entry:
                     file.write("\n}\n")
