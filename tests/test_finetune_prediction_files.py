@@ -19,7 +19,7 @@ from test_finetune_predict import assert_same, finetuned, make_rows, predict, re
 
 import ernie_sparse
 from ernie_sparse.finetune import prediction_files, predictor
-from ernie_sparse.finetune.prediction_files import FIELDS, PredictionFile, empty_prediction
+from ernie_sparse.finetune.prediction_files import PredictionFile, empty_prediction
 from ernie_sparse.finetune.task_types import TASK_TYPES
 
 FLAGS = ("--chunk-size", 2, "--batch-size", 2)
@@ -46,7 +46,7 @@ def strict_json(text: str):
 @pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_predictions_have_the_fields_that_are_named(task_type):
     for row in evaluated(task_type):
-        assert tuple(row) == ("id", *FIELDS[task_type])
+        assert tuple(row) == ("id", *TASK_TYPES[task_type].fields)
         strict_json(json.dumps(row))
 
 
@@ -89,13 +89,13 @@ def test_a_bad_row_has_a_reason_in_its_place_and_the_others_their_predictions(ta
     for place, (row_id, reason) in reasons.items():
         assert found[place].pop("error") == cells[place].pop("error") != ""
         assert reason in table
-        assert found[place] == {"id": row_id, **dict.fromkeys(FIELDS[task_type])}
+        assert found[place] == {"id": row_id, **dict.fromkeys(TASK_TYPES[task_type].fields)}
         assert cells[place]["id"] == row_id and not any(value for name, value in cells[place].items() if name != "id")
     assert_same([row for place, row in enumerate(found) if place not in reasons], expected)
     by_id = strict_json((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert list(by_id) == [row["id"] for row in found]
     for row_id, reason in reasons.values():
-        if "answer" in FIELDS[task_type]:
+        if "answer" in TASK_TYPES[task_type].fields:
             assert by_id[row_id] is None
         else:
             assert reason in by_id[row_id]["error"]
@@ -118,7 +118,7 @@ def test_reasons_are_counted_and_only_the_most_frequent_are_named(tmp_path, monk
     monkeypatch.setattr(prediction_files, "COUNTED_REASONS", 20)
     rows = [{"text": "north"}, *({"text": number} for number in (*range(40), 3, 3))]
     assert predict("single_label", write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.csv") == 0
-    head, _, table = capsys.readouterr().out.partition("rows without a prediction")
+    table = capsys.readouterr().out.split("rows without a prediction")[1]
     count, first, *others = (line.strip() for line in table.strip().splitlines())
     assert count == "42" and first == "3: column 'text' holds 3 (int): a text is needed"
     assert 8 <= sum(line.startswith("1: column 'text' holds ") for line in others) <= 10
@@ -138,7 +138,7 @@ def test_outputs_that_are_not_finite_are_no_prediction(tmp_path, monkeypatch):
         target = tmp_path / f"{task_type}.jsonl"
         assert predict(task_type, workspace() / f"{task_type}-test.jsonl", target) == 0
         found, expected = read_jsonl(target), evaluated(task_type)
-        expected[1] = empty_prediction(expected[1]["id"], predictor.NOT_FINITE, task_type)
+        expected[1] = empty_prediction(expected[1]["id"], predictor.NOT_FINITE, TASK_TYPES[task_type].fields)
         assert_same(found, expected)
 
 
@@ -270,7 +270,7 @@ def test_a_first_line_that_is_torn_is_a_new_start(content, tmp_path):
 
 def test_two_predictions_into_one_file_are_refused(tmp_path, capsys):
     target = tmp_path / "out.jsonl"
-    with PredictionFile(target, "single_label", {"a": 1}) as first:
+    with PredictionFile(target, ("label",), {"a": 1}) as first:
         first.add([{"id": "0", "label": "x"}])
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         assert predict("single_label", workspace() / "single_label-test.jsonl", target) == 2
@@ -298,7 +298,7 @@ def test_a_disk_that_is_full_at_the_end_loses_nothing(tmp_path, monkeypatch, cap
 
 def test_what_csv_has_to_quote_is_quoted(tmp_path):
     answers = ["a,b", 'say "x"', "two\nlines", "return\rhere", "=1+1", "", "é 中"]
-    with PredictionFile(tmp_path / "out.csv", "candidate_choice", {}) as file:
+    with PredictionFile(tmp_path / "out.csv", ("answer", "score", "scores"), {}) as file:
         file.add([{"id": f"{number}\r", "answer": answer, "score": 0.5} for number, answer in enumerate(answers)])
         file.finish()
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:

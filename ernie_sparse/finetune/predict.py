@@ -95,14 +95,15 @@ def main(argv: list[str]):
     settings = with_flags(load_settings(args.model, config, tokenizer), args)
     # Before it is used: it keeps how it last cut a text.
     tokenizer_digest = digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
-    encoder = RowEncoder(settings, tokenizer)
+    encoder, task_type = RowEncoder(settings, tokenizer), TASK_TYPES[settings.task_type]
     check_first_rows(source, encoder)
-    if args.strict:
-        check_all_rows(source, encoder, args.chunk_size)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    model = load_model(TASK_TYPES[settings.task_type].model_class, args.model, config)
+    is_main = state.is_main_process
+    if args.strict:
+        check_all_rows(source, encoder, args.chunk_size, is_main)
+    model = load_model(task_type.model_class, args.model, config)
     file, total = None, None
-    if state.is_main_process:
+    if is_main:
         file_digest, total = examine(source)
         identity = {
             "version": __version__,
@@ -113,14 +114,14 @@ def main(argv: list[str]):
             "bf16": args.bf16,
             **dataclasses.asdict(settings),
         }
-        file = PredictionFile(target, settings.task_type, identity)
+        file = PredictionFile(target, task_type.fields, identity)
     model = model.to(torch.bfloat16) if args.bf16 else model
     collator = FeatureCollator(tokenizer.pad_token_id, settings, config.max_position_embeddings)
     predict = Predictor(encoder, model.to(state.device).eval(), collator, args.batch_size)
     with ExitStack() as stack:
         done = enter(file, stack)
         # Closed whatever happens: a message would otherwise stand behind the bar.
-        bar = tqdm(desc="Predicting", unit=" rows", initial=done, total=total, disable=not state.is_main_process)
+        bar = tqdm(desc="Predicting", unit=" rows", initial=done, total=total, disable=not is_main)
         with bar:
             for rows in chunks(source, args.chunk_size, done):
                 own = predict(rows[state.process_index :: state.num_processes])

@@ -15,24 +15,15 @@ from filelock import FileLock, Timeout
 
 from ..errors import InputError
 
-# What a prediction has beside its `id`, by type of task.
-FIELDS = {
-    "single_label": ("label", "score", "scores"),
-    "multi_label": ("labels", "scores"),
-    "regression": ("value",),
-    "token_classification": ("labels", "scores", "entities"),
-    "question_answering": ("answer", "score", "probability", "start", "end", "n_best"),
-    "candidate_choice": ("answer", "score", "scores"),
-}
 # There may be as many reasons as rows.
 COUNTED_REASONS = 1000
 # What no cell of csv can hold.
 NESTED = ("scores", "entities", "n_best")
 
 
-def empty_prediction(row_id: str, reason: str, task_type: str) -> dict:
+def empty_prediction(row_id: str, reason: str, fields: tuple[str, ...]) -> dict:
     """What stands in the place of a row that cannot be predicted."""
-    return {"id": row_id, **dict.fromkeys(FIELDS[task_type]), "error": reason}
+    return {"id": row_id, **dict.fromkeys(fields), "error": reason}
 
 
 def check_target(target: Path):
@@ -52,15 +43,15 @@ class PredictionFile:
 
     Args:
         target (`Path`): Its suffix is its format.
-        task_type (`str`): Of which `FIELDS` the predictions have.
+        fields (`tuple[str, …]`): What a prediction has beside its `id`.
         identity (`dict`): All that decides the predictions, in values of JSON.
 
     Raises:
         [`InputError`]: On entering: another prediction writes the file, or it exists, or what is kept is of another run.
     """
 
-    def __init__(self, target: Path, task_type: str, identity: dict):
-        self.target, self.task_type, self.identity = target, task_type, json.loads(json.dumps(identity))
+    def __init__(self, target: Path, fields: tuple[str, ...], identity: dict):
+        self.target, self.fields, self.identity = target, fields, json.loads(json.dumps(identity))
         self.partial = target.with_name(f"{target.name}.partial.jsonl")
         self.lock = FileLock(target.with_name(f"{target.name}.partial.lock"))
         self.count = 0
@@ -154,7 +145,7 @@ class PredictionFile:
                     if "error" in record:
                         is_counted = record["error"] in errors or len(errors) < COUNTED_REASONS
                         errors[record["error"] if is_counted else ""] += 1
-                    file.write(writer(record, self.task_type, is_first=number == 0))
+                    file.write(writer(record, self.fields, is_first=number == 0))
                 if writer is _json_entry:
                     file.write("\n}\n")
                 file.flush()
@@ -181,8 +172,8 @@ def _parse(line: bytes) -> dict | None:
     return content if isinstance(content, dict) else None
 
 
-def _csv_row(row: dict, task_type: str, is_first: bool) -> str:
-    names = ["id", *(name for name in FIELDS[task_type] if name not in NESTED), "error"]
+def _csv_row(row: dict, fields: tuple[str, ...], is_first: bool) -> str:
+    names = ["id", *(name for name in fields if name not in NESTED), "error"]
     values = [row.get(name) for name in names]
     cells = ["|".join(value) if isinstance(value, list) else value for value in values]
     return (_csv_line(names) if is_first else "") + _csv_line(cells)
@@ -195,11 +186,11 @@ def _csv_line(cells: list) -> str:
     return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _jsonl_row(row: dict, task_type: str, is_first: bool) -> str:
+def _jsonl_row(row: dict, fields: tuple[str, ...], is_first: bool) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _json_entry(row: dict, task_type: str, is_first: bool) -> str:
+def _json_entry(row: dict, fields: tuple[str, ...], is_first: bool) -> str:
     value = row["answer"] if "answer" in row else {name: part for name, part in row.items() if name != "id"}
     entry = f"{json.dumps(row['id'], ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
     return ("{\n" if is_first else ",\n") + entry

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
@@ -124,9 +125,7 @@ def check_first_rows(source: Path, encoder: RowEncoder):
             if first_error is None and not _has_empty(row, encoder.settings):
                 first_error = f"{source}, row {number}: {error}"
     if first_error is not None:
-        raise InputError(
-            first_error + (f", and none of the first {len(rows)} rows can be used" if len(rows) > 1 else "")
-        )
+        raise InputError(first_error + (f" (none of the first {len(rows)} rows can be used)" if len(rows) > 1 else ""))
 
 
 def _has_empty(row: dict | InputError, settings: Settings) -> bool:
@@ -136,13 +135,15 @@ def _has_empty(row: dict | InputError, settings: Settings) -> bool:
     return any(row[column] in (None, []) or not str(row[column]).strip() for column in columns)
 
 
-def check_all_rows(source: Path, encoder: RowEncoder, chunk_size: int):
+def check_all_rows(source: Path, encoder: RowEncoder, chunk_size: int, show_progress: bool):
     """Raise an [`InputError`] for the first row that cannot be predicted."""
-    for rows in chunks(source, chunk_size):
-        refused = encoder(rows).refused
-        if refused:
-            number = min(refused)
-            raise InputError(f"{source}, row {number}: {refused[number][1]}")
+    with tqdm(desc="Checking", unit=" rows", disable=not show_progress) as progress:
+        for rows in chunks(source, chunk_size):
+            refused = encoder(rows).refused
+            if refused:
+                number = min(refused)
+                raise InputError(f"{source}, row {number}: {refused[number][1]}")
+            progress.update(len(rows))
 
 
 class Predictor:
@@ -161,16 +162,15 @@ class Predictor:
 
     def __call__(self, rows: list[tuple[int, dict | InputError]]) -> list[tuple[int, dict]]:
         encoded, settings = self.encoder(rows), self.encoder.settings
-        task_type = settings.task_type
-        found = [(number, empty_prediction(*which, task_type)) for number, which in encoded.refused.items()]
+        task_type = TASK_TYPES[settings.task_type]
+        found = [(number, empty_prediction(*which, task_type.fields)) for number, which in encoded.refused.items()]
         if not encoded.numbers:
             return found
         features = longest_first(encoded.features)
-        decode = TASK_TYPES[task_type].decode
-        predictions = decode(self.outputs(features), features, encoded.rows, settings)
+        predictions = task_type.decode(self.outputs(features), features, encoded.rows, settings)
         for number, prediction in zip(encoded.numbers, predictions, strict=True):
             if not _is_finite(prediction):
-                prediction = empty_prediction(prediction["id"], NOT_FINITE, task_type)
+                prediction = empty_prediction(prediction["id"], NOT_FINITE, task_type.fields)
             notes = encoded.notes.get(number)
             found.append((number, {**prediction, "notes": notes} if notes else prediction))
         return found
@@ -182,7 +182,7 @@ class Predictor:
         batches = []
         for batch in DataLoader(features, self.batch_size, collate_fn=self.collator):
             inputs = {name: value.to(self.model.device) for name, value in batch.items() if name != "is_context"}
-            output = self.model(**inputs)
+            output = self.model(**inputs, return_dict=True)
             logits = output.logits if "logits" in output else (output.start_logits, output.end_logits)
             logits = logits if reduce is None else reduce(logits, batch, self.encoder.settings)
             parts = logits if isinstance(logits, tuple) else (logits,)
