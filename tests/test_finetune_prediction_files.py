@@ -182,6 +182,8 @@ def test_a_run_that_was_stopped_goes_on_behind_what_is_done(suffix, tmp_path, mo
     rows[2] = {**rows[2], "text": "snow " * 200}
     source = write_jsonl(tmp_path / "in" / "rows.jsonl", rows)
     whole, target = tmp_path / f"whole.{suffix}", tmp_path / "out" / f"stopped.{suffix}"
+    finetuned("single_label")
+    capsys.readouterr()
     assert predict("single_label", source, whole, *FLAGS) == 0
     table = capsys.readouterr().out
     with monkeypatch.context() as patch:
