@@ -150,6 +150,16 @@ def test_rows_that_are_cut_are_counted(tmp_path, capsys):
     assert all("notes" not in row and "error" not in row for row in read_jsonl(tmp_path / "out.jsonl"))
 
 
+def test_rows_of_one_id_are_counted_where_they_share_a_place(tmp_path, capsys):
+    rows = [{**row, "id": "same"} for row in test_rows("single_label")]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+    for suffix in ("json", "jsonl"):
+        assert predict("single_label", source, tmp_path / f"out.{suffix}") == 0
+        words = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ([*prediction_files.SAME_ID.split(), "6"] in words) == (suffix == "json")
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 1
+
+
 def stop_after(monkeypatch, count: int, error: type[BaseException] = KeyboardInterrupt):
     """Let a prediction end with `error` when it has kept this many chunks."""
     add, done = PredictionFile.add, []

@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..results import print_table
 from ..sparse_pattern import SparsePattern
 from ..tables import FORMATS, find_files
+from .classification import LABEL_TYPES
 from .data import ROLES
 from .prediction_files import PredictionFile, check_target
 from .predictor import Predictor, RowEncoder, check_all_rows, check_first_rows, chunks
@@ -33,6 +34,8 @@ from .task_types import TASK_TYPES
 from .trainer import FeatureCollator
 
 SHOWN_REASONS = 10
+# What may be read of a row; labels and answers are not.
+COLUMN_ROLES = sorted({role for needed, _ in ROLES.values() for role in needed} | {"id", "text_pair"})
 
 EXAMPLES = """examples:
   ernie-sparse predict --model classifier --input-file mails.csv --output-file labels.csv
@@ -67,13 +70,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder that `ernie-sparse finetune` wrote, or a hub id")
     parser.add_argument("--input-file", required=True, help="csv, tsv, jsonl, json or parquet rows; read as a stream")
     parser.add_argument("--output-file", required=True, help="csv, jsonl or json; must not exist yet")
-    for role in sorted({role for needed, _ in ROLES.values() for role in needed} | {"id", "text_pair"}):
+    for role in COLUMN_ROLES:
         flag = f"--{role.replace('_', '-')}-column"
         parser.add_argument(flag, metavar="NAME", help=f"column of the {role} (as in training)")
     parser.add_argument("--batch-size", type=int, default=8, help="rows per forward pass and process (8)")
     parser.add_argument("--chunk-size", type=int, default=256, help="rows in memory, and kept, at a time (256)")
     parser.add_argument("--pattern", help="sparse pattern to read with (the model's)")
-    parser.add_argument("--long-documents", choices=LONG_DOCUMENTS, help="as in training, unless given")
+    parser.add_argument("--long-documents", choices=LONG_DOCUMENTS, help="of texts (as in training)")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--strict", action="store_true", help="check all rows first, and end where one cannot be used")
     args = parser.parse_args(argv)
@@ -150,9 +153,23 @@ def load_settings(model: str, config, tokenizer) -> Settings:
 
 
 def with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
-    """The settings of the training, but for what the flags change."""
-    given = {role: getattr(args, f"{role}_column", None) for role in (*settings.columns, "id")}
-    columns = {**settings.columns, **{role: column for role, column in given.items() if column}}
+    """
+    The settings of the training, but for what the flags change.
+
+    Raises:
+        [`InputError`]: A flag that changes nothing for this type of task.
+    """
+    columns = {"id": "id", **settings.columns}
+    for role in COLUMN_ROLES:
+        column = getattr(args, f"{role}_column")
+        if column is not None and role not in columns:
+            raise InputError(
+                f"--{role.replace('_', '-')}-column {column}: {args.model} reads {', '.join(columns)} alone"
+            )
+        columns |= {role: column} if column else {}
+    if args.long_documents and settings.task_type not in LABEL_TYPES:
+        kind = settings.task_type.replace("_", " ")
+        raise InputError(f"--long-documents {args.long_documents} is for texts that are classified: this is {kind}")
     long_documents = args.long_documents or settings.long_documents
     return dataclasses.replace(settings, columns=columns, long_documents=long_documents)
 

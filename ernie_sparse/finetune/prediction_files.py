@@ -17,6 +17,7 @@ from ..errors import InputError
 
 # There may be as many reasons as rows.
 COUNTED_REASONS = 1000
+SAME_ID = "rows of an id that stood before, of which json keeps the last"
 # What no cell of csv can hold.
 NESTED = ("scores", "entities", "n_best")
 
@@ -135,7 +136,7 @@ class PredictionFile:
     def finish(self) -> tuple[Counter, Counter]:
         """Write the target; how many rows have which error ("" for the rarer ones of very many), and which note."""
         self.file.close()
-        errors, notes = Counter(), Counter()
+        errors, notes, seen = Counter(), Counter(), set()
         temporary = self.target.with_name(f"{self.target.name}.partial")
         writer = WRITERS[self.target.suffix.lower()]
         try:
@@ -145,6 +146,10 @@ class PredictionFile:
                     if "error" in record:
                         is_counted = record["error"] in errors or len(errors) < COUNTED_REASONS
                         errors[record["error"] if is_counted else ""] += 1
+                    if writer is _json_entry:
+                        key = hash(record["id"])
+                        notes.update([SAME_ID] if key in seen else ())
+                        seen.add(key)
                     file.write(writer(record, self.fields, is_first=number == 0))
                 if writer is _json_entry:
                     file.write("\n}\n")
