@@ -297,7 +297,7 @@ def bad_inputs(folder: Path):
     (folder / "twice.csv").write_text("text,text\na,b\n")
     yield (good[0], folder / "twice.csv", good[2]), (), "names the column 'text' twice"
     yield good, ("--id-column", "name"), "no column 'name' for the id, only 'id', 'text', 'label'"
-    yield good, ("--question-column", "q"), "reads id, text, label alone"
+    yield good, ("--question-column", "q"), "reads id, text alone"
     yield good, ("--text-pair-column", "other"), "--text-pair-column other: "
     words = ("token_classification", workspace() / "token_classification-test.jsonl", good[2])
     yield words, ("--long-documents", "tail"), "--long-documents tail is for texts that are classified"

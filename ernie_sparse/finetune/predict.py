@@ -163,9 +163,8 @@ def with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
     for role in COLUMN_ROLES:
         column = getattr(args, f"{role}_column")
         if column is not None and role not in columns:
-            raise InputError(
-                f"--{role.replace('_', '-')}-column {column}: {args.model} reads {', '.join(columns)} alone"
-            )
+            known = ", ".join(other for other in COLUMN_ROLES if other in columns)
+            raise InputError(f"--{role.replace('_', '-')}-column {column}: {args.model} reads {known} alone")
         columns |= {role: column} if column else {}
     if args.long_documents and settings.task_type not in LABEL_TYPES:
         kind = settings.task_type.replace("_", " ")
