@@ -212,7 +212,7 @@ def test_more_candidates_than_places_are_refused_in_evaluation():
     fits, does_not = make_row("abc", ["a", "b"]), make_row("abc", ["a", "b", "c"])
     features, _ = encode(make_rows(fits), setup, BERT, False)
     assert features["candidate_positions"][0] == [4, 5]
-    with pytest.raises(InputError, match=r"row q1 has 3 candidates.* only 2 have a place"):
+    with pytest.raises(InputError, match=r"row q1: it has 3 candidates.* only 2 have a place"):
         encode(make_rows(fits, does_not), setup, BERT, False)
     rows = make_rows({**does_not, "answer": "a"})
     assert encode(rows, setup, BERT, True)[1] == {"query and candidates longer than the limit": ["q0"]}
@@ -234,7 +234,7 @@ def test_a_row_without_candidates():
     rows = make_rows(make_row(answer="a"), make_row(candidates=[], answer="a"))
     features, notes = encode(rows, make_settings(), BERT, True)
     assert features["document"] == [0] and notes == {"no candidates": ["q1"]}
-    with pytest.raises(InputError, match="row q1 has no candidates"):
+    with pytest.raises(InputError, match="row q1: it has no candidates"):
         encode(rows, make_settings(), BERT, False)
 
 

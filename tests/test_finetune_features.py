@@ -111,6 +111,14 @@ def test_several_processes_make_the_same(name, tmp_path):
     assert (len(files(alone)), len(files(shared))) == (1, 2)
 
 
+@every_type
+def test_rows_in_memory_make_the_same_without_a_cache(name, tmp_path):
+    rows = load(name, tmp_path)
+    on_disk, in_memory = encode(name, rows), encode(name, Dataset.from_list(rows.to_list(), features=rows.features))
+    assert files(on_disk) and not files(in_memory)
+    assert in_memory[:] == on_disk[:] and in_memory.features == on_disk.features
+
+
 @pytest.mark.slow
 def test_another_process_reads_what_this_one_wrote(tmp_path):
     mine = {name: files(encode(name, load(name, tmp_path))) for name in CASES}
@@ -156,11 +164,12 @@ def test_rows_without_any_feature_leave_all_columns():
     assert found.column_names == names
 
 
-def test_how_a_tokenizer_cut_before_is_no_part_of_what_is_compared(monkeypatch):
+def test_how_a_tokenizer_cut_before_is_no_part_of_what_is_compared(monkeypatch, tmp_path):
     tokenizer = make_tokenizer()
     tokenizer("abc", truncation=True, max_length=4, padding="max_length")
     core = tokenizer.backend_tokenizer
     assert core.truncation is not None and core.padding is not None
     monkeypatch.setattr(Dataset, "map", lambda *arguments, **more: (core.truncation, core.padding))
-    rows = Dataset.from_dict({"id": ["r0"], "text": ["abc"]})
+    Dataset.from_dict({"id": ["r0"], "text": ["abc"]}).save_to_disk(tmp_path)
+    rows = Dataset.load_from_disk(tmp_path)
     assert build_features(rows, encode_batch, {}, make_settings("single_label"), tokenizer, True) == (None, None)

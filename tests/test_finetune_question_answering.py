@@ -183,7 +183,10 @@ def test_evaluation_has_windows_for_empty_documents_and_rows_without_answers():
     empty = np.zeros((3, 5))
     outputs = (np.full((3, 5), answer_spans.NO_SPAN), empty.astype(int), empty.astype(int))
     predictions = decode(outputs, features, rows, choices())
-    assert predictions[0] == {"id": "0", "answer": "", "score": 0.0, "n_best": []}
+    nothing = {"score": 0.0, "probability": 0.0, "start": None, "end": None, "n_best": []}
+    assert predictions[0] == {"id": "0", "answer": "", **nothing}
+    # Where a question may have no answer, that is sure here.
+    assert decode(outputs, features, rows, choices(null_threshold=0.0))[0]["probability"] == 1.0
 
 
 def test_a_question_of_which_a_tokenizer_leaves_nothing_has_no_window_and_no_answer():
@@ -413,6 +416,11 @@ def test_spans_of_all_windows_compete_and_the_same_characters_count_once():
     weights = [math.exp(value) for _, value in n_best]
     shares = [best["probability"] for best in predictions[0]["n_best"]]
     assert shares == pytest.approx([weight / sum(weights) for weight in weights])
+    assert predictions[0]["probability"] == shares[0]
+    for row, prediction in zip(rows, predictions, strict=True):
+        for best in prediction["n_best"]:
+            assert row["context"][best["start"] : best["end"]] == best["text"]
+        assert row["context"][prediction["start"] : prediction["end"]] == prediction["answer"]
     assert predictions_as_json(predictions) == {"0": "two", "1": "four five"}
     assert len(decode(outputs, features, rows, choices(num_best=2))[0]["n_best"]) == 2
 
@@ -423,6 +431,8 @@ def test_below_the_threshold_there_is_no_answer():
         predictions = decode(outputs, features, rows, choices(null_threshold=threshold))
         assert [prediction["answer"] for prediction in predictions] == answers
         assert [prediction["score"] for prediction in predictions] == [4.0, -4.0]
+    assert predictions[1]["start"] is predictions[1]["end"] is None
+    assert predictions[1]["probability"] == pytest.approx(1 / (1 + math.exp(-4)))
     (best,) = predictions[1]["n_best"]
     assert best["probability"] == pytest.approx(math.exp(-4) / (1 + math.exp(-4)))
 
@@ -432,15 +442,29 @@ def test_a_blank_span_is_not_an_answer():
     features = Dataset.from_dict({"document": [0], "offset_starts": [[-1, 1, 3]], "offset_ends": [[-1, 3, 4]]})
     outputs = (np.array([[9.0, 1.0]]), np.array([[1, 2]]), np.array([[1, 2]]))
     (prediction,) = decode(outputs, features, rows, choices())
-    assert prediction["answer"] == "b" and prediction["n_best"] == [{"text": "b", "score": 1.0, "probability": 1.0}]
+    assert prediction["answer"] == "b" and prediction["n_best"] == [
+        {"text": "b", "score": 1.0, "probability": 1.0, "start": 3, "end": 4}
+    ]
 
 
-def test_equal_texts_at_different_places_are_different_spans():
-    rows = make_rows({"context": "b b"})
-    features = Dataset.from_dict({"document": [0], "offset_starts": [[-1, 0, 2]], "offset_ends": [[-1, 1, 3]]})
-    outputs = (np.array([[2.0, 1.0]]), np.array([[1, 2]]), np.array([[1, 2]]))
-    (prediction,) = decode(outputs, features, rows, choices())
-    assert [best["text"] for best in prediction["n_best"]] == ["b", "b"]
+def test_a_text_is_one_answer_at_its_best_place():
+    rows = make_rows({"context": "b b c"})
+    offsets = {"offset_starts": [[-1, 0, 2, 4]], "offset_ends": [[-1, 1, 3, 5]]}
+    features = Dataset.from_dict({"document": [0], **offsets})
+    outputs = (np.array([[1.0, 2.0, 0.5]]), np.array([[1, 2, 3]]), np.array([[1, 2, 3]]))
+    for num_best in (2, 5):
+        (prediction,) = decode(outputs, features, rows, choices(num_best=num_best))
+        found = [(best["text"], best["start"], best["score"]) for best in prediction["n_best"]]
+        assert found == [("b", 2, 2.0), ("c", 4, 0.5)]
+        assert sum(best["probability"] for best in prediction["n_best"]) == pytest.approx(1.0)
+    assert (prediction["answer"], prediction["start"], prediction["end"]) == ("b", 2, 3)
+
+
+def test_a_score_that_is_no_number_is_not_hidden_by_others():
+    rows, features, (scores, starts, ends) = two_documents()
+    scores[2, 1] = np.nan
+    predictions = decode((scores, starts, ends), features, rows, choices())
+    assert [math.isnan(prediction["score"]) for prediction in predictions] == [True, False]
 
 
 def answers_of_a_perfect_model(rows: Dataset, spans: list[tuple[int, int]], tokenizer, chosen: Settings) -> list[dict]:

@@ -76,6 +76,12 @@ def padded(values: list[list[int]]) -> np.ndarray:
     return np.array([row + [-100] * (max(map(len, values)) - len(row)) for row in values])
 
 
+def outputs_of(labels: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """What a model gives that is sure of these classes."""
+    classes = padded(list(labels))
+    return classes, np.ones(classes.shape)
+
+
 @pytest.mark.parametrize("is_training", [True, False])
 def test_first_pieces_carry_the_labels(is_training):
     rows = make_rows([["ab", "C", "ada"], ["b"]], [["B-X", "I-X", "O"], ["O"]])
@@ -146,20 +152,21 @@ def test_decode_takes_the_window_with_the_most_context(documents, window, seed):
     rows, setup = make_rows(documents), make_settings(size + 2, stride)
     features, _ = encode(rows, setup, BERT, False)
     draw = np.random.default_rng(seed)
-    outputs = padded([draw.integers(0, 3, length).tolist() for length in features["length"]])
-    predictions = decode(outputs, features, rows, setup)
+    classes = padded([draw.integers(0, 3, length).tolist() for length in features["length"]])
+    shares = draw.random(classes.shape, dtype=np.float32)
+    predictions = decode((classes, shares), features, rows, setup)
     assert [prediction["id"] for prediction in predictions] == rows["id"]
     for i, (tokens, prediction) in enumerate(zip(documents, predictions, strict=True)):
         expected = []
         for word in range(len(tokens)):
             found = []
-            for output, row in zip(outputs, features, strict=True):
+            for best, share, row in zip(classes, shares, features, strict=True):
                 if row["document"] == i and word in row["word_ids"]:
                     place = row["word_ids"].index(word)
-                    found.append((min(place, row["length"] - 1 - place), NAMES[output[place]]))
+                    found.append((min(place, row["length"] - 1 - place), NAMES[best[place]], share[place]))
             # The first of several with as much.
-            expected.append(max(found, key=lambda pair: pair[0])[1] if found else "O")
-        assert prediction["labels"] == expected
+            expected.append(max(found, key=lambda pair: pair[0])[1:] if found else ("O", 0.0))
+        assert list(zip(prediction["labels"], prediction["scores"], strict=True)) == expected
 
 
 @given(documents, windows)
@@ -174,7 +181,7 @@ def test_right_outputs_give_the_references(documents, window):
     ]
     rows, setup = make_rows(documents, labels), make_settings(size + 2, stride)
     features, _ = encode(rows, setup, BERT, False)
-    predictions = decode(padded(list(features["labels"])), features, rows, setup)
+    predictions = decode(outputs_of(features["labels"]), features, rows, setup)
     assert [prediction["labels"] for prediction in predictions] == labels
     assert score(predictions, rows, setup)["accuracy"] == 1.0
 
@@ -195,7 +202,9 @@ def test_a_word_without_a_piece_gets_the_default():
         assert features["word_ids"][0] == [-1, 0, 2, -1]
         outputs = np.zeros((1, 4), dtype=np.int64)
         outputs[0, 2] = 1
-        assert decode(outputs, features, rows, setup)[0]["labels"] == [names[0], default, names[1]]
+        (prediction,) = decode((outputs, np.full((1, 4), 0.75)), features, rows, setup)
+        assert prediction["labels"] == [names[0], default, names[1]]
+        assert prediction["scores"] == [0.75, 0.0, 0.75]
 
 
 @pytest.mark.parametrize("tokenizer", [BERT, BARE], ids=["bert", "bare"])
@@ -209,7 +218,7 @@ def test_an_empty_document_is_evaluated_but_not_trained_on(tokens, tokenizer):
     assert features["document"] == [0, 1, 2] and notes == {}
     assert min(features["length"]) > 0 and set(features["labels"][1]) == {-100}
     assert features["length"] == [len(mask) for mask in features["attention_mask"]]
-    predictions = decode(padded(list(features["labels"])), features, rows, setup)
+    predictions = decode(outputs_of(features["labels"]), features, rows, setup)
     assert [prediction["labels"] for prediction in predictions] == [["B-X"], labels, ["I-X"]]
 
     features, notes = encode(rows, setup, tokenizer, True)
@@ -223,7 +232,7 @@ def test_labels_and_words_have_to_be_as_many():
     rows = make_rows([["a", "b"], ["c"], ["a"]], [["O"], ["O"], ["O", "O"]])
     features, notes = encode(rows, make_settings(), BERT, True)
     assert features["document"] == [1] and notes == {"as many labels as tokens are needed": ["d0", "d2"]}
-    with pytest.raises(InputError, match="row d0 has 2 tokens and 1 labels"):
+    with pytest.raises(InputError, match="row d0: it has 2 tokens and 1 labels"):
         encode(rows, make_settings(), BERT, False)
 
 
@@ -254,6 +263,29 @@ def test_documents_are_counted_over_all_batches():
     assert features["document"] == [*range(1001), 1002] and notes == {"no tokens": ["d1001"]}
 
 
-def test_reduce_takes_the_best_class():
-    logits = torch.tensor([[[0.1, 3.0, 2.0], [5.0, 1.0, -1.0]], [[0.0, 0.0, 1.0], [-3.0, -1.0, -2.0]]])
-    assert reduce(logits, {}, make_settings()).tolist() == [[1, 0], [2, 1]]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reduce_takes_the_best_class_and_its_probability(dtype):
+    logits = torch.tensor([[[0.1, 3.0, 2.0], [5.0, 1.0, -1.0]], [[0.0, 0.0, 1.0], [-3000.0, -1000.0, -2000.0]]])
+    logits = logits.to(dtype)
+    classes, probabilities = reduce(logits, {}, make_settings())
+    assert classes.tolist() == [[1, 0], [2, 1]]
+    torch.testing.assert_close(probabilities, logits.float().softmax(-1).max(-1).values)
+
+
+def test_entities_are_where_their_words_are():
+    tokens = ["Anna", "van", "", "Berg", "lives", "in", "Köln", "."]
+    rows, setup = make_rows([tokens]), make_settings(names=("O", "B-PER", "I-PER", "I-LOC"))
+    features = Dataset.from_dict({"document": [0], "word_ids": [list(range(8))]})
+    outputs = (np.array([[1, 2, 2, 2, 0, 0, 3, 0]]), np.array([[0.9, 0.5, 0.5, 0.7, 1.0, 1.0, 0.6, 1.0]]))
+    (prediction,) = decode(outputs, features, rows, setup)
+    person, place = prediction["entities"]
+    words = {"start_word": 0, "end_word": 4, "start": 0, "end": 14}
+    assert person == {"type": "PER", "text": "Anna van  Berg", "score": pytest.approx(0.65), **words}
+    words = {"start_word": 6, "end_word": 7, "start": 24, "end": 28}
+    assert place == {"type": "LOC", "text": "Köln", "score": pytest.approx(0.6), **words}
+    for entity in prediction["entities"]:
+        assert " ".join(tokens)[entity["start"] : entity["end"]] == entity["text"]
+        assert " ".join(tokens[entity["start_word"] : entity["end_word"]]) == entity["text"]
+    # Labels of another form make none.
+    other = make_settings(names=("NOUN", "VERB", "ADJ", "X"))
+    assert decode(outputs, features, rows, other)[0]["entities"] == []

@@ -190,14 +190,15 @@ def test_classes_of_tokens_leave_the_device_and_not_their_logits(tiny_config, tm
     model = ErnieSparseForTokenClassification(tiny_config(num_labels=5, block_size=16)).eval()
     rows = Dataset.from_list([row(n, labels=[0] * n) for n in (20, 3, 4)])
     settings = make_settings("token_classification")
-    outputs = make_trainer(model, tmp_path, settings, rows).predict(rows).predictions
-    assert outputs.shape == (3, 32) and outputs.dtype.kind == "i"
-    for output, feature in zip(outputs, rows, strict=True):
+    classes, probabilities = make_trainer(model, tmp_path, settings, rows).predict(rows).predictions
+    assert classes.shape == probabilities.shape == (3, 32) and classes.dtype.kind == "i"
+    for best, shares, feature in zip(classes, probabilities, rows, strict=True):
         batch = FeatureCollator(PAD, settings, 64)([feature])
         with torch.no_grad():
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0]
         length = feature["length"]
-        assert output[:length].tolist() == logits.argmax(-1)[:length].tolist()
+        assert best[:length].tolist() == logits.argmax(-1)[:length].tolist()
+        np.testing.assert_allclose(shares[:length], logits.softmax(-1).max(-1).values[:length], atol=1e-6)
 
 
 @pytest.mark.parametrize("is_labelled", [True, False])

@@ -56,8 +56,11 @@ def reduce(outputs: tuple[Tensor, Tensor], inputs: dict[str, Tensor], settings: 
 
 def decode(outputs: tuple, features: Dataset, rows: Dataset, settings: Settings) -> list[dict]:
     """
-    One `{"id", "answer", "score", "n_best"}` per row: the best of the spans of all its windows. The score stays that of
-    the best span where the answer is "" because of `null_threshold`, and is 0 where there is no span.
+    One `{"id", "answer", "score", "probability", "start", "end", "n_best"}` per row: the best of the spans of all its
+    windows, and the characters of the context at which it starts and ends, `None` where the answer is "". The score stays
+    that of the best span where the answer is "" because of `null_threshold`, and is 0 where there is no span. In `n_best`
+    each text stands once, where it scores best; probabilities are shares among these texts and, where there is a
+    `null_threshold`, no answer.
 
     Args:
         outputs (`tuple` of three `np.ndarray` of shape `(num_features, num_best)`): As `reduce` returns them.
@@ -84,30 +87,32 @@ def predictions_as_json(predictions: list[dict]) -> dict[str, str]:
     return {prediction["id"]: prediction["answer"] for prediction in predictions}
 
 
-def _best_of_windows(scores, firsts, lasts, context: str, num_best: int) -> list[tuple[float, str]]:
-    """Score and text of the best spans, each characters' span once; what is blank would read as no answer."""
+def _best_of_windows(scores, firsts, lasts, context: str, num_best: int) -> list[dict]:
+    """The best spans, each text once; what is blank would read as no answer."""
     best, seen = [], set()
-    for i in np.argsort(-scores, kind="stable").tolist():
+    # What is no number is first, so that it is seen.
+    for i in np.argsort(-np.nan_to_num(scores, nan=np.inf), kind="stable").tolist():
         if scores[i] <= NO_SPAN or len(best) == num_best:
             break
         whole = context[firsts[i] : lasts[i]]
         text = whole.strip()  # some tokens begin with the space before the word
-        span = (firsts[i] + len(whole) - len(whole.lstrip()), text)
-        if text and span not in seen:
-            seen.add(span)
-            best.append((float(scores[i]), text))
+        start = int(firsts[i]) + len(whole) - len(whole.lstrip())
+        if text and text not in seen:
+            seen.add(text)
+            best.append({"text": text, "score": float(scores[i]), "start": start, "end": start + len(text)})
     return best
 
 
-def _prediction(best: list[tuple[float, str]], null_threshold: float | None) -> dict:
-    if not best:
-        return {"answer": "", "score": 0.0, "n_best": []}
-    scores = np.array([score for score, _ in best] + ([] if null_threshold is None else [0.0]))
-    weights = np.exp(scores - scores.max())
-    probabilities = (weights / weights.sum()).tolist()
+def _prediction(best: list[dict], null_threshold: float | None) -> dict:
+    scores = np.array([*(span["score"] for span in best), -np.inf if null_threshold is None else 0.0])
+    # So that nothing at all has weight 0 where there is neither a span nor a threshold.
+    weights = np.exp(scores - max(scores.max(), NO_SPAN))
+    *shares, null_share = (weights / max(weights.sum(), 1.0)).tolist()
     n_best = [
-        {"text": text, "score": score, "probability": probability}
-        for (score, text), probability in zip(best, probabilities, strict=False)
+        {"text": span["text"], "score": span["score"], "probability": share, "start": span["start"], "end": span["end"]}
+        for span, share in zip(best, shares, strict=True)
     ]
-    is_null = null_threshold is not None and best[0][0] < null_threshold
-    return {"answer": "" if is_null else best[0][1], "score": best[0][0], "n_best": n_best}
+    if not best or (null_threshold is not None and best[0]["score"] < null_threshold):
+        chosen = {"score": best[0]["score"] if best else 0.0, "probability": null_share, "start": None, "end": None}
+        return {"answer": "", **chosen, "n_best": n_best}
+    return {"answer": best[0]["text"], **{name: n_best[0][name] for name in list(n_best[0])[1:]}, "n_best": n_best}

@@ -53,8 +53,8 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool, num_
         `Dataset`: Records, with `candidate_positions` (the markers' places).
 
     Raises:
-        [`InputError`]: A tokenizer without the tokens needed or, in evaluation, a row without candidates or with more of
-            them than there are places.
+        [`InputError`]: A tokenizer without the tokens needed. In evaluation a row without candidates, or with more of them
+            than there are places, has an error instead of features.
     """
     _Specials.of(tokenizer)
     types = {"candidate_positions": List(Value("int64"))}
@@ -67,7 +67,11 @@ def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) 
     specials = _Specials.of(tokenizer)
     for i in range(len(batch["id"])):
         row = {name: values[i] for name, values in batch.items()}
-        yield _encode_row(row, settings, tokenizer, specials, is_training)
+        try:
+            encoded = _encode_row(row, settings, tokenizer, specials, is_training)
+        except InputError as error:
+            encoded = error
+        yield encoded
 
 
 def _encode_row(
@@ -75,7 +79,7 @@ def _encode_row(
 ) -> tuple[list[dict], list[str]]:
     if not row["candidates"]:
         if not is_training:
-            raise InputError(f"row {row['id']} has no candidates: there is nothing to choose from")
+            raise InputError("it has no candidates: there is nothing to choose from")
         return [], ["no candidates"]
     # The first candidate that is the answer, or none.
     label, notes = IGNORE_INDEX, []
@@ -94,7 +98,7 @@ def _encode_row(
     if len(query) + num_candidates + sum(map(len, candidates)) > room:
         if is_training:
             return [], ["query and candidates longer than the limit"]
-        query, candidates = _cut(row["id"], query, candidates, room, settings.max_length // 4)
+        query, candidates = _cut(query, candidates, room, settings.max_length // 4)
         notes.append("candidates cut")
     ids = [*specials.opening, *query, specials.separator]
     positions = []
@@ -119,15 +123,15 @@ def _encode_row(
 
 
 def _cut(
-    row_id: str, query: list[int], candidates: list[list[int]], room: int, query_limit: int
+    query: list[int], candidates: list[list[int]], room: int, query_limit: int
 ) -> tuple[list[int], list[list[int]]]:
     """At most `query_limit` tokens of the query and equally many of each candidate, as many as fit beside the markers."""
     query = query[:query_limit]
     room -= len(query) + len(candidates)
     if room < 0:
         raise InputError(
-            f"row {row_id} has {len(candidates)} candidates: beside {len(query)} tokens of the query only "
-            f"{room + len(candidates)} have a place"
+            f"it has {len(candidates)} candidates: beside {len(query)} tokens of the query only {room + len(candidates)} have "
+            "a place"
         )
     limit = max(map(len, candidates))
     while sum(min(len(candidate), limit) for candidate in candidates) > room:

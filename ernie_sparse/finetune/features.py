@@ -2,16 +2,17 @@
 """From rows to features, some rows at a time, and to notes about the rows."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 
+from ..errors import InputError
 from .settings import Settings
 
-# The features of each row, and the notes about it.
-Encoded: TypeAlias = Iterable[tuple[list[dict], list[str]]]
+# The features of each row and the notes about it, or why it has none.
+Encoded: TypeAlias = Iterable[tuple[list[dict], list[str]] | InputError]
 
 
 def build_features(
@@ -25,11 +26,11 @@ def build_features(
     batch_size: int = 1000,
 ) -> Dataset:
     """
-    What `encode_batch` makes of rows, as records in the order of the rows: any number of features per row, and notes. They
-    are written to disk as they come; rows from files that were encoded in the same way before are read from there.
+    What `encode_batch` makes of rows, as records in the order of the rows: any number of features per row, and notes. Those
+    of rows on disk are written there as they come; such rows that were encoded in the same way before are read from there.
 
     A record also has its row's number, `document`, its `length` and, at the first of its row, the row's `notes`. A row
-    without features has one record of `length` 0, which [`split_notes`] leaves out.
+    without features has one record of `length` 0, which [`split_notes`] leaves out, with the `error` if there is one.
 
     Args:
         encode_batch (`Callable`):
@@ -46,12 +47,21 @@ def build_features(
         "document": Value("int64"),
         "length": Value("int64"),
         "notes": List(Value("string")),
+        "error": Value("string"),
     }
     # It forgets how its last call truncated, which versions of datasets before 5 take for another tokenizer.
     tokenizer("", verbose=False)
+    arguments = {"settings": settings, "tokenizer": tokenizer, "is_training": is_training}
+    if not rows.cache_files:
+        # These are few: without a cache and its progress bar.
+        parts = [Dataset.from_dict({name: [] for name in types}, features=Features(types))]
+        for start in range(0, len(rows), batch_size):
+            indices = range(start, min(start + batch_size, len(rows)))
+            records = _encode(rows[start : indices.stop], indices, encode_batch, list(types), [], **arguments)
+            parts.append(Dataset.from_dict(records, features=Features(types)))
+        return concatenate_datasets(parts)
     # The cache knows functions by their names alone: features of other code are others.
     code = [inspect.getsource(inspect.getmodule(function)) for function in (_encode, encode_batch)]
-    arguments = {"settings": settings, "tokenizer": tokenizer, "is_training": is_training}
     return rows.map(
         _encode,
         batched=True,
@@ -65,13 +75,17 @@ def build_features(
     )
 
 
-def _encode(batch: dict, indices: list[int], encode_batch: Callable, names: list[str], code: list[str], **arguments):
+def _encode(
+    batch: dict, indices: Sequence[int], encode_batch: Callable, names: list[str], code: list[str], **arguments
+):
     records = {name: [] for name in names}
-    for document, (features, notes) in zip(indices, encode_batch(batch, **arguments), strict=True):
+    for document, encoded in zip(indices, encode_batch(batch, **arguments), strict=True):
+        error = str(encoded) if isinstance(encoded, InputError) else None
+        features, notes = ([], []) if error else encoded
         for feature in features or [{}]:
             length = len(feature.get("input_ids", ()))
             defaults = {"token_type_ids": [0] * length, "attention_mask": [1] * length} if feature else {}
-            record = {**defaults, **feature, "document": document, "length": length, "notes": notes}
+            record = {**defaults, **feature, "document": document, "length": length, "notes": notes, "error": error}
             for name, column in records.items():
                 column.append(record.get(name))
             notes = []
@@ -79,9 +93,16 @@ def _encode(batch: dict, indices: list[int], encode_batch: Callable, names: list
 
 
 def split_notes(records: Dataset, rows: Dataset) -> tuple[Dataset, dict[str, list[str]]]:
-    """The features among the records of `rows`, and for every note the ids of its rows, in their order."""
+    """
+    The features among the records of `rows`, and for every note the ids of its rows, in their order.
+
+    Raises:
+        [`InputError`]: A row has an error instead of features.
+    """
     ids, found = rows["id"][:], {}
-    for document, notes in zip(records["document"][:], records["notes"][:], strict=True):
+    for document, notes, error in zip(*(records[name][:] for name in ("document", "notes", "error")), strict=True):
+        if error is not None:
+            raise InputError(f"row {ids[document]}: {error}")
         for note in notes:
             found.setdefault(note, []).append(ids[document])
-    return records.select(np.flatnonzero(records["length"][:])).remove_columns("notes"), found
+    return records.select(np.flatnonzero(records["length"][:])).remove_columns(["notes", "error"]), found

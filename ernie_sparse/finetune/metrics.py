@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
+from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support as entity_scores
 from sklearn.metrics import (
     accuracy_score,
@@ -116,6 +117,11 @@ def _iobes(documents: Sequence[Sequence[str]]) -> list[list[str]]:
     """Labels as seqeval knows them: BILOU's L is an E, its U an S, and a label of another form is outside."""
     known = [[label if ENTITY_LABEL.fullmatch(label) else "O" for label in labels] for labels in documents]
     return [[{"L": "E", "U": "S"}.get(label[0], label[0]) + label[1:] for label in labels] for labels in known]
+
+
+def entities(labels: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Type, first and last word of each entity that the labels of a document make; none where they are of another form."""
+    return get_entities(_iobes([labels])[0])
 
 
 def check_lists(**columns):

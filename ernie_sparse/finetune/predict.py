@@ -2,45 +2,61 @@
 """`ernie-sparse predict`: a fine-tuned model on a file of any size, some rows at a time."""
 
 import argparse
-import csv
+import copy
 import dataclasses
-import io
+import hashlib
 import json
-import tempfile
-from collections.abc import Iterator
-from functools import partial
-from itertools import islice
+from collections import Counter
+from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 
+import pyarrow.parquet
 import torch
-from datasets import Dataset
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
-from transformers import TrainingArguments
+from transformers import PreTrainedModel
 
+from .. import __version__
 from ..checkpoints import load_config, load_model, load_tokenizer
 from ..command_line import ArgumentParser, check_least
 from ..errors import InputError
 from ..results import print_table
-from ..tables import FORMATS, find_files, located_rows, longest_first
-from ..trainer import SaorArguments
-from .data import ROLES, row_by_role, row_features
-from .features import split_notes
+from ..sparse_pattern import SparsePattern
+from ..tables import FORMATS, find_files
+from .classification import LABEL_TYPES
+from .data import ROLES
+from .prediction_files import PredictionFile, check_target
+from .predictor import Predictor, RowEncoder, check_all_rows, check_first_rows, chunks
 from .settings import FILE_NAME, LONG_DOCUMENTS, Settings
 from .task_types import TASK_TYPES
-from .tasks import OWN_FILES
-from .trainer import FeatureCollator, FinetuneTrainer
+from .trainer import FeatureCollator
 
-WRITERS = (".csv", ".jsonl", ".json")
+SHOWN_REASONS = 10
+# What may be read of a row; labels and answers are not.
+COLUMN_ROLES = sorted({role for needed, _ in ROLES.values() for role in needed} | {"id", "text_pair"})
 
 EXAMPLES = """examples:
   ernie-sparse predict --model classifier --input-file mails.csv --output-file labels.csv
   ernie-sparse predict --model classifier --input-file mails.jsonl --output-file labels.jsonl --text-column body
   ernie-sparse predict --model reader --input-file questions.jsonl --output-file answers.json
+  torchrun --nproc_per_node 2 -m ernie_sparse predict --model classifier --input-file mails.csv --output-file labels.csv
 
-The output has a row per input row, in its order: its id (the row's number where it has none), then label and score,
-labels (sets of classes, or one per word), value (regression) or answer and score. In csv lists are joined by "|". A .json
-file holds {id: answer} for questions, and {id: prediction} otherwise; .jsonl also has the scores of all classes and the
-other answers.
+The output has a row per input row, in its order: its id (the row's number where it has none) and
+  classes            label and score, its probability; for sets of classes, labels
+  numbers            value
+  words              labels, one per word
+  questions          answer, score (above that of no answer), probability, and the characters of the context from start
+                     to end (exclusive)
+  candidates         answer and score, its probability
+In csv lists are joined by "|". A .jsonl file also has scores, the probabilities of all classes or candidates or of each
+word's label, the entities that words make, and n_best, the other answers. A .json file holds {id: answer} for questions
+and candidates, and {id: prediction} otherwise.
+
+A row that cannot be read or predicted has no prediction but an error that says why; --strict ends before the first
+prediction instead. Predictions are kept in OUTPUT_FILE.partial.jsonl until all of them are there: after a stop the same
+command goes on behind them.
 """
 
 
@@ -52,16 +68,17 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="folder that `ernie-sparse finetune` wrote, or a hub id")
-    parser.add_argument("--input-file", required=True, help="csv, jsonl, json or parquet rows; read as a stream")
+    parser.add_argument("--input-file", required=True, help="csv, tsv, jsonl, json or parquet rows; read as a stream")
     parser.add_argument("--output-file", required=True, help="csv, jsonl or json; must not exist yet")
-    for role in sorted({role for needed, _ in ROLES.values() for role in needed} | {"id", "text_pair"}):
+    for role in COLUMN_ROLES:
         flag = f"--{role.replace('_', '-')}-column"
         parser.add_argument(flag, metavar="NAME", help=f"column of the {role} (as in training)")
-    parser.add_argument("--batch-size", type=int, default=8, help="rows per forward (8)")
-    parser.add_argument("--chunk-size", type=int, default=1024, help="rows in memory at a time (1024)")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows per forward pass and process (8)")
+    parser.add_argument("--chunk-size", type=int, default=256, help="rows in memory, and kept, at a time (256)")
     parser.add_argument("--pattern", help="sparse pattern to read with (the model's)")
-    parser.add_argument("--long-documents", choices=LONG_DOCUMENTS, help="as in training, unless given")
+    parser.add_argument("--long-documents", choices=LONG_DOCUMENTS, help="of texts (as in training)")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--strict", action="store_true", help="check all rows first, and end where one cannot be used")
     args = parser.parse_args(argv)
     check_least(args, {"batch_size": 1, "chunk_size": 1})
     return args
@@ -70,30 +87,55 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]):
     """Run `ernie-sparse predict` with the arguments `argv`."""
     args = arguments(argv)
-    (source,), target = find_files([args.input_file]), Path(args.output_file)
+    (source, *others), target = find_files([args.input_file]), Path(args.output_file)
+    if others:
+        raise InputError(f"--input-file {args.input_file} stands for {len(others) + 1} files: one is needed")
     if source.suffix.lower() not in FORMATS:
         raise InputError(f"--input-file {source}: {', '.join(FORMATS)} can be read")
-    if target.suffix.lower() not in WRITERS:
-        raise InputError(f"--output-file {target}: {', '.join(WRITERS)} can be written")
-    if target.exists():
-        raise InputError(f"--output-file {target} exists already: name another one")
+    check_target(target)
     config = load_config(args.model, args.pattern)
     tokenizer = load_tokenizer(args.model, config)
-    settings = load_settings(args.model, config, tokenizer)
-    given = {role: getattr(args, f"{role}_column", None) for role in (*settings.columns, "id")}
-    columns = {**settings.columns, **{role: column for role, column in given.items() if column}}
-    changes = {"columns": columns, "long_documents": args.long_documents or settings.long_documents}
-    settings = dataclasses.replace(settings, **changes)
-    predict = predictor(args, config, tokenizer, settings)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        count = write(partial, target.suffix.lower(), predictions(source, settings, predict, args.chunk_size))
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(target)
-    print_table([("rows", count), ("predictions", target)])
+    settings = with_flags(load_settings(args.model, config, tokenizer), args)
+    # Before it is used: it keeps how it last cut a text.
+    tokenizer_digest = digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
+    encoder, task_type = RowEncoder(settings, tokenizer), TASK_TYPES[settings.task_type]
+    check_first_rows(source, encoder)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    is_main = state.is_main_process
+    if args.strict:
+        check_all_rows(source, encoder, args.chunk_size, is_main)
+    model = load_model(task_type.model_class, args.model, config)
+    file, total = None, None
+    if is_main:
+        file_digest, total = examine(source)
+        identity = {
+            "version": __version__,
+            "input_file": file_digest,
+            "model": digest_of_model(model),
+            "tokenizer": tokenizer_digest,
+            "pattern": str(config.pattern),
+            "bf16": args.bf16,
+            **dataclasses.asdict(settings),
+        }
+        file = PredictionFile(target, task_type.fields, identity)
+    model = model.to(torch.bfloat16) if args.bf16 else model
+    collator = FeatureCollator(tokenizer.pad_token_id, settings, config.max_position_embeddings)
+    predict = Predictor(encoder, model.to(state.device).eval(), collator, args.batch_size)
+    with ExitStack() as stack:
+        done = enter(file, stack)
+        # Closed whatever happens: a message would otherwise stand behind the bar.
+        bar = tqdm(desc="Predicting", unit=" rows", initial=done, total=total, disable=not is_main)
+        with bar:
+            for rows in chunks(source, args.chunk_size, done):
+                own = predict(rows[state.process_index :: state.num_processes])
+                records = sorted(gather_object(own), key=itemgetter(0))
+                if file is not None:
+                    file.add([record for _, record in records])
+                bar.update(len(rows))
+        if file is not None:
+            report(file, done, *file.finish())
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def load_settings(model: str, config, tokenizer) -> Settings:
@@ -110,80 +152,81 @@ def load_settings(model: str, config, tokenizer) -> Settings:
     return Settings.load(folder, config, tokenizer)
 
 
-def predictor(args: argparse.Namespace, config, tokenizer, settings: Settings):
-    """A function from canonical rows to predictions."""
-    task_type = TASK_TYPES[settings.task_type]
-    # Nothing is written into it: Trainer wants a folder all the same.
-    folder = Path(tempfile.gettempdir()) / "ernie-sparse-predict"
-    training = TrainingArguments(
-        output_dir=str(folder),
-        per_device_eval_batch_size=args.batch_size,
-        bf16_full_eval=args.bf16,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=not torch.accelerator.is_available(),
-        dataloader_pin_memory=torch.accelerator.is_available(),
-        report_to="none",
-        # A file of questions may have answers: then there is a loss, which is no output.
-        label_names=["start_positions", "end_positions"] if settings.task_type == "question_answering" else ["labels"],
-    )
-    trainer = FinetuneTrainer(
-        model=load_model(task_type.model_class, args.model, config),
-        args=training,
-        saor=SaorArguments(saor_alpha=0.0),
-        settings=settings,
-        data_collator=FeatureCollator(tokenizer.pad_token_id, settings, config.max_position_embeddings),
-    )
+def with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
+    """
+    The settings of the training, but for what the flags change.
 
-    def predict(rows: Dataset) -> list[dict]:
-        features, _ = split_notes(task_type.encode(rows, settings, tokenizer, is_training=False), rows)
-        features = longest_first(features)
-        return task_type.decode(trainer.predict(features).predictions, features, rows, settings)
-
-    return predict
+    Raises:
+        [`InputError`]: A flag that changes nothing for this type of task.
+    """
+    columns = {"id": "id", **settings.columns}
+    for role in COLUMN_ROLES:
+        column = getattr(args, f"{role}_column")
+        if column is not None and role not in columns:
+            known = ", ".join(other for other in COLUMN_ROLES if other in columns)
+            raise InputError(f"--{role.replace('_', '-')}-column {column}: {args.model} reads {known} alone")
+        columns |= {role: column} if column else {}
+    if args.long_documents and settings.task_type not in LABEL_TYPES:
+        kind = settings.task_type.replace("_", " ")
+        raise InputError(f"--long-documents {args.long_documents} is for texts that are classified: this is {kind}")
+    long_documents = args.long_documents or settings.long_documents
+    return dataclasses.replace(settings, columns=columns, long_documents=long_documents)
 
 
-def predictions(source: Path, settings: Settings, predict, chunk_size: int) -> Iterator[dict]:
-    """The predictions of a file's rows, which are read and computed `chunk_size` at a time."""
-    task = dataclasses.replace(OWN_FILES[settings.task_type], columns=settings.columns)
-    features, count = row_features(task, False), 0
-    rows = located_rows([source], partial(row_by_role, task=task, is_labelled=False))
-    # Closed whatever happens: a message would otherwise stand behind the bar.
-    with tqdm(desc="Predicting", unit=" rows") as progress:
-        while chunk := list(islice(rows, chunk_size)):
-            yield from predict(Dataset.from_list(chunk, features=features))
-            count += len(chunk)
-            progress.update(len(chunk))
-    if count == 0:
-        raise InputError(f"{source} has no rows")
+def enter(file: PredictionFile | None, stack: ExitStack) -> int:
+    """Open the file in the process that has one; all learn how many predictions it holds, or why it cannot be opened."""
+    done, refusal = 0, None
+    if file is not None:
+        try:
+            done = stack.enter_context(file).count
+        except InputError as error:
+            refusal = str(error)
+    done, refusal = broadcast_object_list([done, refusal])
+    if refusal is not None:
+        raise InputError(refusal)
+    return done
 
 
-def write(path: Path, suffix: str, rows: Iterator[dict]) -> int:
-    """Write predictions as they come; how many there were."""
-    count, text = 0, {".csv": _csv_row, ".jsonl": _jsonl_row, ".json": _json_entry}[suffix]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        for row in rows:
-            file.write(text(row, is_first=count == 0))
-            count += 1
-        if suffix == ".json":
-            file.write("\n}\n")
-    return count
+def digest(content) -> str:
+    """A short digest of text, or of values of JSON."""
+    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
-def _csv_row(row: dict, is_first: bool) -> str:
-    flat = {name: value for name, value in row.items() if name not in ("scores", "n_best")}
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if is_first:
-        writer.writerow(flat)
-    writer.writerow("|".join(map(str, value)) if isinstance(value, list) else value for value in flat.values())
-    return buffer.getvalue()
+def examine(source: Path) -> tuple[str, int | None]:
+    """The digest of a file, and how many rows it has, where that is cheap to know."""
+    found, lines, suffix = hashlib.blake2b(digest_size=8), 0, source.suffix.lower()
+    with open(source, "rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+            lines += block.count(b"\n")
+    if suffix == ".parquet":
+        return found.hexdigest(), pyarrow.parquet.read_metadata(source).num_rows
+    return found.hexdigest(), lines if suffix == ".jsonl" else None
 
 
-def _jsonl_row(row: dict, is_first: bool) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def digest_of_model(model: PreTrainedModel) -> str:
+    """Of the weights, and of the config but for the pattern: the same in whatever folder they lie."""
+    config = copy.deepcopy(model.config)
+    config.pattern = SparsePattern()
+    places = ("_name_or_path", "transformers_version")
+    values = {name: value for name, value in config.to_dict().items() if name not in places}
+    found = hashlib.blake2b(digest(values).encode(), digest_size=8)
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
-def _json_entry(row: dict, is_first: bool) -> str:
-    value = row["answer"] if "answer" in row else {name: part for name, part in row.items() if name != "id"}
-    return ("{\n" if is_first else ",\n") + f"{json.dumps(row['id'])}: {json.dumps(value, ensure_ascii=False)}"
+def report(file: PredictionFile, done: int, errors: Counter, notes: Counter):
+    """Print what there is, and why how many rows have no prediction."""
+    rows = [("rows", file.count)]
+    if done:
+        rows.append(("of an earlier start", done))
+    if errors:
+        shown = [(reason, count) for reason, count in errors.most_common(SHOWN_REASONS) if reason]
+        others = errors.total() - sum(count for _, count in shown)
+        rows.append(("rows without a prediction", errors.total()))
+        rows += [("", f"{count}: {reason}") for reason, count in shown]
+        rows += [("", f"{others}: other reasons")] if others else []
+    print_table([*rows, *notes.items(), ("predictions", file.target)])

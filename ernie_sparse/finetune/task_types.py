@@ -24,6 +24,7 @@ class TaskType(NamedTuple):
             `(rows, settings, tokenizer, is_training, num_proc=None)` to records, which `features.split_notes` parts.
         decode (`Callable`): `(outputs, features, rows, settings)` to one prediction per row.
         score (`Callable`): `(predictions, rows, settings)` to metrics.
+        fields (`tuple[str, …]`): What a prediction has beside its `id`.
         reduce (`Callable`, *optional*): `(outputs, inputs, settings)` on the device, where outputs are wide.
         problem_type (`str`, *optional*): The config's, for sequence classification.
         pipeline_tag (`str`): The Hub's name of such tasks.
@@ -33,25 +34,27 @@ class TaskType(NamedTuple):
     encode: Callable[..., Dataset]
     decode: Callable[..., list[dict]]
     score: Callable[..., dict[str, float]]
+    fields: tuple[str, ...]
     reduce: Callable | None = None
     problem_type: str | None = None
     pipeline_tag: str = "text-classification"
 
 
-def _classification(problem_type: str) -> TaskType:
+def _classification(problem_type: str, *fields: str) -> TaskType:
     functions = (classification.encode, classification.decode, classification.score)
-    return TaskType(ErnieSparseForSequenceClassification, *functions, problem_type=problem_type)
+    return TaskType(ErnieSparseForSequenceClassification, *functions, fields, problem_type=problem_type)
 
 
 TASK_TYPES = {
-    "single_label": _classification("single_label_classification"),
-    "multi_label": _classification("multi_label_classification"),
-    "regression": _classification("regression"),
+    "single_label": _classification("single_label_classification", "label", "score", "scores"),
+    "multi_label": _classification("multi_label_classification", "labels", "scores"),
+    "regression": _classification("regression", "value"),
     "token_classification": TaskType(
         ErnieSparseForTokenClassification,
         token_classification.encode,
         token_classification.decode,
         token_classification.score,
+        ("labels", "scores", "entities"),
         token_classification.reduce,
         pipeline_tag="token-classification",
     ),
@@ -60,6 +63,7 @@ TASK_TYPES = {
         question_answering.encode,
         answer_spans.decode,
         question_answering.score,
+        ("answer", "score", "probability", "start", "end", "n_best"),
         answer_spans.reduce,
         pipeline_tag="question-answering",
     ),
@@ -68,6 +72,7 @@ TASK_TYPES = {
         candidate_choice.encode,
         candidate_choice.decode,
         candidate_choice.score,
+        ("answer", "score", "scores"),
         pipeline_tag="multiple-choice",
     ),
 }

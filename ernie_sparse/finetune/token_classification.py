@@ -7,7 +7,7 @@ from datasets import Dataset, List, Value
 
 from ..errors import InputError
 from .features import Encoded, build_features
-from .metrics import compute
+from .metrics import compute, entities
 from .settings import Settings
 
 IGNORE_INDEX = -100
@@ -43,8 +43,9 @@ def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) 
         labels, words = (batch["labels"][i] or []) if "labels" in batch else None, encoded.word_ids(i)
         if labels is not None and len(labels) != len(tokens):
             if not is_training:
-                raise InputError(f"row {row_id} has {len(tokens)} tokens and {len(labels)} labels: as many are needed")
-            yield [], ["as many labels as tokens are needed"]
+                yield InputError(f"it has {len(tokens)} tokens and {len(labels)} labels: as many are needed")
+            else:
+                yield [], ["as many labels as tokens are needed"]
             continue
         classes = _class_numbers(row_id, labels or [], numbers)
         if is_training and all(word is None for word in words):
@@ -100,34 +101,63 @@ def _windows(
     ]
 
 
-def reduce(outputs: torch.Tensor, inputs: dict[str, torch.Tensor], settings: Settings) -> torch.Tensor:
-    """Logits `(batch_size, sequence_length, num_labels)` to the best classes `(batch_size, sequence_length)`."""
-    return outputs.argmax(-1)
-
-
-def decode(outputs: np.ndarray, features: Dataset, rows: Dataset, settings: Settings) -> list[dict]:
+def reduce(
+    outputs: torch.Tensor, inputs: dict[str, torch.Tensor], settings: Settings
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The label of every word, from the window where it stands farthest from both ends. A word of which the tokenizer leaves
-    nothing gets `O` or, where that is no label, the first one.
+    Logits `(batch_size, sequence_length, num_labels)` to the best classes and their probabilities in fp32, both
+    `(batch_size, sequence_length)`.
+    """
+    best, classes = outputs.float().max(-1)
+    return classes, (best - outputs.float().logsumexp(-1)).exp()
+
+
+def decode(outputs: tuple, features: Dataset, rows: Dataset, settings: Settings) -> list[dict]:
+    """
+    The label of every word and its probability, from the window where it stands farthest from both ends, and the entities
+    that the labels make. A word of which the tokenizer leaves nothing gets `O` or, where that is no label, the first one,
+    with a probability of 0.
 
     Args:
-        outputs (`np.ndarray` of shape `(num_features, sequence_length)`): Classes, padded behind each window.
+        outputs (`tuple` of two `np.ndarray` of shape `(num_features, sequence_length)`):
+            As `reduce` returns them, padded behind each window.
     """
     names = settings.label_names
     default = names.index("O") if "O" in names else 0
-    classes = [np.full(len(tokens), default) for tokens in rows["tokens"]]
-    margins = [np.full(len(words), -1) for words in classes]
-    for output, document, word_ids in zip(outputs, features["document"], features["word_ids"], strict=True):
+    all_tokens = rows["tokens"][:]
+    classes = [np.full(len(tokens), default) for tokens in all_tokens]
+    scores = [np.zeros(len(tokens)) for tokens in all_tokens]
+    margins = [np.full(len(tokens), -1) for tokens in all_tokens]
+    for best, probabilities, document, word_ids in zip(
+        *outputs, features["document"], features["word_ids"], strict=True
+    ):
         words = np.array(word_ids)
         places = np.flatnonzero(words >= 0)
         words, margin = words[places], np.minimum(places, len(words) - 1 - places)
         is_better = margin > margins[document][words]
         margins[document][words[is_better]] = margin[is_better]
-        classes[document][words[is_better]] = output[places[is_better]]
-    return [
-        {"id": row_id, "labels": [names[number] for number in numbers]}
-        for row_id, numbers in zip(rows["id"], classes, strict=True)
-    ]
+        classes[document][words[is_better]] = best[places[is_better]]
+        scores[document][words[is_better]] = probabilities[places[is_better]]
+    predictions = []
+    for row_id, tokens, numbers, shares in zip(rows["id"], all_tokens, classes, scores, strict=True):
+        labels = [names[number] for number in numbers]
+        found = _entities(tokens, labels, shares)
+        predictions.append({"id": row_id, "labels": labels, "scores": shares.tolist(), "entities": found})
+    return predictions
+
+
+def _entities(tokens: list[str], labels: list[str], scores: np.ndarray) -> list[dict]:
+    """
+    The entities of labels such as `B-PER`, as the metric counts them: words `start_word` to `end_word` and, of the words
+    joined by single spaces, characters `start` to `end` (both exclusive). The score is the mean of its words'.
+    """
+    text, ends = " ".join(tokens), np.cumsum([len(token) + 1 for token in tokens]) - 1
+    found = []
+    for kind, first, last in entities(labels):
+        start, end = int(ends[first]) - len(tokens[first]), int(ends[last])
+        words = {"start_word": first, "end_word": last + 1, "start": start, "end": end}
+        found.append({"type": kind, "text": text[start:end], "score": float(scores[first : last + 1].mean()), **words})
+    return found
 
 
 def score(predictions: list[dict], rows: Dataset, settings: Settings) -> dict[str, float]:
