@@ -292,7 +292,7 @@ def test_a_kill_loses_nothing_of_what_was_measured(fake_models, tmp_path, monkey
 def test_a_kill_while_saving_leaves_the_last_results(tmp_path, monkeypatch):
     write_json(tmp_path / "results.json", {"cells": [1]})
 
-    def write_half(path, text):
+    def write_half(path, text, **kwargs):
         with open(path, "w") as file:
             file.write(text[: len(text) // 2])
         raise KeyboardInterrupt
