@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from accelerate.utils import gather_object
+from huggingface_hub import HfApi
 from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -24,6 +25,28 @@ from .sparse_pattern import SparsePattern, block_plan
 from .trainer_internals import PatchedTrainer
 from .training_checkpoints import last_checkpoint
 
+# What of an output folder goes to the Hub: the model, its tokenizer, and what the commands say of it. Predictions hold what
+# stands in the user's rows.
+PUSHED = (
+    *(
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "config.json",
+        "finetune.json",
+        "README.md",
+        "results.json",
+        "*.png",
+    ),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.*",
+        "merges.txt",
+    ),
+    "*.model",
+)
 _NOT_CLASSES = ("regression", "multi_label_classification")
 PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
 
@@ -287,6 +310,34 @@ class SaorTrainer(PatchedTrainer):
         kept = "nothing had been saved before" if last is None else f"the last good checkpoint is {last}"
         return DivergedError(
             f"the training diverged: {what}; {kept}; train with a lower --learning-rate than {self.args.learning_rate:g}"
+        )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ):
+        """As transformers has it, but of the output folder nothing is pushed beside [`PUSHED`]."""
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(model_name=self.hub_model_id.split("/")[-1], **kwargs)
+        return HfApi().upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=self.args.output_dir,
+            commit_message=commit_message,
+            token=token,
+            run_as_future=not blocking,
+            revision=revision or self.args.hub_revision,
+            allow_patterns=list(PUSHED),
+            # Nothing of its subfolders.
+            ignore_patterns=["*/*"],
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):

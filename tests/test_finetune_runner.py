@@ -14,6 +14,7 @@ import evaluate
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from test_finetune_predict import (
     FILLER,
@@ -446,19 +447,41 @@ def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch
         pushed.append(("create", repo_id))
         return type("Url", (), {"repo_id": repo_id})()
 
-    def upload_folder(self, *, repo_id, folder_path, **kwargs):
-        pushed.append((repo_id, str(folder_path), {path.name for path in Path(folder_path).iterdir()}))
+    def upload_folder(self, *, repo_id, folder_path, allow_patterns, ignore_patterns, **kwargs):
+        (Path(folder_path) / "secret.txt").write_text("of the user's")
+        names = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
+        kept = filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        pushed.append((repo_id, str(folder_path), set(kept)))
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    flags = ("--push-to-hub", "true", "--hub-model-id", "you/toy", "--max-steps", 1, "--hub-strategy", "end")
-    finetune(tmp_path, *flags)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    flags = ("--push-to-hub", "true", "--hub-model-id", "you/toy", "--max-steps", 1, "--hub-token", "hf_s3cret")
+    finetune(
+        tmp_path / "out",
+        *flags,
+        "--eval-strategy",
+        "no",
+        "--save-strategy",
+        "steps",
+        "--save-steps",
+        1,
+        "--logging-steps",
+        1,
+    )
+    monkeypatch.delenv("HF_TOKEN")
     assert pushed[0] == ("create", "you/toy")
     repo, folder, files = pushed[-1]
-    assert repo == "you/toy" and folder == str(tmp_path)
-    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "results.json", "finetune.json"} <= files
+    assert repo == "you/toy" and folder == str(tmp_path / "out")
+    assert files == {
+        *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "results.json"),
+        *("finetune.json", "training.png", "predictions.png"),
+    }
     # The card is ours, and not the one that transformers writes.
-    assert "predictions.csv" in (tmp_path / "README.md").read_text()
+    assert "predictions.csv" in (tmp_path / "out" / "README.md").read_text()
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert any(path.name == "training_args.bin" for path in left)
+    assert not any(b"hf_s3cret" in path.read_bytes() for path in left)
 
 
 def test_the_best_checkpoint_is_that_of_the_metric_asked_for(tmp_path):

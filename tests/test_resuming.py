@@ -1,0 +1,241 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+Commands that are killed, at planned points and at random ones, and what they leave damaged: going on ends where a run that was
+never stopped does, or says why it cannot.
+"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import pretrain_arguments, run, workspace  # noqa: F401
+from test_finetune_predict import arguments, finetune, read_results
+from test_finetune_runner import are_equal
+
+import ernie_sparse
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(Path(ernie_sparse.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    "OMP_NUM_THREADS": "1",
+}
+
+# A function, which of its calls, and whether it is still made.
+POINTS = [
+    ("transformers:Trainer.training_step", 1, "before"),
+    ("transformers:Trainer.training_step", 4, "after"),
+    ("transformers.modeling_utils:safe_save_file", 1, "before"),
+    ("transformers.modeling_utils:safe_save_file", 2, "before"),
+    ("torch:save", 2, "before"),
+    ("torch:save", 4, "after"),
+    ("transformers.trainer_callback:TrainerState.save_to_json", 1, "before"),
+    ("transformers.trainer_callback:TrainerState.save_to_json", 2, "after"),
+    ("transformers:PreTrainedTokenizerBase.save_pretrained", 2, "before"),
+    ("ernie_sparse.run:write_json", 1, "before"),
+    ("ernie_sparse.run:write_json", 2, "before"),
+    ("ernie_sparse.run:plot_history", 1, "before"),
+]
+
+
+def killed(place: str, number: int, when: str, argv) -> int:
+    script = Path(__file__).with_name("killed.py")
+    words = [sys.executable, str(script), place, str(number), when, *map(str, argv)]
+    return subprocess.run(words, env=ENVIRONMENT, capture_output=True, timeout=200).returncode
+
+
+def commands(folder):
+    """A pretraining and a fine-tuning, as functions of their output folder and more flags; each makes several checkpoints."""
+    return {
+        "pretrain": lambda out, *more: pretrain_arguments(folder, out, "--report-to", "none", *more),
+        "finetune": lambda out, *more: arguments(out, "--num-train-epochs", 2, *more),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(workspace, tmp_path_factory):  # noqa: F811
+    """What runs leave that were never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name, command in commands(workspace).items():
+        assert run(command(folder / name)) == 0
+    return folder
+
+
+def assert_ends_as_whole(name: str, out: Path, whole: Path):
+    assert are_equal(out, whole / name)
+    found, expected = (read_results(folder) for folder in (out, whole / name))
+    measured = ("eval_loss", "perplexity", "splits", "steps")
+    assert {n: found.get(n) for n in measured} == {n: expected.get(n) for n in measured}
+    assert not list(out.glob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: "-".join(map(str, point)))
+def test_a_run_killed_anywhere_ends_where_an_unbroken_one_does(point, name, whole, workspace, tmp_path):  # noqa: F811
+    command = commands(workspace)[name]
+    assert killed(*point, command(tmp_path / "out")) == -signal.SIGKILL
+    assert run(command(tmp_path / "out", "--resume-from-checkpoint", "last")) == 0
+    assert_ends_as_whole(name, tmp_path / "out", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_at_any_time_and_more_than_once_does_too(seed, whole, workspace, tmp_path):  # noqa: F811
+    draw, out = random.Random(seed), tmp_path / "out"
+    command = commands(workspace)["finetune"](out, "--resume-from-checkpoint", "last")
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ernie_sparse", *map(str, command)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        # Reading the libraries takes most of the time, and nothing can go wrong there.
+        while not out.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0, 5))
+        process.kill()
+        process.wait()
+    assert run(command) == 0
+    assert_ends_as_whole("finetune", out, whole)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "10 bytes": lambda path: path.write_bytes(path.read_bytes()[:10]),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "garbage": lambda path: path.write_bytes(b"garbage" * 50),
+    "null": lambda path: path.write_text("null"),
+    "missing": lambda path: path.unlink(),
+}
+# What no continuation reads.
+UNREAD = {"training_args.bin", "README.md"}
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_or_the_run_ends_as_it_would_have(whole, workspace, tmp_path, capsys):  # noqa: F811
+    command, out = commands(workspace)["finetune"], tmp_path / "out"
+    assert killed("transformers:Trainer.training_step", 9, "before", command(out, "--num-train-epochs", 3)) == -9
+    newest, older = out / "checkpoint-8", out / "checkpoint-4"
+    assert newest.is_dir() and older.is_dir()
+    files = sorted(path.name for path in newest.iterdir() if path.name not in UNREAD)
+    refused = 0
+    for name in files:
+        for damage, change in DAMAGES.items():
+            shutil.copytree(out, tmp_path / "copy")
+            change(tmp_path / "copy" / "checkpoint-8" / name)
+            capsys.readouterr()
+            code = run(command(tmp_path / "copy", "--num-train-epochs", 3, "--resume-from-checkpoint", "last"))
+            lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+            if code == 0:
+                # The checkpoint before it was taken, or nothing of the file is needed.
+                assert not lines, (name, damage)
+            else:
+                assert code == 2 and len(lines) == 1 and name in lines[0] and "Traceback" not in lines[0], (
+                    name,
+                    damage,
+                )
+                assert "checkpoint-4: pass --resume-from-checkpoint" in lines[0], (name, damage, lines)
+                refused += 1
+            shutil.rmtree(tmp_path / "copy")
+    assert refused > 4 * len(files)
+
+
+def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
+    flags = ("--early-stopping-patience", 2, "--num-train-epochs", 30, "--learning-rate", 1e-7)
+    whole = finetune(tmp_path / "whole", *flags)
+    step, calls = ernie_sparse.SaorTrainer.training_step, []
+
+    class Killed(BaseException):
+        """What nothing catches."""
+
+    def broken(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == whole["steps"] - 1:
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ernie_sparse.SaorTrainer, "training_step", broken)
+        finetune(tmp_path / "killed", *flags)
+    resumed = finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    assert resumed["steps"] == whole["steps"] < 30 * 4
+    # Once more, and it says that it is finished.
+    results = (tmp_path / "killed" / "results.json").read_bytes()
+    finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    assert (tmp_path / "killed" / "results.json").read_bytes() == results
+
+
+def test_other_data_and_another_precision_are_refused(tmp_path, capsys):
+    finetune(tmp_path / "out", "--max-steps", 2)
+    text = Path(arguments(tmp_path)[arguments(tmp_path).index("--train-file") + 1]).read_text()
+    rows = text.splitlines(keepends=True)
+    for name, content in {"order": [rows[2], *rows[:2], *rows[3:]], "half": rows[: len(rows) // 2]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(content))
+    (tmp_path / "swapped.jsonl").write_text(
+        text.replace('"north"}', '"x"}').replace('"south"}', '"north"}').replace('"x"}', '"south"}')
+    )
+    (tmp_path / "same.jsonl").write_text(text)
+    resume = ("--max-steps", 3, "--resume-from-checkpoint", "last")
+    for name in ("order", "half", "swapped"):
+        capsys.readouterr()
+        assert run(arguments(tmp_path / "out", *resume, "--train-file", tmp_path / f"{name}.jsonl")) == 2
+        assert "holds a run on other data: train has other rows now" in capsys.readouterr().err
+    for flags, message in (
+        (("--data-seed", 3), "data_seed None and not 3"),
+        (("--bf16", "true"), "bf16 False and not True"),
+    ):
+        capsys.readouterr()
+        assert run(arguments(tmp_path / "out", *resume, *flags)) == 2
+        assert message in capsys.readouterr().err
+    # The same rows elsewhere are the same rows.
+    finetune(tmp_path / "out", *resume, "--train-file", tmp_path / "same.jsonl")
+
+
+def test_what_a_run_is_to_write_over_is_named(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    for flags in ((), ("--seeds", 0, 1), ("--resume-from-checkpoint", "last")):
+        capsys.readouterr()
+        assert run(arguments(tmp_path, *flags)) == 2
+        assert "is not empty: it holds notes.txt; name another folder" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_dollar_in_a_label_is_no_formula(tmp_path):
+    rows = "".join(
+        f'{{"text": "{word} {word}", "label": "{label}"}}\n'
+        for word, label in (("north", "<$1k"), ("south", "$1k_$5k")) * 8
+    )
+    (tmp_path / "rows.jsonl").write_text(rows)
+    results = finetune(
+        tmp_path / "out",
+        "--max-steps",
+        1,
+        *(w for s in ("train", "validation", "test") for w in (f"--{s}-file", tmp_path / "rows.jsonl")),
+    )
+    assert results["steps"] == 1 and (tmp_path / "out" / "predictions.png").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_end_cleanly(workspace, tmp_path):  # noqa: F811
+    for number in range(6):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+        words = pretrain_arguments(workspace, tmp_path / str(number), "--report-to", "none", "--max-steps", 2)
+        ended = subprocess.run(
+            [*launch, "-m", "ernie_sparse", *map(str, words)],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        assert torch.isfinite(torch.tensor(read_results(tmp_path / str(number))["eval_loss"]))
