@@ -15,21 +15,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_finetune_predict import assert_same, finetuned, make_rows, predict, read_jsonl, workspace, write_jsonl
+from test_finetune_predict import (
+    assert_same,
+    finetuned,
+    make_rows,
+    make_tokenizer,
+    predict,
+    read_jsonl,
+    workspace,
+    write_jsonl,
+)
 
 import ernie_sparse
 from ernie_sparse.finetune import prediction_files, predictor
+from ernie_sparse.finetune.predict import digest_of_tokenizer
 from ernie_sparse.finetune.prediction_files import PredictionFile, empty_prediction
 from ernie_sparse.finetune.task_types import TASK_TYPES
 
 FLAGS = ("--chunk-size", 2, "--batch-size", 2)
 
 
-def test_rows(task_type: str) -> list[dict]:
+def rows_of(task_type: str) -> list[dict]:
     return read_jsonl(workspace() / f"{task_type}-test.jsonl")
-
-
-test_rows.__test__ = False
 
 
 def evaluated(task_type: str) -> list[dict]:
@@ -68,7 +75,7 @@ BAD = {
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_a_bad_row_has_a_reason_in_its_place_and_the_others_their_predictions(task_type, tmp_path, capsys):
-    rows, expected = test_rows(task_type), evaluated(task_type)
+    rows, expected = rows_of(task_type), evaluated(task_type)
     lines, reasons = [json.dumps(row) for row in rows], {}
     for number, (change, reason) in enumerate(
         [*BAD[task_type], ("{not json", "it is no JSON"), ("[3]", "an object is needed")]
@@ -125,6 +132,17 @@ def test_reasons_are_counted_and_only_the_most_frequent_are_named(tmp_path, monk
     assert sum(int(line.split(":")[0]) for line in (first, *others[:-1])) == 42
 
 
+def test_an_id_that_cannot_be_written_loses_no_prediction(tmp_path):
+    ids = ["\ud800a", "", 7, True, [1], {}, None]
+    rows = [{**row, "id": row_id} for row, row_id in zip(rows_of("single_label"), ids, strict=True)]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert predict("single_label", source, tmp_path / "out.jsonl") == 0
+    expected = evaluated("single_label")
+    for row, row_id in zip(expected, ["?a", "", "7", "True", "[1]", "{}", "6"], strict=True):
+        row["id"] = row_id
+    assert_same(read_jsonl(tmp_path / "out.jsonl"), expected)
+
+
 def test_outputs_that_are_not_finite_are_no_prediction(tmp_path, monkeypatch):
     outputs = predictor.Predictor.outputs
 
@@ -144,14 +162,14 @@ def test_outputs_that_are_not_finite_are_no_prediction(tmp_path, monkeypatch):
 
 def test_rows_that_are_cut_are_counted(tmp_path, capsys):
     long = {"id": "long", "text": "snow " * 200}
-    source = write_jsonl(tmp_path / "rows.jsonl", [*test_rows("single_label"), long, long])
+    source = write_jsonl(tmp_path / "rows.jsonl", [*rows_of("single_label"), long, long])
     assert predict("single_label", source, tmp_path / "out.jsonl", "--chunk-size", 1) == 0
     assert ["longer", "than", "the", "limit", "2"] in [line.split() for line in capsys.readouterr().out.splitlines()]
     assert all("notes" not in row and "error" not in row for row in read_jsonl(tmp_path / "out.jsonl"))
 
 
 def test_rows_of_one_id_are_counted_where_they_share_a_place(tmp_path, capsys):
-    rows = [{**row, "id": "same"} for row in test_rows("single_label")]
+    rows = [{**row, "id": "same"} for row in rows_of("single_label")]
     source = write_jsonl(tmp_path / "rows.jsonl", rows)
     for suffix in ("json", "jsonl"):
         assert predict("single_label", source, tmp_path / f"out.{suffix}") == 0
@@ -187,7 +205,7 @@ def computed_rows(monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "json"])
 def test_a_run_that_was_stopped_goes_on_behind_what_is_done(suffix, tmp_path, monkeypatch, capsys):
-    rows = test_rows("single_label")
+    rows = rows_of("single_label")
     rows[1] = {**rows[1], "text": ""}
     rows[2] = {**rows[2], "text": "snow " * 200}
     source = write_jsonl(tmp_path / "in" / "rows.jsonl", rows)
@@ -216,6 +234,12 @@ def test_a_run_that_was_stopped_goes_on_behind_what_is_done(suffix, tmp_path, mo
     ]
 
 
+def test_a_run_that_was_stopped_before_its_first_prediction_leaves_nothing(tmp_path, monkeypatch):
+    stop_after(monkeypatch, 0)
+    assert predict("single_label", workspace() / "single_label-test.jsonl", tmp_path / "out.csv") == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_sizes_of_chunks_and_batches_are_the_same_run(tmp_path, monkeypatch):
     source, target = workspace() / "single_label-test.jsonl", tmp_path / "out.jsonl"
     with monkeypatch.context() as patch:
@@ -229,7 +253,7 @@ def test_other_sizes_of_chunks_and_batches_are_the_same_run(tmp_path, monkeypatc
 
 
 def test_predictions_of_another_run_are_refused_with_what_differs(tmp_path, monkeypatch, capsys):
-    rows = test_rows("single_label")
+    rows = rows_of("single_label")
     source, target = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
@@ -262,6 +286,15 @@ def test_predictions_of_another_run_are_refused_with_what_differs(tmp_path, monk
     # A copy of the same model and of the same file is the same.
     assert predict("single_label", same, target, "--model", model) == 0
     assert_same(read_jsonl(target), evaluated("single_label"))
+
+
+def test_a_tokenizer_is_the_same_however_it_cut_a_text_before():
+    tokenizer = make_tokenizer()
+    before = digest_of_tokenizer(tokenizer)
+    tokenizer("north snow", "south", truncation=True, max_length=4, padding="max_length")
+    assert digest_of_tokenizer(tokenizer) == before
+    tokenizer.add_tokens(["east"])
+    assert digest_of_tokenizer(tokenizer) != before
 
 
 @pytest.mark.parametrize("content", [b"mine\n", b"mine", b'{"a": 1}\n{"b": 2}\n', b"\0" * 20, b"[]\n", b'{"run": 3}\n'])

@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..checkpoints import load_config, load_model, load_tokenizer
@@ -96,8 +96,6 @@ def main(argv: list[str]):
     config = load_config(args.model, args.pattern)
     tokenizer = load_tokenizer(args.model, config)
     settings = with_flags(load_settings(args.model, config, tokenizer), args)
-    # Before it is used: it keeps how it last cut a text.
-    tokenizer_digest = digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
     encoder, task_type = RowEncoder(settings, tokenizer), TASK_TYPES[settings.task_type]
     check_first_rows(source, encoder)
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -112,7 +110,7 @@ def main(argv: list[str]):
             "version": __version__,
             "input_file": file_digest,
             "model": digest_of_model(model),
-            "tokenizer": tokenizer_digest,
+            "tokenizer": digest_of_tokenizer(tokenizer),
             "pattern": str(config.pattern),
             "bf16": args.bf16,
             **dataclasses.asdict(settings),
@@ -203,6 +201,12 @@ def examine(source: Path) -> tuple[str, int | None]:
     if suffix == ".parquet":
         return found.hexdigest(), pyarrow.parquet.read_metadata(source).num_rows
     return found.hexdigest(), lines if suffix == ".jsonl" else None
+
+
+def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    # It forgets how its last call cut a text.
+    tokenizer("", verbose=False)
+    return digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
 
 
 def digest_of_model(model: PreTrainedModel) -> str:

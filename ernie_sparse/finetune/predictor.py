@@ -194,9 +194,7 @@ class Predictor:
 def _stack(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     """Batches as one array, as wide as the widest."""
     width = max(array.shape[1] for array in arrays)
-    return np.concatenate(
-        [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=-100) for array in arrays]
-    )
+    return np.concatenate([np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays])
 
 
 def _is_finite(prediction: dict) -> bool:
