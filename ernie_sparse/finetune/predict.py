@@ -132,8 +132,6 @@ def main(argv: list[str]):
                 bar.update(len(rows))
         if file is not None:
             report(file, done, *file.finish())
-    state.wait_for_everyone()
-    state.destroy_process_group()
 
 
 def load_settings(model: str, config, tokenizer) -> Settings:
