@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from .errors import InputError
 
+NOT_UTF8 = "not UTF-8 text"
 # How a text file is cut into documents.
 SAMPLE_BY = ("document", "paragraph", "line")
 
@@ -80,10 +81,19 @@ def read_rows(path: str | Path, sample_by: str | None = None) -> Iterator[dict |
         yield from read_text(path, sample_by) if read is None else read(path)
 
 
+def _is_utf8(text: str) -> bool:
+    """Whether it was: bytes that are none come as halves of characters, for they are a row's fault and not the file's."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_csv(path: Path) -> Iterator[dict | InputError]:
     # Documents are cells: the limit of the library is 128 KiB.
     csv.field_size_limit(sys.maxsize)
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         # Strict, so that a quote that is never closed is said and does not swallow the rest of the file.
         rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
@@ -91,8 +101,12 @@ def _read_csv(path: Path) -> Iterator[dict | InputError]:
             twice = [name for name, count in Counter(header).items() if name and count > 1]
             if twice:
                 raise InputError(f"the header of {path} names the column {twice[0]!r} twice")
+            if not _is_utf8("".join(header)):
+                raise InputError(f"could not read {path}: it is {NOT_UTF8}")
             for row in filter(None, rows):
-                if len(row) > len(header):
+                if not _is_utf8("".join(row)):
+                    yield InputError(f"it is {NOT_UTF8}")
+                elif len(row) > len(header):
                     yield InputError(f"it has {len(row)} cells, and the header has {len(header)}")
                 else:
                     cells = [cell or None for cell in row]
@@ -102,11 +116,18 @@ def _read_csv(path: Path) -> Iterator[dict | InputError]:
 
 
 def _read_json(path: Path) -> Iterator[dict | InputError]:
-    with open(path, encoding="utf-8-sig") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         is_list = path.suffix.lower() == ".json" and file.read(4096).lstrip().startswith("[")
         file.seek(0)
-        values = json.load(file) if is_list else (line for line in file if not line.isspace())
+        if is_list:
+            text = file.read()
+            if not _is_utf8(text):
+                raise InputError(f"could not read {path}: it is {NOT_UTF8}")
+        values = json.loads(text) if is_list else (line for line in file if not line.isspace())
         for value in values:
+            if not is_list and not _is_utf8(value):
+                yield InputError(f"it is {NOT_UTF8}")
+                continue
             try:
                 row = value if is_list else json.loads(value.rstrip())
             except (ValueError, RecursionError) as error:

@@ -68,7 +68,9 @@ def test_a_cell_may_be_a_document(tmp_path):
     [
         ("a.csv", "text,label,text\na,b,c\n", r"the header of .*a\.csv names the column 'text' twice"),
         ("a.csv", 'text\n"never closed\nx\n', r"could not read .*a\.csv, line 3: unexpected end of data"),
-        ("a.csv", b"text\n\xe9t\xe9\n", r"could not read .*a\.csv: it is not UTF-8 text"),
+        ("a.csv", b"t\xe9xt\nete\n", r"could not read .*a\.csv: it is not UTF-8 text"),
+        ("a.csv", "text\nutf-16\n".encode("utf-16"), r"could not read .*a\.csv: it is not UTF-8 text"),
+        ("a.json", b'[{"text": "\xe9"}]', r"could not read .*a\.json: it is not UTF-8 text"),
         ("a.json", '[{"text": "a"}, {"te', r"could not read .*a\.json: Unterminated string"),
         ("a.parquet", "no such thing", r"could not read .*a\.parquet: "),
         ("a.txt", "text", r"a\.txt: csv, tsv, jsonl, json, parquet files can be read"),
@@ -77,6 +79,15 @@ def test_a_cell_may_be_a_document(tmp_path):
 def test_a_file_that_cannot_be_read_is_named(name, content, message, tmp_path):
     with pytest.raises(InputError, match=message):
         rows_in(write(tmp_path / name, content))
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [("a.csv", b"text\none\nt\xe9xt\ntwo\n"), ("a.jsonl", b'{"text": "one"}\n"\xff\n{"text": "two"}\n')],
+)
+def test_a_row_that_is_not_utf8_is_that_row_alone(name, content, tmp_path):
+    found = rows_in(write(tmp_path / name, content))
+    assert found == [{"text": "one"}, "it is not UTF-8 text", {"text": "two"}]
 
 
 def test_a_text_is_cut_into_documents(tmp_path):
