@@ -71,17 +71,16 @@ def load_model(
         [`InputError`]: The checkpoint cannot be read, lacks other weights, has some of other sizes or for which the model has
             no place, or some that are not finite.
     """
-    own_logger = logging.get_logger("transformers.modeling_utils")
-    level = own_logger.level
-    # Instead of its report of what is missing there is an error, or one line.
-    own_logger.setLevel(logging.ERROR)
+    # Instead of transformers' report of what is missing there is an error, or one line.
+    reports = logging.get_logger("transformers.modeling_utils")
+    reports.addFilter(_is_error)
     try:
         with input_errors(ValueError, OSError, SafetensorError, about=f"--model {name}"):
             model, info = model_class.from_pretrained(
                 name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
     finally:
-        own_logger.setLevel(level)
+        reports.removeFilter(_is_error)
     has_own_head = model_class.__name__ in (config.architectures or ())
     missing, resized = set(info["missing_keys"]), {key[0] for key in info["mismatched_keys"]}
     fresh = {key for key in missing if new_head and _may_be_new(model, key, not has_own_head)}
@@ -98,6 +97,10 @@ def load_model(
     if fresh:
         logger.warning_once(f"new weights, which {name} does not have: {_listed(fresh)}")
     return model
+
+
+def _is_error(record) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _may_be_new(model: PreTrainedModel, key: str, head: bool) -> bool:

@@ -273,6 +273,7 @@ def test_what_a_label_means(label, task, names, expected):
         (-1, OWN, ("neg", "pos"), r"holds -1 \(int\): the classes are 0 to 1, neg, pos"),
         (2, TASKS["imdb"], (), r"holds 2 \(int\): the classes are 0 to 1, neg, pos"),
         (["a", None], OWN_FILES["multi_label"], (), "is empty"),
+        ("half \ud83d", OWN, (), "holds half of a character"),
         (["a", 1], OWN_FILES["multi_label"], (), "has a list with a text and a number"),
         ("a", TOKENS, (), "token classification needs a list of labels per row"),
         ("many", OWN_FILES["regression"], (), "holds 'many' .*: regression needs finite numbers"),

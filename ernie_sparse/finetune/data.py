@@ -302,7 +302,7 @@ _READ = {
 
 def _class(value, task: Task, class_names: tuple[str, ...]) -> tuple[str, str]:
     """The name of a class, and what stood for it. A number means a class where the data or the task names it so."""
-    text = value.strip() if isinstance(value, str) else str(value)
+    text = check_text(value.strip()) if isinstance(value, str) else str(value)
     if value is None or not text:
         raise InputError("is empty")
     if not isinstance(value, str | int):
