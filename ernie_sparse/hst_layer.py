@@ -8,9 +8,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
+from .block_plan import BlockPlan, Documents
 from .configuration_ernie_sparse import ErnieSparseConfig
-from .hst_attention import ALL_ATTENTION_FUNCTIONS, cut, eager_hst_attention
-from .sparse_pattern import BlockPlan
+from .hst_attention import ALL_ATTENTION_FUNCTIONS, eager_hst_attention
 
 
 class ErnieSparseEmbeddings(nn.Module):
@@ -36,20 +36,18 @@ class ErnieSparseEmbeddings(nn.Module):
         position_ids: torch.LongTensor,
         inputs_embeds: torch.Tensor | None,
         plan: BlockPlan,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The hidden states of the tokens, `(batch_size, num_tokens, hidden_size)`, and of the representatives,
-        `(batch_size, N · R, hidden_size)`, none of them when the pattern is not hierarchical."""
+    ) -> torch.Tensor:
+        """The stream, `(length, hidden_size)`, from what is given of the tokens, `(num_tokens, …)`."""
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(position_ids)
         positions = self.position_embeddings(position_ids)
-        tokens = self._finish(inputs_embeds + self.token_type_embeddings(token_type_ids) + positions)
-        if not plan.pattern.hierarchical:
-            return tokens, tokens[:, :0]
-        representatives = positions[:, plan.first_tokens, None] + self.representative_embeddings.weight
-        representatives = representatives.flatten(1, 2).expand(tokens.shape[0], -1, -1)
-        return tokens, self._finish(representatives)
+        stream = self._finish(inputs_embeds + self.token_type_embeddings(token_type_ids) + positions)
+        if not plan.is_hierarchical:
+            return stream
+        representatives = positions[plan.first_tokens, None] + self.representative_embeddings.weight
+        return torch.cat([stream, self._finish(representatives.flatten(0, 1))]).index_select(0, plan.order)
 
     def _finish(self, embeddings: torch.Tensor) -> torch.Tensor:
         embeddings = self.dropout(self.LayerNorm(embeddings))
@@ -79,32 +77,17 @@ class ErnieSparseSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self,
-        states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        plan: BlockPlan | None,
-        num_tokens: int,
-        **kwargs: Unpack[TransformersKwargs],
+        self, states: torch.Tensor, plan: BlockPlan | Documents, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = (
-            projection(states).unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
+            projection(states).unflatten(-1, (-1, self.attention_head_size))
             for projection in (self.query, self.key, self.value)
         )
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_hst_attention)
-        output, maps = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            plan=plan,
-            num_tokens=num_tokens,
-            scaling=self.scaling,
-            dropout=self.attention_dropout,
-            **kwargs,
-        )
+        settings = {"scaling": self.scaling, "dropout": self.attention_dropout}
+        output, maps = attention(self, query, key, value, plan, **settings, **kwargs)
         # Only step 1's maps over tokens are recorded as `attentions`.
-        return output.flatten(2), None if maps is None or plan is None else maps.token_to_token
+        return output.flatten(1), None if maps is None else maps.token_to_token
 
 
 class ErnieSparseSelfOutput(nn.Module):
@@ -135,25 +118,15 @@ class ErnieSparseAttention(nn.Module):
         if not is_last_layer:
             self.representative_LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(
-        self,
-        states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        plan: BlockPlan,
-        num_tokens: int,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        local, _ = self.self(states, attention_mask, plan, num_tokens, **kwargs)
+    def forward(self, states: torch.Tensor, plan: BlockPlan, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        local, _ = self.self(states, plan, **kwargs)
         states = self.output(local, states)
-        num_representatives = states.shape[1] - num_tokens
-        if self.representative_LayerNorm is None or num_representatives == 0:
+        if self.representative_LayerNorm is None or not plan.is_hierarchical:
             return states
-        representatives, tokens = cut(states, num_representatives, dim=1)
-        mask = None if attention_mask is None else attention_mask[:, :num_representatives]
-        by_document, mask = plan.by_document(representatives, mask)
-        summary, _ = self.self(by_document, mask, None, 0, **kwargs)
-        by_document = self.output(summary, by_document, self.representative_LayerNorm)
-        return torch.cat([plan.by_block(by_document), tokens], dim=1)
+        representatives = states.index_select(0, plan.representatives)
+        summary, _ = self.self(representatives, plan.summaries, **kwargs)
+        representatives = self.output(summary, representatives, self.representative_LayerNorm)
+        return states.index_copy(0, plan.representatives, representatives)
 
 
 class ErnieSparseIntermediate(nn.Module):
@@ -191,7 +164,7 @@ class ErnieSparseFeedForward(nn.Module):
 
 
 class ErnieSparseLayer(GradientCheckpointingLayer):
-    """One layer, from the two streams (tokens and representatives) to the two streams."""
+    """One layer, from the stream to the stream."""
 
     def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):
         super().__init__()
@@ -200,22 +173,18 @@ class ErnieSparseLayer(GradientCheckpointingLayer):
         self.intermediate = ErnieSparseIntermediate(config)
         self.output = ErnieSparseOutput(config)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        representatives: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        plan: BlockPlan,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        num_representatives, num_tokens = representatives.shape[1], hidden_states.shape[1]
-        states = torch.cat([representatives, hidden_states], dim=1)
-        states = self.attention(states, attention_mask, plan, num_tokens, **kwargs)
-        chunks = states.split(self.chunk_size_feed_forward, dim=1) if self.chunk_size_feed_forward else (states,)
+    def forward(self, states: torch.Tensor, plan: BlockPlan, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        states = self.attention(states, plan, **kwargs)
+        chunks = states.split(self.chunk_size_feed_forward) if self.chunk_size_feed_forward else (states,)
         outputs = [self.output(self.intermediate(chunk), chunk) for chunk in chunks]
-        states = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        representatives, hidden_states = cut(states, num_representatives, dim=1)
-        return hidden_states, representatives
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+class ErnieSparseHiddenStates(nn.Module):
+    """What `output_hidden_states` records: the tokens as the batch has them, before a layer and after it."""
+
+    def forward(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        return after
 
 
 class ErnieSparseEncoder(nn.Module):
@@ -223,15 +192,18 @@ class ErnieSparseEncoder(nn.Module):
         super().__init__()
         last = config.num_hidden_layers - 1
         self.layer = nn.ModuleList([ErnieSparseLayer(config, i == last) for i in range(config.num_hidden_layers)])
+        self.hidden_states = ErnieSparseHiddenStates()
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        representatives: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        plan: BlockPlan,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, states: torch.Tensor, plan: BlockPlan, is_recorded: bool, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """The last stream. Where hidden states are recorded, they lie on the way from layer to layer."""
+        hidden_states = None
+        if is_recorded:
+            hidden_states, states = plan.recorded(states)
         for layer in self.layer:
-            hidden_states, representatives = layer(hidden_states, representatives, attention_mask, plan, **kwargs)
-        return hidden_states, representatives
+            states = layer(states, plan, **kwargs)
+            if is_recorded:
+                after, states = plan.recorded(states)
+                hidden_states = self.hidden_states(hidden_states, after)
+        return states

@@ -15,19 +15,18 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .block_plan import BlockPlan, plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig
-from .hst_attention import sequence_mask
 from .hst_layer import (
     ErnieSparseEmbeddings,
     ErnieSparseEncoder,
     ErnieSparseFeedForward,
-    ErnieSparseLayer,
+    ErnieSparseHiddenStates,
     ErnieSparseSelfAttention,
     embedding_size,
 )
 from .saor import IGNORE_INDEX, SaorLoss, is_labelled, saor_loss
-from .sparse_pattern import BlockPlan, SparsePattern, block_plan
-from .unpadding import drop_padding
+from .sparse_pattern import SparsePattern
 
 # The masked-LM head's logits at a time, in training: 128 MiB of fp32. Fewer would read the vocabulary too often.
 CHUNK_LOGITS = 2**25
@@ -39,6 +38,12 @@ pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
     The sparse pattern of this call alone: a value, its fields, or text such as `block_size=64,seed=0`. The config's
     when `None`. A compiled model takes `block_plan(pattern, num_tokens, device)`, made outside, without compiling anew
     for another pattern or length.
+"""
+
+DOCUMENTS_ARGS = """
+cu_seq_lens_q (`torch.IntTensor` of shape `(num_documents + 1,)`, *optional*):
+    Several documents in a row: where each begins in the flat batch, and where the last one ends, as
+    `DataCollatorWithFlattening` gives it. They do not see each other, and their positions begin anew.
 """
 
 HEAD_ARGS = (
@@ -142,7 +147,7 @@ class ErnieSparsePooler(nn.Module):
         self.activation = ACT2FN[config.pooler_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.dense(hidden_states[:, 0]))
+        return self.activation(self.dense(hidden_states))
 
 
 class ErnieSparsePredictionHeadTransform(nn.Module):
@@ -187,9 +192,8 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
     # Whether all logits of a prediction are of classes.
     accepts_label_smoothing = True
     _supports_sdpa = True
-    _supports_flex_attn = True
     _no_split_modules = ["ErnieSparseEmbeddings", "ErnieSparseLayer"]
-    _can_record_outputs = {"hidden_states": ErnieSparseLayer, "attentions": ErnieSparseSelfAttention}
+    _can_record_outputs = {"hidden_states": ErnieSparseHiddenStates, "attentions": ErnieSparseSelfAttention}
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -254,7 +258,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    @auto_docstring(custom_args=PATTERN_ARGS)
+    @auto_docstring(custom_args=PATTERN_ARGS + DOCUMENTS_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -263,6 +267,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         pattern: Pattern | None = None,
+        cu_seq_lens_q: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | ErnieSparseModelOutput:
         r"""
@@ -271,13 +276,19 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
                 `max_position_embeddings`; ids outside their vocabulary (on a GPU an assertion on the device, without
                 waiting for it); an attention mask that is not `(batch_size, sequence_length)`; an unknown pattern.
         """
-        num_tokens, device = self._check_inputs(input_ids, inputs_embeds, attention_mask)
-        if inputs_embeds is not None and attention_mask is not None:
+        shape, device = self._check_inputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
+        limit = self.config.max_position_embeddings
+        if shape[1] > limit and cu_seq_lens_q is None:
+            raise ValueError(
+                f"the input has {shape[1]} tokens, more than this model's max_position_embeddings={limit}: truncate it"
+            )
+        plan = self._plan(pattern, shape, device, attention_mask, cu_seq_lens_q)
+        if inputs_embeds is not None and plan.is_real is not None:
             # Padding may hold anything, but what is not finite once it is normalised would reach real tokens, by weights of 0.
             is_lost = (attention_mask == 0) & ~inputs_embeds.float().square().sum(dim=-1).isfinite()
             inputs_embeds = inputs_embeds.masked_fill(is_lost.unsqueeze(-1), 0.0)
-        if position_ids is None:
-            position_ids = torch.arange(num_tokens, device=device)[None]
+        position_ids = plan.token_numbers if position_ids is None else plan.take(position_ids)
+        input_ids, token_type_ids, inputs_embeds = map(plan.take, (input_ids, token_type_ids, inputs_embeds))
         for name, ids, size in (
             ("input_ids", input_ids, self.config.vocab_size),
             ("token_type_ids", token_type_ids, self.config.type_vocab_size),
@@ -285,66 +296,47 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         ):
             if ids is not None:
                 _check_ids(name, ids, size)
-        plan, packed = self._plan(pattern, num_tokens, device), None
-        if attention_mask is not None and self._may_drop_padding(attention_mask, **kwargs):
-            packed = drop_padding(attention_mask, plan)
-        if packed is not None:
-            plan, attention_mask = packed.plan, packed.pack_mask(attention_mask)
-            inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
-            input_ids, token_type_ids, position_ids, inputs_embeds = map(packed.pack, inputs)
-        hidden_states, representatives = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, plan)
-        mask = None if attention_mask is None else sequence_mask(attention_mask, plan, representatives.shape[1])
-        hidden_states, representatives = self.encoder(hidden_states, representatives, mask, plan, **kwargs)
-        if packed is not None:
-            hidden_states = packed.unpack(hidden_states)
-            representatives = packed.unpack_representatives(representatives)
+        stream = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, plan)
+        is_recorded = kwargs.get("output_hidden_states", self.config.output_hidden_states) not in (None, False)
+        stream = self.encoder(stream, plan, is_recorded, **kwargs)
+        is_empty = (plan.num_tokens == 0)[:, None]
         return ErnieSparseModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=None if self.pooler is None else self.pooler(hidden_states),
-            representative_hidden_state=representatives if plan.pattern.hierarchical else None,
+            last_hidden_state=plan.give(stream),
+            pooler_output=None if self.pooler is None else self.pooler(stream[plan.heads].masked_fill(is_empty, 0.0)),
+            representative_hidden_state=plan.summary(stream) if plan.is_hierarchical else None,
         )
 
-    def _plan(self, pattern: Pattern | None, num_tokens: int, device: torch.device) -> BlockPlan:
-        if not isinstance(pattern, BlockPlan):
-            pattern = self.config.pattern if pattern is None else SparsePattern.parse(pattern)
-            return block_plan(pattern, num_tokens, device)
-        if pattern.num_tokens != num_tokens:
-            raise ValueError(f"the plan is for {pattern.num_tokens} tokens, but the input has {num_tokens}")
-        return pattern
+    def _plan(self, pattern: Pattern | None, shape, device, attention_mask, cu_seq_lens) -> BlockPlan:
+        if isinstance(pattern, BlockPlan):
+            if pattern.batch.shape[1] != shape[1]:
+                raise ValueError(f"the plan is for {pattern.batch.shape[1]} tokens, but the input has {shape[1]}")
+            return pattern
+        pattern = self.config.pattern if pattern is None else SparsePattern.parse(pattern)
+        per_block = self.config.num_representatives_per_block
+        return plan_batch(pattern, per_block, shape, device, attention_mask, cu_seq_lens)
 
-    def _may_drop_padding(self, attention_mask: torch.Tensor, **kwargs) -> bool:
-        """Only the block form takes packed batches, shapes must not depend on data under a compiler or a tracer, and
-        captured states and maps are promised in the batch's shape."""
-        captured = (f"output_{name}" for name in ("hidden_states", "attentions"))
-        return (
-            self.config._attn_implementation == "sdpa"
-            and attention_mask.device.type != "meta"
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
-            and not any(kwargs.get(name, getattr(self.config, name, False)) for name in captured)
-        )
-
-    def _check_inputs(self, input_ids, inputs_embeds, attention_mask) -> tuple[int, torch.device]:
+    def _check_inputs(self, input_ids, inputs_embeds, *others) -> tuple[tuple[int, int], torch.device]:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         inputs, expected = (input_ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
         if inputs.dim() != expected:
             name = "input_ids" if inputs_embeds is None else "inputs_embeds"
             raise ValueError(f"{name} has the shape {tuple(inputs.shape)}: {expected} dimensions are expected")
-        batch_size, num_tokens = inputs.shape[:2]
-        limit = self.config.max_position_embeddings
+        batch_size, num_tokens = shape = inputs.shape[:2]
         if num_tokens == 0:
             raise ValueError("the input is empty: at least one token is needed")
-        if num_tokens > limit:
-            raise ValueError(
-                f"the input has {num_tokens} tokens, more than this model's max_position_embeddings={limit}: truncate it"
-            )
-        if attention_mask is not None and attention_mask.shape != (batch_size, num_tokens):
-            raise ValueError(
-                f"attention_mask has the shape {tuple(attention_mask.shape)}: (batch_size, sequence_length) = "
-                f"{(batch_size, num_tokens)} is expected; which tokens see which is the pattern's business"
-            )
-        return num_tokens, inputs.device
+        for name, values in zip(("attention_mask", "token_type_ids", "position_ids"), others, strict=True):
+            # Positions may be the same in all rows.
+            if (
+                values is not None
+                and values.shape != shape
+                and (name == "attention_mask" or values.shape != (1, num_tokens))
+            ):
+                raise ValueError(
+                    f"{name} has the shape {tuple(values.shape)}: (batch_size, sequence_length) = {tuple(shape)} is expected"
+                    + ("; which tokens see which is the pattern's business" if name == "attention_mask" else "")
+                )
+        return (batch_size, num_tokens), inputs.device
 
 
 def _check_ids(name: str, ids: torch.Tensor, size: int):

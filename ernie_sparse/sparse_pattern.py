@@ -2,10 +2,8 @@
 """Which block of a document attends to which: the pattern as a value, and its tables for a given number of blocks."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 
@@ -165,155 +163,31 @@ _INTEGER_FIELDS = (
 )
 
 
-class BlockPlan(NamedTuple):
+def random_columns(pattern: SparsePattern, num_blocks: int, query: torch.Tensor, num_own: torch.Tensor) -> torch.Tensor:
     """
-    A pattern's block table for `num_blocks` blocks. Global query blocks see every block and need no row; each of the
-    others has one.
+    [`SparsePattern.random_blocks`] of many blocks at once, `(num_queries, r)`, filled up with -1.
 
     Args:
-        pattern ([`SparsePattern`]): The pattern.
-        key_blocks (`torch.LongTensor` of shape `(N - G, W)`):
-            For each non-global query block the blocks it sees, ascending. Rows that see fewer than W are filled up
-            with block 0.
-        is_visible (`torch.BoolTensor` of shape `(N - G, W)`): `False` where `key_blocks` is a filler.
-        places (`torch.LongTensor` of shape `(N * block_size,)`):
-            The token in each place of each block; `num_tokens` in places before the first and behind the last one.
-        token_places (`torch.LongTensor` of shape `(num_tokens,)`): The place of every token.
-        first_tokens (`torch.LongTensor` of shape `(N,)`): The first token of every block.
-        documents (`torch.LongTensor` of shape `(num_documents, max_blocks)`):
-            The blocks of each document, filled up with block 0. There is one, unless padding was dropped.
-        in_document (`torch.BoolTensor` of shape `(num_documents, max_blocks)`): `False` where `documents` is a filler.
-        sees_everything (`bool`):
-            Whether every block sees every block: the non-global ones lie within each other's window.
+        num_blocks (`int`): Of the longest document.
+        query, num_own (`torch.LongTensor` of shape `(num_queries, 1)`):
+            Blocks, by their numbers in their documents, and how many blocks these have.
     """
-
-    pattern: SparsePattern
-    key_blocks: torch.Tensor
-    is_visible: torch.Tensor
-    places: torch.Tensor
-    token_places: torch.Tensor
-    first_tokens: torch.Tensor
-    documents: torch.Tensor
-    in_document: torch.Tensor
-    sees_everything: bool
-
-    # Read off the tensors, so that a compiled model takes any plan of its kind.
-
-    @property
-    def num_blocks(self) -> int:
-        """N."""
-        return self.first_tokens.shape[0]
-
-    @property
-    def num_global_blocks(self) -> int:
-        """How many of the blocks, the first ones, are global: G, at most N."""
-        return self.first_tokens.shape[0] - self.key_blocks.shape[0]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the document."""
-        return self.token_places.shape[0]
-
-    @classmethod
-    def build(cls, pattern: SparsePattern, num_tokens: int, device: torch.device | str = "cpu") -> "BlockPlan":
-        """The plan's tables, in O(N · W). Random blocks, where there are any, take O(N²) time, but no more memory."""
-        num_blocks = pattern.num_blocks(num_tokens)
-        # Comparisons instead of `min`: a compiler turns them into conditions instead of carrying them along.
-        num_global = num_blocks if pattern.num_global_blocks >= num_blocks else pattern.num_global_blocks
-        reach = num_blocks if pattern.num_window_blocks // 2 > num_blocks else pattern.num_window_blocks // 2
-        query = torch.arange(num_global, num_blocks, device=device)[:, None]
-        window = query + torch.arange(-reach, reach + 1, device=device)
-        # N stands for "no block": it sorts behind every real one.
-        window = torch.where((window >= num_global) & (window < num_blocks), window, num_blocks)
-        leading = torch.arange(num_global, device=device).expand(num_blocks - num_global, -1)
-        columns = [leading, window]
-        if pattern.num_random_blocks and num_blocks > num_global:
-            columns.append(cls._random_columns(pattern, num_blocks, query))
-        table = torch.cat(columns, dim=1).sort(dim=1).values
-        if not torch.compiler.is_compiling():
-            table = table[:, :num_blocks]
-        is_visible = table < num_blocks
-        places = torch.arange(num_blocks * pattern.block_size, device=device) - pattern.block_shift
-        return cls(
-            pattern,
-            key_blocks=torch.where(is_visible, table, 0),
-            is_visible=is_visible,
-            places=torch.where((places >= 0) & (places < num_tokens), places, num_tokens),
-            token_places=torch.arange(num_tokens, device=device) + pattern.block_shift,
-            first_tokens=places[:: pattern.block_size].clamp(min=0),
-            documents=torch.arange(num_blocks, device=device)[None],
-            in_document=torch.ones(1, num_blocks, dtype=torch.bool, device=device),
-            # An exported program has to serve short documents in the block form as well.
-            sees_everything=num_blocks - num_global <= (0 if torch.compiler.is_exporting() else reach + 1),
+    count = num_blocks if pattern.num_random_blocks >= num_blocks else pattern.num_random_blocks
+    if count == 0:
+        return query.new_empty(query.shape[0], 0)
+    key, most = torch.arange(num_blocks, device=query.device)[None, :], torch.iinfo(torch.int64).max
+    # A compiler's shapes may be symbols, which cannot be split by.
+    size = None if torch.compiler.is_compiling() else max(1, CHUNK_HASHES // num_blocks)
+    columns = []
+    for rows, own in [(query, num_own)] if size is None else zip(query.split(size), num_own.split(size), strict=True):
+        unseen = (
+            ((rows - key).abs() > pattern.num_window_blocks // 2) & (key >= pattern.num_global_blocks) & (key < own)
         )
-
-    @staticmethod
-    def _random_columns(pattern: SparsePattern, num_blocks: int, query: torch.Tensor) -> torch.Tensor:
-        key, most = torch.arange(num_blocks, device=query.device)[None, :], torch.iinfo(torch.int64).max
-        # A compiler's shapes may be symbols, which cannot be split by.
-        chunks = (query,) if torch.compiler.is_compiling() else query.split(max(1, CHUNK_HASHES // num_blocks))
-        columns = []
-        for rows in chunks:
-            seen = ((rows - key).abs() <= pattern.num_window_blocks // 2) | (key < pattern.num_global_blocks)
-            # The key block in the low bits makes every rank distinct, so that ties cannot be broken differently elsewhere.
-            rank = ((_hash32(pattern.seed, rows, key) << 24) | key).masked_fill_(seen, most)
-            rank, drawn = rank.topk(min(pattern.num_random_blocks, num_blocks), dim=1, largest=False)
-            columns.append(torch.where(rank == most, num_blocks, drawn))
-        return torch.cat(columns)
-
-    def block_mask(self) -> torch.Tensor:
-        """The same table read densely: `(N, N)` bool, True where query block (row) sees key block (column)."""
-        mask = torch.zeros(self.num_blocks, self.num_blocks, dtype=torch.bool, device=self.key_blocks.device)
-        mask[: self.num_global_blocks] = True
-        rows = mask[self.num_global_blocks :]
-        # Fillers point at block 0: add up instead of writing, so that they cannot erase a visible block 0.
-        counts = torch.zeros_like(rows, dtype=torch.long).scatter_add_(1, self.key_blocks, self.is_visible.long())
-        rows |= counts > 0
-        return mask
-
-    @property
-    def token_blocks(self) -> torch.Tensor:
-        """The block of every token, `(num_tokens,)`."""
-        return self.token_places // self.pattern.block_size
-
-    def by_document(
-        self, representatives: torch.Tensor, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Representatives `(1, N · R, …)` and which of them are real as one row per document, `(num_documents,
-        max_blocks · R, …)`. Nothing changes where there is one document per row already.
-        """
-        if len(self.documents) == 1:
-            return representatives, mask
-        blocks = representatives[0].unflatten(0, (self.num_blocks, -1))
-        rows = blocks.index_select(0, self.documents.flatten()).unflatten(0, self.documents.shape).flatten(1, 2)
-        is_real = mask[0].unflatten(0, (self.num_blocks, -1))[self.documents] & self.in_document[:, :, None]
-        return rows, is_real.flatten(1, 2)
-
-    def by_block(self, rows: torch.Tensor) -> torch.Tensor:
-        """The inverse of [`BlockPlan.by_document`], for the representatives."""
-        if len(self.documents) == 1:
-            return rows
-        blocks = rows.unflatten(1, (self.documents.shape[1], -1))
-        return (
-            blocks.new_zeros(self.num_blocks, *blocks.shape[2:])
-            .index_copy(0, self.documents[self.in_document], blocks[self.in_document])
-            .flatten(0, 1)[None]
-        )
-
-
-def block_plan(pattern: SparsePattern, num_tokens: int, device: torch.device | str) -> BlockPlan:
-    """The plan of `pattern` for documents of `num_tokens` tokens on `device`, from a small cache."""
-    if torch.compiler.is_compiling():
-        return BlockPlan.build(pattern, num_tokens, device)
-    return _cached_plan(pattern, num_tokens, torch.device(device))
-
-
-@functools.lru_cache(maxsize=64)
-def _cached_plan(pattern: SparsePattern, num_tokens: int, device: torch.device) -> BlockPlan:
-    # A tensor made under inference_mode could not be saved for a later backward pass.
-    with torch.inference_mode(False):
-        return BlockPlan.build(pattern, num_tokens, device)
+        # The key block in the low bits makes every rank distinct, so that ties cannot be broken differently elsewhere.
+        rank = ((_hash32(pattern.seed, rows, key) << 24) | key).masked_fill_(~unseen, most)
+        rank, drawn = rank.topk(count, dim=1, largest=False)
+        columns.append(torch.where(rank == most, -1, drawn))
+    return columns[0] if len(columns) == 1 else torch.cat(columns)
 
 
 def _hash32(seed, query, key):

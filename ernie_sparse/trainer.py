@@ -19,9 +19,10 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from .block_plan import plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError
-from .sparse_pattern import SparsePattern, block_plan
+from .sparse_pattern import SparsePattern
 from .trainer_internals import PatchedTrainer
 from .training_checkpoints import last_checkpoint
 
@@ -224,8 +225,10 @@ class SaorTrainer(PatchedTrainer):
             patterns = {"pattern": own, "consistency_pattern": second_pattern(own, self.saor, self.state.global_step)}
             if self.args.torch_compile:
                 # As tables they are inputs of the program; as values they would be constants, compiled anew each step.
-                length, device = _length(inputs), self.accelerator.device
-                patterns = {name: block_plan(pattern, length, device) for name, pattern in patterns.items()}
+                shape = (inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]).shape[:2]
+                per_block = self.accelerator.unwrap_model(model).config.num_representatives_per_block
+                settings = (per_block, shape, self.accelerator.device, inputs.get("attention_mask"), None, True)
+                patterns = {name: plan_batch(pattern, *settings) for name, pattern in patterns.items()}
             inputs = {**inputs, **patterns, "consistency_alpha": self.saor.saor_alpha}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.saor.saor_alpha > 0:

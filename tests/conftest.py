@@ -17,7 +17,7 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging
 
-from ernie_sparse import ErnieSparseConfig, hst_attention
+from ernie_sparse import ErnieSparseConfig, block_plan
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -40,7 +40,7 @@ def seed():
 @pytest.fixture
 def block_form(monkeypatch):
     """Short inputs go through the block form as long ones do, instead of one dense call."""
-    monkeypatch.setattr(hst_attention, "MAX_DENSE_LENGTH", 0)
+    monkeypatch.setattr(block_plan, "MAX_DENSE_LENGTH", 0)
 
 
 @pytest.fixture(params=["dense", "blocks"])

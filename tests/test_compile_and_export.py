@@ -24,7 +24,7 @@ from ernie_sparse import (
     ErnieSparseModel,
     SparsePattern,
 )
-from ernie_sparse.sparse_pattern import block_plan
+from ernie_sparse.block_plan import plan_batch
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 DYNAMIC = torch.export.Dim.DYNAMIC
@@ -97,12 +97,17 @@ def compiled(model, **kwargs):
     return torch.compile(model, fullgraph=True, dynamic=True, **kwargs)
 
 
+def static_plan(pattern, inputs):
+    shape, mask = inputs["input_ids"].shape, inputs["attention_mask"]
+    return plan_batch(pattern, 1, shape, torch.device("cpu"), mask, is_static=True)
+
+
 def compare_with_plans(program, model, pattern, batch_size, num_tokens, has_mask):
     inputs = make_inputs(batch_size, num_tokens)
-    plan = block_plan(pattern, num_tokens, "cpu")
     is_real = inputs["attention_mask"].bool()
     if not has_mask:
         inputs["attention_mask"] = None
+    plan = static_plan(pattern, inputs)
     with torch.no_grad():
         actual = program(**inputs, pattern=plan).last_hidden_state[is_real]
         expected = model(**inputs, pattern=pattern).last_hidden_state[is_real]
@@ -166,7 +171,7 @@ def test_a_pattern_itself_compiles_as_well(build):
 def test_a_plan_for_another_length_is_refused(is_compiled, build):
     model = build(ErnieSparseModel, num_hidden_layers=1)
     program = compiled(model, backend="eager") if is_compiled else model
-    plan = block_plan(PATTERNS["plain"], 40, "cpu")
+    plan = static_plan(PATTERNS["plain"], make_inputs(2, 40))
     inputs = make_inputs(2, 48)
     with pytest.raises(
         (ValueError, torch._dynamo.exc.Unsupported) if is_compiled else ValueError,
@@ -212,7 +217,7 @@ def test_compiled_inference(name, build):
             (PATTERNS["random_and_shifted"], 2, 128),
         ):
             inputs = make_inputs(batch_size, num_tokens)
-            actual = program(**inputs, pattern=block_plan(pattern, num_tokens, "cpu")).logits
+            actual = program(**inputs, pattern=static_plan(pattern, inputs)).logits
             expected = model(**inputs, pattern=pattern).logits
             if head.is_per_token:
                 actual, expected = (logits[inputs["attention_mask"].bool()] for logits in (actual, expected))
@@ -230,7 +235,7 @@ def test_compiled_training_step(model, build):
         losses, results = [], []
         for call in (program, model):
             model.zero_grad()
-            loss = call(**batch, pattern=block_plan(pattern, max(lengths), "cpu")).loss
+            loss = call(**batch, pattern=static_plan(pattern, batch)).loss
             loss.backward()
             losses.append(loss.detach())
             results.append(gradients(model))

@@ -14,8 +14,9 @@ import ernie_sparse
 PACKAGE = Path(ernie_sparse.__file__).parent
 # Each row may import from the rows above it alone; a folder's files also from one another.
 LEVELS = (
-    ("errors", "sparse_pattern", "block_attention", "saor"),
-    ("flex_block_mask", "unpadding", "configuration_ernie_sparse", "command_line"),
+    ("errors", "sparse_pattern", "saor"),
+    ("block_plan", "configuration_ernie_sparse", "command_line"),
+    ("block_attention",),
     ("hst_attention",),
     ("hst_layer",),
     ("modeling_ernie_sparse",),

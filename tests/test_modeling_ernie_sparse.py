@@ -34,7 +34,7 @@ from ernie_sparse import (
     ErnieSparseForTokenClassification,
     ErnieSparseModel,
     SparsePattern,
-    hst_attention,
+    block_plan,
 )
 
 BACKENDS = ["eager", "sdpa"]
@@ -313,8 +313,9 @@ def test_hidden_states_and_gradients_equal_an_independent_reference(case, backen
 
     loss, reference_loss = 0.0, 0.0
     for i, is_real in enumerate(inputs["attention_mask"].bool()):
+        ids, types, real = inputs["input_ids"][i, is_real], inputs["token_type_ids"][i, is_real], is_real[is_real]
         tokens, representatives = reference_encoder(
-            weights, model.config, pattern, inputs["input_ids"][i], inputs["token_type_ids"][i], positions, is_real
+            weights, model.config, pattern, ids, types, positions[: len(ids)], real
         )
         torch.testing.assert_close(output.last_hidden_state[i, is_real].double(), tokens, **CLOSE)
         weighting = torch.randn_like(tokens)
@@ -379,7 +380,7 @@ def test_sdpa_equals_eager_with_gradients_on_short_and_long_documents(pattern, l
             # The blocks with a real token are the first ones.
             kept = [output.representative_hidden_state[i, : pattern.num_blocks(n)] for i, n in enumerate(lengths)]
             states, sequence_length = states + kept, sequence_length + len(output.representative_hidden_state[0])
-        assert (sequence_length > hst_attention.MAX_DENSE_LENGTH) == (max(lengths) == 620)
+        assert (sequence_length > block_plan.MAX_DENSE_LENGTH) == (max(lengths) == 620)
         sum((values * torch.linspace(-1, 1, values.numel()).view_as(values)).sum() for values in states).backward()
         results.append((states, gradients(model)))
     (expected, expected_gradients), (actual, actual_gradients) = results
@@ -393,7 +394,7 @@ def test_hidden_states_are_captured_per_layer_and_aligned_with_the_tokens(backen
     model = build("base", backend, num_hidden_layers=3)
     layer_outputs = []
     for layer in model.encoder.layer:
-        layer.register_forward_hook(lambda module, args, output: layer_outputs.append(output[0]))
+        layer.register_forward_hook(lambda module, args, output: layer_outputs.append(args[1].give(output)))
     output = model(**make_inputs(lengths=(21, 13)), output_hidden_states=True)
     assert [tuple(states.shape) for states in output.hidden_states] == [(2, 21, 32)] * 4
     for states, layer_output in zip(output.hidden_states[1:], layer_outputs, strict=True):
@@ -412,8 +413,9 @@ def test_attentions_are_over_tokens_and_follow_the_pattern(hierarchical, build):
     output = model(**inputs, pattern=pattern, output_attentions=True)
     assert [tuple(maps.shape) for maps in output.attentions] == [(2, 4, 33, 33)] * 3
     block = [(t + 1) // 4 for t in range(33)]
-    sees = torch.tensor([[pattern.sees(block[q], block[k], 9) for k in range(33)] for q in range(33)])
     for i, is_real in enumerate(inputs["attention_mask"].bool()):
+        num_blocks = pattern.num_blocks(int(is_real.sum()))
+        sees = torch.tensor([[pattern.sees(block[q], block[k], num_blocks) for k in range(33)] for q in range(33)])
         for maps in output.attentions:
             weights = maps[i][:, is_real]
             assert torch.equal(weights > 0, (sees & is_real)[is_real].expand_as(weights))

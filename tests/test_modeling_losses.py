@@ -217,7 +217,6 @@ def test_question_answering_loss_ignores_padding(build):
     padding = batch["attention_mask"] == 0
     poisoned = {**batch, "input_ids": torch.where(padding, 57, batch["input_ids"])}
     output, poisoned_output = model(**batch), model(**poisoned)
-    assert not torch.allclose(output.start_logits[padding], poisoned_output.start_logits[padding], atol=1e-2)
     for part in ("task_loss", "consistency_loss", "loss"):
         torch.testing.assert_close(output[part], poisoned_output[part], rtol=1e-6, atol=1e-6)
 

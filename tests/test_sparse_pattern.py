@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_sparse import ErnieSparseModel, SparsePattern, hst_attention, sparse_pattern
-from ernie_sparse.sparse_pattern import BlockPlan, block_plan
+from ernie_sparse import ErnieSparseModel, SparsePattern
+from ernie_sparse.block_plan import Documents, plan_batch
 
 DEFAULTS = {
     "block_size": 64,
@@ -65,16 +65,27 @@ def seen_blocks_by_walking(num_blocks, num_window_blocks, num_global_blocks):
 
 
 def plan_of_blocks(pattern, num_blocks):
-    return BlockPlan.build(pattern, num_blocks * pattern.block_size - pattern.block_shift)
+    return plan_of_tokens(pattern, num_blocks * pattern.block_size - pattern.block_shift)
+
+
+def plan_of_tokens(pattern, num_tokens):
+    return plan_batch(pattern, 1, (1, num_tokens), torch.device("cpu"))
 
 
 def table_as_sets(plan):
     """The plan's table row by row, with the rows that global blocks do not need filled in."""
-    everything = set(range(plan.num_blocks))
-    rows = [everything for _ in range(plan.num_global_blocks)]
-    for keys, visible in zip(plan.key_blocks.tolist(), plan.is_visible.tolist(), strict=True):
-        rows.append({key for key, is_visible in zip(keys, visible, strict=True) if is_visible})
+    num_blocks = len(plan.block_numbers)
+    rows = [set(range(num_blocks)) for _ in range(num_blocks - len(plan.query_blocks))]
+    for keys, mask in zip(plan.key_blocks.tolist(), plan.key_mask, strict=True):
+        rows.append({key for key, seen in zip(keys, mask.view(len(keys), -1).any(1).tolist(), strict=True) if seen})
     return rows
+
+
+def block_mask(plan):
+    """Which block sees which, read off the definition by position."""
+    visible = plan.visibility(Documents(1))[0]
+    firsts = [plan.position_blocks.tolist().index(block) for block in range(len(plan.block_numbers))]
+    return visible[firsts][:, firsts]
 
 
 def mask_as_sets(mask):
@@ -220,9 +231,9 @@ def test_tokens_are_cut_into_blocks_with_a_short_first_one(block_size):
         pattern = SparsePattern(block_size=block_size, block_shift=block_shift)
         blocks = blocks_by_cutting(num_tokens, block_size, block_shift)
         assert pattern.num_blocks(num_tokens) == len(blocks)
-        plan = block_plan(pattern, num_tokens, "cpu")
-        assert plan.num_blocks == len(blocks)
-        token_blocks = plan.token_blocks.tolist()
+        plan = plan_of_tokens(pattern, num_tokens)
+        assert len(plan.block_numbers) == len(blocks)
+        token_blocks = plan.position_blocks[plan.tokens].tolist()
         assert token_blocks == [index for index, block in enumerate(blocks) for _ in block]
         assert plan.first_tokens.tolist() == [token_blocks.index(block) for block in range(len(blocks))]
 
@@ -241,9 +252,9 @@ def test_tokens_see_each_other_as_the_pattern_says(num_random_blocks):
             key_blocks |= set(pattern.random_blocks(query_block, len(blocks)))
             for query_token, key_block in itertools.product(blocks[query_block], key_blocks):
                 expected[query_token, blocks[key_block]] = True
-        plan = block_plan(pattern, num_tokens, "cpu")
-        token_blocks = plan.token_blocks
-        assert torch.equal(plan.block_mask()[token_blocks][:, token_blocks], expected), (pattern, num_tokens)
+        plan = plan_of_tokens(pattern, num_tokens)
+        token_blocks = plan.position_blocks[plan.tokens]
+        assert torch.equal(block_mask(plan)[token_blocks][:, token_blocks], expected), (pattern, num_tokens)
 
 
 @pytest.mark.parametrize("num_random_blocks", RANDOMS)
@@ -255,11 +266,10 @@ def test_predicate_table_and_dense_mask_agree(num_random_blocks):
         blocks = range(num_blocks)
         expected = [{k for k in blocks if pattern.sees(q, k, num_blocks)} for q in blocks]
         plan = plan_of_blocks(pattern, num_blocks)
-        assert plan.num_global_blocks == min(num_global, num_blocks)
         assert table_as_sets(plan) == expected, (pattern, num_blocks)
-        assert mask_as_sets(plan.block_mask()) == expected, (pattern, num_blocks)
+        assert mask_as_sets(block_mask(plan)) == expected, (pattern, num_blocks)
         if num_random_blocks == 0 or plan.sees_everything:
-            assert plan.sees_everything == plan.block_mask().all(), (pattern, num_blocks)
+            assert plan.sees_everything == block_mask(plan).all(), (pattern, num_blocks)
 
 
 def test_predicate_without_random_blocks_is_window_and_global():
@@ -269,31 +279,9 @@ def test_predicate_without_random_blocks_is_window_and_global():
         assert predicate == seen_blocks_by_walking(num_blocks, window, num_global), (pattern, num_blocks)
 
 
-def test_table_rows_ascend_and_count_what_is_visible():
-    for window, num_global, num_random, num_blocks in itertools.product(
-        WINDOWS, (0, 1, 2, 6), RANDOMS, (1, 2, 3, 8, 13, 40)
-    ):
-        plan = plan_of_blocks(SparsePattern(8, window, num_global, num_random), num_blocks)
-        seen = seen_blocks_by_walking(num_blocks, window, num_global)[plan.num_global_blocks :]
-        num_seen = [len(row) + min(num_random, num_blocks - len(row)) for row in seen]
-        assert plan.is_visible.sum(dim=1).tolist() == num_seen
-        assert plan.key_blocks.shape == plan.is_visible.shape
-        assert plan.key_blocks.shape[1] <= min(num_global + window + num_random, num_blocks)
-        for keys, visible in zip(plan.key_blocks.tolist(), plan.is_visible.tolist(), strict=True):
-            count = sum(visible)
-            assert visible == [True] * count + [False] * (len(visible) - count)
-            assert keys[:count] == sorted(set(keys[:count]))
-            assert keys[count:] == [0] * (len(keys) - count)
-
-
-def test_table_does_not_grow_with_the_document():
-    pattern = SparsePattern(8, num_window_blocks=5, num_global_blocks=2, num_random_blocks=3)
-    assert plan_of_blocks(pattern, 300).key_blocks.shape == (298, 10)
-
-
 def test_full_pattern_sees_everything_at_any_length():
     for num_blocks in (1, 2, 17):
-        assert plan_of_blocks(SparsePattern.full(), num_blocks).block_mask().all()
+        assert block_mask(plan_of_blocks(SparsePattern.full(), num_blocks)).all()
         assert SparsePattern.full().sees(num_blocks - 1, 0, num_blocks)
     assert SparsePattern.full(block_size=16, hierarchical=True).block_size == 16
     assert SparsePattern.full(hierarchical=True).hierarchical
@@ -332,7 +320,7 @@ def test_random_blocks_are_the_same_on_every_call_and_differ_between_seeds():
     plans = [plan_of_blocks(SparsePattern(8, num_random_blocks=2, seed=seed), 32) for seed in (0, 0, 1, 2**32 - 1)]
     assert torch.equal(plans[0].key_blocks, plans[1].key_blocks)
     for first, second in itertools.combinations(plans[1:], 2):
-        assert not torch.equal(first.block_mask(), second.block_mask())
+        assert not torch.equal(block_mask(first), block_mask(second))
 
 
 def test_global_random_states_are_neither_read_nor_moved():
@@ -343,7 +331,7 @@ def test_global_random_states_are_neither_read_nor_moved():
         np.random.seed(seed)
         torch.manual_seed(seed)
         before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-        masks.append((plan_of_blocks(pattern, 20).block_mask().tolist(), pattern.random_blocks(10, 20)))
+        masks.append((block_mask(plan_of_blocks(pattern, 20)).tolist(), pattern.random_blocks(10, 20)))
         assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert masks[0] == masks[1]
 
@@ -392,34 +380,3 @@ def test_model_attends_to_the_same_blocks_in_training_and_in_evaluation(tiny_con
         assert len(attentions) == config.num_hidden_layers
         for attention in attentions:
             assert torch.equal(attention[0] > 0, expected.expand(config.num_attention_heads, -1, -1))
-
-
-def test_plan_is_made_once_for_the_same_arguments():
-    pattern = SparsePattern(block_size=8, num_random_blocks=1)
-    plan = block_plan(pattern, 40, "cpu")
-    assert block_plan(SparsePattern.parse(str(pattern)), 40, torch.device("cpu")) is plan
-    assert block_plan(pattern, 41, "cpu") is not plan
-    assert block_plan(dataclasses.replace(pattern, seed=1), 40, "cpu") is not plan
-
-
-@pytest.mark.usefixtures("either_form")
-@pytest.mark.parametrize("is_padded", [False, True])
-def test_what_is_first_made_under_inference_mode_serves_a_backward_pass(is_padded):
-    sparse_pattern._cached_plan.cache_clear()
-    hst_attention._cached_dense_mask.cache_clear()
-    pattern = SparsePattern(block_size=4, num_random_blocks=1)
-    query, key, value = torch.randn(3, 1, 2, 30, 4, requires_grad=True)
-    mask = torch.arange(30)[None] < 20 if is_padded else None
-
-    def attend(plan):
-        module = torch.nn.Module()
-        return hst_attention.sdpa_hst_attention(module, query, key, value, mask, plan=plan, num_tokens=30, scaling=0.5)[
-            0
-        ]
-
-    with torch.inference_mode():
-        plan = block_plan(pattern, 30, "cpu")
-        assert attend(plan).is_inference() and not plan.key_blocks.is_inference()
-    assert block_plan(pattern, 30, "cpu") is plan
-    assert not hst_attention._cached_dense_mask(pattern, 30, 30, torch.device("cpu")).is_inference()
-    assert torch.autograd.grad(attend(plan).square().sum(), value)[0].any()

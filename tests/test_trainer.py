@@ -27,8 +27,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import ernie_sparse
 from ernie_sparse import SparsePattern
+from ernie_sparse.block_plan import BlockPlan, plan_batch
 from ernie_sparse.errors import InputError
-from ernie_sparse.sparse_pattern import BlockPlan
 from ernie_sparse.trainer import PERTURBATIONS, DivergedError, SaorArguments, SaorTrainer, perturb, second_pattern
 
 OWN = SparsePattern(block_size=8, num_window_blocks=3, num_random_blocks=1, block_shift=5, seed=4)
@@ -529,4 +529,8 @@ def test_a_compiled_model_is_given_its_patterns_as_plans(head, tmp_path):
     for name in ("pattern", "consistency_pattern"):
         value, plan = (kwargs[name] for kwargs in given)
         assert isinstance(value, SparsePattern) and isinstance(plan, BlockPlan)
-        assert plan.pattern == value and plan.num_tokens == given[1]["input_ids"].shape[-1]
+        batch = given[1]
+        expected = plan_batch(
+            value, 1, batch["input_ids"].shape, torch.device("cpu"), batch["attention_mask"], is_static=True
+        )
+        assert torch.equal(plan.key_blocks, expected.key_blocks) and torch.equal(plan.is_real, expected.is_real)

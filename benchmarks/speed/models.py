@@ -66,8 +66,8 @@ class Sizes:
         }
 
 
-def _identity_on_value(module, query, key, value, attention_mask, **kwargs):
-    return value.transpose(1, 2), None
+def _identity_on_value(module, query, key, value, plan, **kwargs):
+    return value, None
 
 
 def _ernie_sparse_config(sizes: Sizes, attention_dropout: float, backend: str) -> ErnieSparseConfig:
@@ -153,7 +153,7 @@ def canonical_name(name: str) -> str:
     if family == OURS and (not colon or backend in ALL_ATTENTION_FUNCTIONS.valid_keys()):
         return f"{OURS}:{backend or 'sdpa'}"
     if name not in BUILDERS:
-        backends = ", ".join(f"{OURS}:{backend}" for backend in ("sdpa", "eager", "flex_attention"))
+        backends = ", ".join(f"{OURS}:{backend}" for backend in ("sdpa", "eager"))
         raise InputError(f"--models {name}: it must be one of {backends}, {', '.join(BUILDERS)}")
     return name
 

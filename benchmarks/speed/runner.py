@@ -27,7 +27,7 @@ SHORTEST, LONGEST = 16, 2**20
 EXAMPLES = f"""models:
   no-attention              the same model without attention: its layers with the identity on the values in its place; no
                             encoder with these linear layers can be faster, so time over it says what attention costs
-  ernie-sparse:<backend>    ErnieSparseModel under --pattern, with attn_implementation sdpa, eager or flex_attention
+  ernie-sparse:<backend>    ErnieSparseModel under --pattern, with attn_implementation sdpa or eager
   dense                     BERT, scaled_dot_product_attention over all tokens
   bigbird                   BigBird, blocks of 64, 3 random blocks; below 705 tokens it runs full attention by itself
   longformer                Longformer, window 512, the first token global; it pads to whole windows
