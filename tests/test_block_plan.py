@@ -153,6 +153,9 @@ def test_a_static_plan_has_the_same_documents_and_padding_behind_them(name, num_
     assert torch.equal(static.take(torch.arange(10).view(2, 5))[is_real[static.tokens]], plan.sources)
     visible = in_the_tables(static)[is_real][:, is_real]
     assert torch.equal(visible, in_the_tables(plan))
+    # Kernels differ on a row that sees nothing.
+    for mask_of_rows in (static.key_mask, static.documents.key_mask, static.summaries.key_mask):
+        assert mask_of_rows.any(dim=1).all()
     # Nothing real sees padding.
     seen = [static.places[k].flatten()[m] for k, m in zip(static.key_blocks, static.key_mask, strict=True)]
     of_real = [is_real[static.places[block]].any() for block in static.query_blocks]
@@ -170,6 +173,7 @@ def test_several_documents_in_a_row():
     plan = plan_batch(pattern, 1, (2, 5), CPU, None, bounds)
     assert plan.num_tokens.tolist() == [3, 2, 0, 5] and plan.sources is None
     assert plan.token_numbers.tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 4]
+    assert plan_batch(pattern, 1, (2, 5), CPU, torch.ones(2, 5), bounds).num_tokens.tolist() == [3, 2, 0, 5]
     mask = torch.tensor([[1, 1, 0, 0, 1], [0, 1, 1, 1, 1]])
     plan = plan_batch(pattern, 1, (2, 5), CPU, mask, bounds)
     assert plan.num_tokens.tolist() == [2, 1, 0, 4] and plan.sources.tolist() == [0, 1, 4, 6, 7, 8, 9]

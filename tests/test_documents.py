@@ -14,6 +14,7 @@ from transformers import DataCollatorWithFlattening
 from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM, ErnieSparseModel, SparsePattern
 from ernie_sparse import block_attention as block_attention_module
 from ernie_sparse import hst_attention as hst_attention_module
+from ernie_sparse.block_plan import plan_batch
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 SOME_PATTERNS = [
@@ -249,6 +250,24 @@ def test_embeddings_of_padding_may_be_anything(backend, poison, asked):
     assert len(results[0]) > 10
     for actual, expected in zip(*results, strict=True):
         assert expected.isfinite().all() and torch.equal(actual, expected)
+
+
+def test_embeddings_of_padding_may_be_anything_where_padding_is_in_the_stream():
+    model, mask = build(), torch.ones(2, 30, dtype=torch.long)
+    mask[1, 9:] = 0
+    embeddings = torch.randn(2, 30, 16)
+    plan = plan_batch(model.config.pattern, 1, mask.shape, torch.device("cpu"), mask, is_static=True)
+    expected = model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+    embeddings = embeddings.masked_fill(mask[..., None] == 0, math.nan)
+    output = model(inputs_embeds=embeddings, attention_mask=mask, pattern=plan)
+    torch.testing.assert_close(output.last_hidden_state, expected, **CLOSE)
+
+
+@some_patterns
+def test_what_is_pooled_is_the_first_token(pattern):
+    model, (document,) = build(), make_documents((30,))
+    output = model(document[0][None], pattern=pattern)
+    torch.testing.assert_close(output.pooler_output, model.pooler(output.last_hidden_state[:, 0]))
 
 
 @every_backend
