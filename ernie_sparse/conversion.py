@@ -324,6 +324,10 @@ def _lacks_tokenizer(place: str | Path) -> bool:
 def _read_weights(source: _Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The source's weights that have a place here, under our names, and why the others have none."""
     weights, unused = _load(source)
+    not_finite = [
+        name for name, weight in weights.items() if weight.is_floating_point() and not weight.isfinite().all()
+    ]
+    _refuse(not_finite, f"{source.name} holds weights that are not finite")
     reason = f"{source.source_class.__name__} does not use it"
     dropped = {name: f"{reason}; the base model does" if POOLER.search(name) else reason for name in unused}
     reasons = {**DROPPED, **source.family.dropped}

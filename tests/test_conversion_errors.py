@@ -66,6 +66,11 @@ def misshapen_weight(folder: Path) -> Path:
     return folder / "source"
 
 
+def weight_of_nan(folder: Path) -> Path:
+    add_weights(saved(folder), {"bert.encoder.layer.1.output.dense.bias": torch.full((32,), torch.nan)})
+    return folder / "source"
+
+
 def old_weights(folder: Path, content: bytes | None) -> Path:
     """Weights as PyTorch writes them, or a file of that name."""
     path = saved(folder) / "model.safetensors"
@@ -155,6 +160,10 @@ BAD_SOURCES = {
     "a layer too many": (
         additional_layer,
         "holds weights that BertForMaskedLM does not know: bert.encoder.layer.2.attention.output.LayerNorm.bias, ",
+    ),
+    "a weight that is no number": (
+        weight_of_nan,
+        "source holds weights that are not finite: bert.encoder.layer.1.output.dense.bias",
     ),
     "a misshapen weight": (misshapen_weight, "bert.encoder.layer.0.intermediate.dense.bias"),
     "a decoder": (lambda folder: saved(folder, is_decoder=True), "is a decoder: ErnieSparse is an encoder"),
