@@ -56,6 +56,7 @@ class Run:
         content = {name: value for name, value in identity.items() if name not in MAY_CHANGE or name in MAY_GROW}
         self.identity = json.loads(json.dumps(as_json(content)))
         self._earlier: Path | None = None
+        self._made_folder = False
         self._lock = FileLock(self.folder / LOCK_NAME, blocking=False)
 
     def checkpoint(self) -> str | None:
@@ -74,6 +75,8 @@ class Run:
             if not is_complete(Path(asked)):
                 check_whole(asked, self.training)
             self._earlier = Path(asked).parent
+            if self._earlier.resolve() == self.folder.resolve():
+                self._earlier = self.folder
         elif asked == "last" and ((self.folder / FILE_NAME).is_file() or all_checkpoints(self.folder)):
             self._earlier = self.folder
         if self._earlier != self.folder:
@@ -104,6 +107,7 @@ class Run:
     def _take_folder(self):
         if not self.is_main_process:
             return
+        self._made_folder = not self.folder.is_dir()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
@@ -191,14 +195,16 @@ class Run:
         write_json(self.folder / FILE_NAME, self.identity)
 
     def release(self):
-        """Let other runs have the folder; leave none behind where nothing was made to go on from."""
-        if not self.is_main_process or not self.folder.is_dir():
+        """Let other runs have the folder; leave no folder behind that holds nothing to go on from."""
+        if not self._lock.is_locked:
             return
-        self._lock.release()
-        (self.folder / LOCK_NAME).unlink(missing_ok=True)
-        if {path.name for path in self.folder.iterdir()} <= {FILE_NAME}:
+        if {path.name for path in self.folder.iterdir()} <= {FILE_NAME, LOCK_NAME}:
             (self.folder / FILE_NAME).unlink(missing_ok=True)
-            self.folder.rmdir()
+            (self.folder / LOCK_NAME).unlink(missing_ok=True)
+            if self._made_folder:
+                self.folder.rmdir()
+        # Otherwise the lock's file stays: without it, whoever has opened it and waits would lock what is no longer there.
+        self._lock.release()
 
     def finish(
         self,

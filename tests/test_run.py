@@ -108,6 +108,20 @@ def test_a_run_from_another_folders_checkpoint_needs_an_empty_one(tmp_path):
         started(tmp_path / "third", str(checkpoint))
 
 
+def test_a_folder_may_be_spelt_in_two_ways(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = leave_checkpoint(tmp_path / "out", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for folder, path in (("out", checkpoint), ("link", checkpoint), (tmp_path / "out", "link/checkpoint-2")):
+        assert started(folder, str(path)) == str(path)
+    (tmp_path / "out" / "results.json").write_text("{}")
+    run = run_in("out", str(checkpoint))
+    run.checkpoint()
+    run.check_data(DATA)
+    run.release()
+    assert run.finished_results() == {}
+
+
 def test_a_folder_has_one_run_at_a_time(tmp_path):
     first = run_in(tmp_path)
     first.checkpoint()
@@ -115,8 +129,12 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
         run_in(tmp_path).checkpoint()
     # Of several processes the first one holds it.
     assert run_in(tmp_path, training={"process_index": 1}).checkpoint() is None
+    # What does not hold it lets nothing go.
+    run_in(tmp_path).release()
+    with pytest.raises(InputError, match="another run is writing"):
+        run_in(tmp_path).checkpoint()
     first.release()
-    assert started(tmp_path) is None
+    assert started(tmp_path) is None and tmp_path.is_dir()
 
 
 @pytest.mark.parametrize("by_path", [True, False])
