@@ -443,7 +443,3 @@ class LossOfRun(TrainerCallback, ExportableState):
 
     def mean(self) -> float:
         return self.total / max(self.updates, 1)
-
-
-def _length(batch: dict[str, torch.Tensor]) -> int:
-    return batch["input_ids"].shape[-1] if "input_ids" in batch else batch["inputs_embeds"].shape[-2]
