@@ -4,12 +4,14 @@ Attention over a stream under its plan, `(length, num_heads, head_dim)` in and o
 table, in two ways: SDPA on gathered keys and values, which runs everywhere, and a function for the CPU.
 """
 
+import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from .block_plan import BlockPlan, Documents
+from .block_plan import BlockPlan, BlockTables, Documents
 
 # How many attention scores the CPU function holds at a time: 4 MiB of fp32, so that they stay in the cache.
 CHUNK_SCORES = 2**20
@@ -57,7 +59,7 @@ def block_attention(
         scaling (`float`): Factor on the dot products.
         dropout (`float`, defaults to 0.0): Probability of dropping an attention weight.
     """
-    if runs_on_cpu(query):
+    if runs_on_cpu(query) and plan.is_real is None:
         seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
         return _CpuBlockAttention.apply(query, key, value, plan, scaling, dropout, seed)
     return gathered_block_attention(query, key, value, plan, scaling, dropout)
@@ -82,43 +84,36 @@ def gathered_block_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """[`block_attention`] on every device, compilable and exportable: keys and values are gathered row by row."""
-    query_places = plan.places.index_select(0, plan.query_blocks)
-    key_places = plan.places.index_select(0, plan.key_blocks.flatten()).view(plan.key_mask.shape)
+    tables = BlockTables.of(plan) if plan.tables is None else plan.tables
     local_rows = (
         states.index_select(0, places.flatten()).unflatten(0, places.shape)
-        for states, places in ((query, query_places), (key, key_places), (value, key_places))
+        for states, places in ((query, tables.places), (key, tables.key_places), (value, tables.key_places))
     )
-    outputs = [_sdpa(*local_rows, plan.key_mask[:, None, None], scaling, dropout).flatten(0, 1)]
-    if plan.global_parts.index.shape[1]:
-        rows = (plan.global_parts.rows(query), plan.documents.rows(key), plan.documents.rows(value))
+    outputs = [_sdpa(*local_rows, tables.key_mask[:, None, None], scaling, dropout).flatten(0, 1)]
+    if plan.num_global_blocks:
+        rows = (tables.global_parts.rows(query), plan.documents.rows(key), plan.documents.rows(value))
         mask = None if plan.documents.key_mask is None else plan.documents.key_mask[:, None, None]
         outputs.append(_sdpa(*rows, mask, scaling, dropout).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, plan.results)
+    return torch.cat(outputs).index_select(0, tables.results)
 
 
 class _CpuBlockAttention(torch.autograd.Function):
     """
-    Weights are made, used and forgotten in chunks that stay in the cache, and made once more in the backward pass. Half
-    precision is computed in fp32, under autocast too. SDPA on the CPU has to be given gathered keys and values, and
-    with dropout it leaves its fast kernel.
+    Keys and values are read where they lie in the stream. Weights are made, used and forgotten in chunks that stay in the
+    cache, and made once more in the backward pass. Half precision is computed in fp32, under autocast too. SDPA on the CPU
+    has to be given gathered keys and values, and with dropout it leaves its fast kernel.
     """
 
     @staticmethod
     def forward(query, key, value, plan, scaling, dropout, seed):
         with torch.autocast("cpu", enabled=False):
-            shape, dtype = query.shape, torch.promote_types(query.dtype, torch.float32)
-            states = [part.to(dtype) for part in (query, key, value)]
-            rows, generator = [_as_rows(part, plan) for part in states], torch.Generator().manual_seed(seed)
-            output_rows = torch.empty_like(rows[0])
-            for queries, keys, mask in _local_chunks(plan, shape[1]):
-                chunk = _chunk_of(rows, queries, keys, shape[2])
-                part = _output(*chunk, mask, scaling, dropout, generator)
-                output_rows.index_copy_(0, queries, part.view(len(queries), -1))
-            # Places of global blocks are filled in behind it.
-            output = _as_stream(output_rows, plan, shape)
-            for heads, queries, document, mask in _global_chunks(plan, shape[1]):
-                chunk = _parts(states, heads, queries, document, document)
-                output[queries, heads] = _output(*chunk, mask, scaling, dropout, generator).transpose(0, 1)
+            states = _wide(query, key, value)
+            output, generator = torch.empty_like(states[0]), torch.Generator().manual_seed(seed)
+            for queries, keys in _chunks(plan, query.shape[1]):
+                weights = _weights(queries.of(states[0]) * scaling, [part.of(states[1]) for part in keys])
+                if dropout:
+                    weights.mul_(_kept(weights, dropout, generator))
+                queries.of(output).copy_(_product(weights, [part.of(states[2]) for part in keys]))
             return output.to(query.dtype)
 
     @staticmethod
@@ -131,124 +126,151 @@ class _CpuBlockAttention(torch.autograd.Function):
     def backward(ctx, gradient):
         with torch.autocast("cpu", enabled=False):
             plan, scaling, dropout, seed = ctx.settings
-            states = (*ctx.saved_tensors, gradient)
-            shape, given = gradient.shape, states[0].dtype
-            states = [part.to(torch.promote_types(given, torch.float32)) for part in states]
-            rows, generator = [_as_rows(part, plan) for part in states], torch.Generator().manual_seed(seed)
-            # Of fillers no output was made.
-            fillers = (~plan.is_filled).flatten().nonzero().flatten()
-            rows[3].view(shape[1], -1, shape[2]).index_fill_(1, fillers, 0.0)
-            totals = [torch.empty_like(rows[0]), torch.zeros_like(rows[1]), torch.zeros_like(rows[2])]
-            for queries, keys, mask in _local_chunks(plan, shape[1]):
-                chunk = _chunk_of(rows, queries, keys, shape[2])
-                parts = _gradients(*chunk, mask, scaling, dropout, generator)
-                totals[0].index_copy_(0, queries, parts[0].view(len(queries), -1))
-                for total, part in zip(totals[1:], parts[1:], strict=True):
-                    total.index_add_(0, keys.flatten(), part.view(keys.numel(), -1))
-            totals = [_as_stream(total, plan, shape) for total in totals]
-            for heads, queries, document, mask in _global_chunks(plan, shape[1]):
-                chunk = _parts(states, heads, queries, document, document, queries)
-                parts = _gradients(*chunk, mask, scaling, dropout, generator)
-                totals[0][queries, heads] = parts[0].transpose(0, 1)
-                for total, part in zip(totals[1:], parts[1:], strict=True):
-                    total[document, heads] += part.transpose(0, 1)
-            return *(total.to(given) for total in totals), None, None, None, None
+            *states, outer = _wide(*ctx.saved_tensors, gradient)
+            # Head by head in memory: what overlaps is added up faster.
+            zeros = [outer.new_zeros(outer.transpose(0, 1).shape).transpose(0, 1) for _ in range(2)]
+            totals = [torch.empty_like(states[0]), *zeros]
+            generator = torch.Generator().manual_seed(seed)
+            for queries, keys in _chunks(plan, gradient.shape[1]):
+                query, upstream = queries.of(states[0]) * scaling, queries.of(outer)
+                of_keys = [part.of(states[1]) for part in keys]
+                weights = _weights(query, of_keys)
+                slopes = _scores(upstream, [part.of(states[2]) for part in keys])
+                dropped = weights
+                if dropout:
+                    kept = _kept(weights, dropout, generator)
+                    dropped = weights * kept
+                    slopes.mul_(kept)
+                slopes = torch.ops.aten._softmax_backward_data(slopes, weights, -1, weights.dtype)
+                queries.of(totals[0]).copy_(_product(slopes, of_keys).mul_(scaling))
+                for total, by_key, rows in ((totals[1], slopes, query), (totals[2], dropped, upstream)):
+                    for part, columns in zip(keys, _columns(by_key, of_keys), strict=True):
+                        part.add(total, columns, rows)
+            return *(total.to(gradient.dtype) for total in totals), None, None, None, None
 
 
-def _parts(states: list[torch.Tensor], heads: slice, *places: slice) -> list[torch.Tensor]:
-    return [part[place, heads].transpose(0, 1) for part, place in zip(states, places, strict=True)]
+def _wide(*states: torch.Tensor) -> list[torch.Tensor]:
+    return [part.to(torch.promote_types(part.dtype, torch.float32)).contiguous() for part in states]
 
 
-def _as_rows(states: torch.Tensor, plan: BlockPlan) -> torch.Tensor:
-    """`(length, num_heads, head_dim)` to one row per head and block: the states in its places, one after the other."""
-    num_heads, head_dim = states.shape[1:]
-    index = plan.places.flatten() * num_heads + torch.arange(num_heads)[:, None]
-    rows = states.reshape(-1, head_dim).index_select(0, index.flatten())
-    return rows.view(num_heads * plan.places.shape[0], -1)
+class _Span(NamedTuple):
+    """Positions of the stream, the same for `count` heads; or those of one head, for `count` blocks."""
+
+    positions: slice | torch.Tensor
+    heads: slice
+    count: int
+
+    def of(self, states: torch.Tensor) -> torch.Tensor:
+        """`(count, num_positions, head_dim)`."""
+        return states[self.positions, self.heads].transpose(0, 1).expand(self.count, -1, -1)
+
+    def add(self, total: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor):
+        """Add `rows`, `(count, num_rows, head_dim)`, by their `weights`, `(count, num_rows, num_positions)`."""
+        if self.heads.stop - self.heads.start < self.count:
+            # What is shared is summed by the product.
+            weights, rows = weights.flatten(0, 1)[None], rows.flatten(0, 1)[None]
+        total[self.positions, self.heads] += torch.bmm(weights.transpose(1, 2), rows).transpose(0, 1)
 
 
-def _as_stream(rows: torch.Tensor, plan: BlockPlan, shape: torch.Size) -> torch.Tensor:
-    """The inverse of [`_as_rows`]."""
-    index = plan.position_places[:, None] + plan.places.numel() * torch.arange(shape[1])
-    return rows.view(-1, shape[2]).index_select(0, index.flatten()).view(shape)
+class _Windows(NamedTuple):
+    """`count` blocks of `size` positions from `first` on, one behind the other, each with the `width - 1` behind it."""
+
+    first: int
+    head: int
+    count: int
+    size: int
+    width: int = 1
+
+    def of(self, states: torch.Tensor) -> torch.Tensor:
+        """A view, in which blocks overlap, of shape `(count, width * size, head_dim)`."""
+        step, head_step, _ = states.stride()
+        offset = states.storage_offset() + self.first * step + self.head * head_step
+        return states.as_strided(
+            (self.count, self.width * self.size, states.shape[2]), (self.size * step, step, 1), offset
+        )
+
+    def add(self, total: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor):
+        """As [`_Span.add`]."""
+        for number, part in enumerate(torch.bmm(weights.transpose(1, 2), rows).split(self.size, dim=1)):
+            self._replace(first=self.first + number * self.size, width=1).of(total).add_(part)
 
 
-def _local_chunks(plan: BlockPlan, num_heads: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+def _chunks(plan: BlockPlan, num_heads: int) -> Iterator[tuple["_Span | _Windows", list["_Span | _Windows"]]]:
     """
-    The blocks that are not global, for every head, as many at a time as the cache takes: their rows, those of the blocks they
-    see, and the mask of the places there, where there is anything to mask.
+    Queries, and the keys that all of them see, as many at a time as the cache takes; every position is among the queries
+    once. Global blocks see their document. Full blocks between full blocks, which are evenly spaced, go together, head by
+    head; the others each for itself.
     """
-    num_blocks, positions = plan.places.shape
-    num_queries, width = plan.key_blocks.shape
-    if num_queries == 0:
-        return
-    size = max(1, CHUNK_SCORES // (positions * width * positions))
-    offsets = torch.arange(num_heads)[:, None] * num_blocks
-    queries = (offsets + plan.query_blocks).flatten().split(size)
-    keys = (offsets[:, :, None] + plan.key_blocks).flatten(0, 1).split(size)
-    for number, (chunk_queries, chunk_keys) in enumerate(zip(queries, keys, strict=True)):
-        row = torch.arange(number * size, number * size + len(chunk_queries)) % num_queries
-        mask = plan.key_mask[row]
-        yield chunk_queries, chunk_keys, None if mask.all() else mask
+    size, reach, starts = plan.block_width, plan.reach, plan.block_bounds.tolist()
+    for block, end in itertools.pairwise(plan.document_bounds.tolist()):
+        first = min(block + plan.num_global_blocks, end)
+        head = slice(starts[block], starts[first])
+        if first > block:
+            yield from _rows(head, [slice(starts[block], starts[end])], num_heads)
+        inner = _inner(plan, starts, first, end)
+        for number in range(first, end):
+            if number in inner:
+                continue
+            window = slice(starts[max(first, number - reach)], starts[min(end, number + reach + 1)])
+            keys = [window, head] if first > block else [window]
+            drawn = plan.random_blocks[number]
+            drawn = [torch.arange(starts[b], starts[b + 1]) for b in (drawn[drawn >= 0] + block).tolist()]
+            yield from _rows(slice(starts[number], starts[number + 1]), keys + ([torch.cat(drawn)] if drawn else []), num_heads)
+        width = 2 * reach + 1
+        step = max(1, CHUNK_SCORES // (size * (head.stop - head.start + width * size)))
+        for number in range(num_heads):
+            for part in (inner[i : i + step] for i in range(0, len(inner), step)):
+                queries = _Windows(starts[part[0]], number, len(part), size)
+                keys = [_Windows(starts[part[0] - reach], number, len(part), size, width)]
+                if first > block:
+                    keys.append(_Span(head, slice(number, number + 1), len(part)))
+                yield queries, keys
 
 
-def _global_chunks(plan: BlockPlan, num_heads: int) -> Iterator[tuple[slice, slice, slice, torch.Tensor | None]]:
-    """
-    Heads, global positions, the document that these see, and its mask where it has padding: as much at a time as the cache
-    takes. A document lies in the stream in one piece, and is not copied.
-    """
-    for document, (first, last_global, last) in enumerate(plan.bounds.tolist()):
-        if first == last_global:
-            continue
-        mask = None if plan.is_real is None else plan.documents.key_mask[document]
-        num_queries = min(last_global - first, max(1, CHUNK_SCORES // (last - first)))
-        size = max(1, CHUNK_SCORES // (num_queries * (last - first)))
-        for head in range(0, num_heads, size):
-            for query in range(first, last_global, num_queries):
-                queries = slice(query, min(query + num_queries, last_global))
-                yield slice(head, head + size), queries, slice(first, last), mask
+def _inner(plan: BlockPlan, starts: list[int], first: int, end: int) -> range:
+    """Of the blocks from `first` to `end`, those whose windows consist of full blocks."""
+    if plan.random_blocks.shape[1]:
+        return range(0)
+    size, reach = plan.block_width, plan.reach
+    if first < end and starts[first + 1] - starts[first] < size:
+        first += 1
+    if first < end and starts[end] - starts[end - 1] < size:
+        end -= 1
+    return range(first + reach, end - reach)
 
 
-def _chunk_of(rows: list[torch.Tensor], queries: torch.Tensor, keys: torch.Tensor, head_dim: int):
-    query, key, value, *gradient = rows
-    of_queries = [part.index_select(0, queries).view(len(queries), -1, head_dim) for part in (query, *gradient)]
-    of_keys = [part.index_select(0, keys.flatten()).view(len(queries), -1, head_dim) for part in (key, value)]
-    return of_queries[0], *of_keys, *of_queries[1:]
+def _rows(queries: slice, keys: list[slice | torch.Tensor], num_heads: int):
+    num_keys = sum(len(part) if isinstance(part, torch.Tensor) else part.stop - part.start for part in keys)
+    num_queries = min(queries.stop - queries.start, max(1, CHUNK_SCORES // num_keys))
+    step = max(1, CHUNK_SCORES // (num_queries * num_keys))
+    for head in range(0, num_heads, step):
+        heads = slice(head, min(head + step, num_heads))
+        count = heads.stop - heads.start
+        for first in range(queries.start, queries.stop, num_queries):
+            part = slice(first, min(first + num_queries, queries.stop))
+            yield _Span(part, heads, count), [_Span(positions, heads, count) for positions in keys]
 
 
-def _output(query, key, value, mask, scaling, dropout, generator) -> torch.Tensor:
-    weights = _weights(query, key, mask, scaling)
-    if dropout:
-        weights.mul_(_kept(weights, dropout, generator))
-    return torch.bmm(weights, value)
+def _scores(query: torch.Tensor, keys: list[torch.Tensor]) -> torch.Tensor:
+    """`(count, num_rows, num_keys)`."""
+    scores = [torch.bmm(query, part.transpose(1, 2)) for part in keys]
+    return scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
 
 
-def _gradients(query, key, value, gradient, mask, scaling, dropout, generator) -> tuple[torch.Tensor, ...]:
-    """Of query, key and value, from that of the output."""
-    weights = _weights(query, key, mask, scaling)
-    slopes = torch.bmm(gradient, value.transpose(1, 2))
-    dropped = weights
-    if dropout:
-        kept = _kept(weights, dropout, generator)
-        dropped = weights * kept
-        slopes.mul_(kept)
-    value_gradient = torch.bmm(dropped.transpose(1, 2), gradient)
-    slopes = torch.ops.aten._softmax_backward_data(slopes, weights, -1, weights.dtype).mul_(scaling)
-    return torch.bmm(slopes, key), torch.bmm(slopes.transpose(1, 2), query), value_gradient
+def _columns(weights: torch.Tensor, keys: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    return weights.split([part.shape[1] for part in keys], dim=-1)
 
 
-def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
-    """Softmax over the keys; `mask` has a row per query row, or one for all."""
-    scores = torch.bmm(query * scaling, key.transpose(1, 2))
-    if mask is None:
-        return scores.softmax(-1)
-    least = torch.finfo(scores.dtype).min
-    if mask.dim() == 1:
-        return scores.masked_fill_(~mask, least).softmax(-1)
-    # Only a document's first and last blocks have something to mask.
-    rows = (~mask).any(dim=-1).nonzero().flatten()
-    masked = scores[rows].masked_fill_(~mask[rows][:, None], least)
-    return scores.index_copy_(0, rows, masked).softmax(-1)
+def _weights(query, keys):
+    return _scores(query, keys).softmax(-1)
+
+
+def _product(weights: torch.Tensor, values: list[torch.Tensor]) -> torch.Tensor:
+    first, *others = zip(_columns(weights, values), values, strict=True)
+    output = torch.bmm(*first)
+    for part in others:
+        output.baddbmm_(*part)
+    return output
 
 
 def _kept(weights: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:

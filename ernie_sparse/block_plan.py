@@ -4,7 +4,7 @@ The plan of one call: a batch as a list of documents, and a pattern as tables of
 
 What a layer reads and writes is the *stream*: the documents one after the other, each block by block, its representatives and
 then its tokens. Padding is not in it. Under a compiler, whose shapes must not depend on data, every place of the batch is in
-it, and the tables say which are real.
+it, padding behind each document's tokens.
 """
 
 import itertools
@@ -38,24 +38,30 @@ class Documents(NamedTuple):
     places: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, first: torch.Tensor, sizes: torch.Tensor, size: int | None, largest: int, is_real: torch.Tensor | None):
+    def of(cls, bounds: torch.Tensor, largest: int, documents: torch.Tensor | None, is_real: torch.Tensor | None):
         """
-        Rows of `sizes` positions each, from `first` on.
+        A whole stream, cut at `bounds`, `(count + 1,)`.
 
         Args:
-            size (`int`, *optional*): What all `sizes` are, where they are the whole stream; `None` where they differ.
-            largest (`int`): The largest of the sizes.
+            largest (`int`): The largest number of positions in a row.
+            documents (`torch.LongTensor` of shape `(length,)`, *optional*): The row of every position; `None` for equal rows.
             is_real (`torch.BoolTensor` of shape `(length,)`, *optional*): `False` for positions of padding.
         """
-        count = first.shape[0]
-        if size is not None:
-            return cls(
-                count, None, None if is_real is None else _see_something(is_real.unflatten(0, (count, -1))), None
-            )
-        number = torch.arange(largest, device=first.device)
-        is_filled = number < sizes[:, None]
-        index = torch.where(is_filled, first[:, None] + number, 0)
-        return cls(count, index, _see_something(is_filled if is_real is None else is_filled & is_real[index]), None)
+        count = bounds.shape[0] - 1
+        if documents is None:
+            return cls(count, None, None if is_real is None else _see_something(is_real.unflatten(0, (count, -1))))
+        position = torch.arange(documents.shape[0], device=bounds.device)
+        places = documents * largest + position - bounds[documents]
+        return cls.heads_of(bounds, bounds[1:], largest, is_real)._replace(places=places)
+
+    @classmethod
+    def heads_of(cls, bounds: torch.Tensor, ends: torch.Tensor, largest: int, is_real: torch.Tensor | None) -> "Documents":
+        """The positions from each of `bounds` but the last up to `ends`, `(count,)`, of which `largest` are the most."""
+        index = bounds[:-1, None] + torch.arange(largest, device=bounds.device)
+        is_filled = index < ends[:, None]
+        index = torch.where(is_filled, index, 0)
+        key_mask = _see_something(is_filled if is_real is None else is_filled & is_real[index])
+        return cls(ends.shape[0], index, key_mask)
 
     def rows(self, stream: torch.Tensor) -> torch.Tensor:
         """`(length, …)` to `(count, max_length, …)`."""
@@ -74,276 +80,145 @@ def _see_something(mask: torch.Tensor) -> torch.Tensor:
 
 
 class _Spread(NamedTuple):
-    """Things one after the other, of which each document has some: the document of each, its number there, the firsts."""
+    """
+    Things one after the other, of which each document has some: the document of each, its number there; how many each document
+    has and where they begin; how many there are, and at most in a document, both known without reading anything back.
+    """
 
     document: torch.Tensor
     number: torch.Tensor
-    first: torch.Tensor
-
-    @classmethod
-    def of(cls, sizes: torch.Tensor, total: int, size: int | None) -> "_Spread":
-        """
-        Args:
-            sizes (`torch.LongTensor` of shape `(num_documents,)`): How many each document has.
-            total (`int`): Their sum.
-            size (`int`, *optional*): What they all are; `None` where they differ.
-        """
-        documents = torch.arange(sizes.shape[0], device=sizes.device)
-        if size is not None:
-            # Repeated, and not divided: ONNX has no remainder by a size.
-            number = torch.arange(size, device=sizes.device).repeat(sizes.shape[0])
-            return cls(documents[:, None].repeat(1, size).flatten(), number, documents * size)
-        first = sizes.cumsum(0) - sizes
-        document = documents.repeat_interleave(sizes, output_size=total)
-        return cls(document, torch.arange(total, device=sizes.device) - first[document], first)
-
-
-class _Sizes(NamedTuple):
-    """
-    How many tokens and blocks every document has, `(num_documents,)` each; their sums and the largest of them, known without
-    reading anything back; and what all of them are, `None` where they differ.
-    """
-
     sizes: torch.Tensor
-    counts: torch.Tensor
-    num_tokens: int
-    num_blocks: int
-    max_size: int
-    max_count: int
-    size: int | None
-    count: int | None
-    local_counts: list[int] | None
+    bounds: torch.Tensor
+    total: int
+    most: int
+    is_one_size: bool
 
     @classmethod
-    def of(cls, pattern: SparsePattern, batch_shape: tuple[int, int], sizes: list[int] | None, device) -> "_Sizes":
-        if sizes is None or len(set(sizes)) == 1:
-            num_documents, size = batch_shape if sizes is None else (len(sizes), sizes[0])
-            count = pattern.num_blocks(size)
-            numbers = (torch.full((num_documents,), number, device=device) for number in (size, count))
-            return cls(*numbers, num_documents * size, num_documents * count, size, count, size, count, None)
-        counts = [pattern.num_blocks(size) if size else 0 for size in sizes]
-        numbers = (torch.tensor(number, device=device) for number in (sizes, counts))
-        local = [max(0, count - pattern.num_global_blocks) for count in counts]
-        return cls(*numbers, sum(sizes), sum(counts), max(sizes), max(counts), None, None, local)
-
-    def num_global(self, pattern: SparsePattern) -> int:
-        # A comparison instead of `min`: a compiler turns it into a condition instead of carrying it along.
-        return self.max_count if pattern.num_global_blocks >= self.max_count else pattern.num_global_blocks
-
-    def length(self, per_block: int) -> int:
-        """Positions of the stream."""
-        return self.num_tokens + per_block * self.num_blocks
+    def of(cls, sizes: list[int] | None, count: int, size: int, device: torch.device) -> "_Spread":
+        """`sizes` of them or, where that is `None`, `size` in each of `count` documents."""
+        if sizes is not None and len(set(sizes)) == 1:
+            count, size, sizes = len(sizes), sizes[0], None
+        if sizes is None:
+            # Repeated, and not divided: ONNX has no remainder by a size.
+            number = torch.arange(size, device=device).repeat(count)
+            documents = torch.arange(count + 1, device=device)
+            document = documents[:-1, None].repeat(1, size).flatten()
+            each = torch.full((count,), size, device=device)
+            return cls(document, number, each, documents * size, count * size, size, True)
+        each, total = torch.tensor(sizes, device=device), sum(sizes)
+        bounds = torch.nn.functional.pad(each.cumsum(0), (1, 0))
+        document = torch.arange(len(sizes), device=device).repeat_interleave(each, output_size=total)
+        number = torch.arange(total, device=device) - bounds[document]
+        return cls(document, number, each, bounds, total, max(sizes), False)
 
 
-class _Stream(NamedTuple):
-    """Where tokens, representatives and blocks stand; see [`BlockPlan`]."""
+def _joined(tokens: torch.Tensor, of_tokens, representatives: torch.Tensor, of_representatives) -> torch.Tensor:
+    """A stream of what stands at the positions of tokens and at those of representatives."""
+    stream = of_tokens.new_empty(tokens.shape[0] + representatives.shape[0], *of_tokens.shape[1:])
+    return stream.index_copy_(0, tokens, of_tokens).index_copy_(0, representatives, of_representatives)
 
-    token: _Spread
-    block: _Spread
-    first: torch.Tensor
-    tokens: torch.Tensor
-    representatives: torch.Tensor
-    first_tokens: torch.Tensor
-    order: torch.Tensor
-    position_blocks: torch.Tensor
-    place_numbers: torch.Tensor
+
+class BlockTables(NamedTuple):
+    """
+    Who sees whom as rows that can be gathered, one per block. A block has `S` places; those behind what it holds are filled up.
+
+    Args:
+        places (`torch.LongTensor` of shape `(N, S)`): The position in every place of the blocks, filled up with 0.
+        key_places (`torch.LongTensor` of shape `(N, W * S)`): The positions in the `W` blocks that each block sees.
+        key_mask (`torch.BoolTensor` of shape `(N, W * S)`): Which of them it sees.
+        global_parts ([`Documents`]): The global blocks of every document, which see all of it.
+        results (`torch.LongTensor` of shape `(P,)`): Every position in `places`, or behind them in `global_parts`.
+    """
+
     places: torch.Tensor
-    is_filled: torch.Tensor
-    is_real: torch.Tensor
-    is_position: torch.Tensor | None
-
-    @classmethod
-    def of(cls, pattern: SparsePattern, per_block: int, every: _Sizes, lengths: torch.Tensor | None) -> "_Stream":
-        size, shift, device = pattern.block_size, pattern.block_shift, every.sizes.device
-        token = _Spread.of(every.sizes, every.num_tokens, every.size)
-        block = _Spread.of(every.counts, every.num_blocks, every.count)
-        every_block, own = (torch.arange(count, device=device) for count in (every.num_blocks, per_block))
-        # Before a token stand the tokens before it, and the representatives up to those of its block.
-        token_blocks = block.first[token.document] + (token.number + shift) // size
-        tokens = torch.arange(every.num_tokens, device=device) + per_block * (token_blocks + 1)
-        first_numbers = block.number * size - shift
-        first_tokens = token.first[block.document] + first_numbers.clamp(min=0)
-        representatives = ((first_tokens + per_block * every_block)[:, None] + own).flatten()
-        length = every.length(per_block)
-        order = torch.empty(length, dtype=torch.long, device=device)
-        order = order.index_copy(0, torch.cat([tokens, representatives]), torch.arange(length, device=device))
-        position_blocks = torch.cat([token_blocks, every_block.repeat_interleave(per_block)])[order]
-        place_numbers = torch.cat([per_block + (token.number + shift) % size, own.repeat(every.num_blocks)])[order]
-        # The places of every block, by the numbers of the tokens in them.
-        numbers = first_numbers[:, None] + torch.arange(size, device=device)
-        bounds = (every.sizes, every.sizes if lengths is None else lengths)
-        is_filled, is_real = ((numbers >= 0) & (numbers < bound[block.document][:, None]) for bound in bounds)
-        positions = token.first[block.document][:, None] + numbers + per_block * (every_block + 1)[:, None]
-        places = torch.where(is_filled, positions, 0)
-        is_block = is_real.any(dim=1, keepdim=True).expand(-1, per_block)
-        places, is_filled, is_real = (
-            torch.cat(parts, dim=1)
-            for parts in (
-                (representatives.view(every.num_blocks, per_block), places),
-                (torch.ones_like(is_block), is_filled),
-                (is_block, is_real),
-            )
-        )
-        is_position = None
-        if lengths is not None:
-            is_position = is_real.flatten()[position_blocks * is_real.shape[1] + place_numbers]
-        return cls(
-            token=token,
-            block=block,
-            first=token.first + per_block * block.first,
-            tokens=tokens,
-            representatives=representatives,
-            first_tokens=first_tokens,
-            order=order,
-            position_blocks=position_blocks,
-            place_numbers=place_numbers,
-            places=places,
-            is_filled=is_filled,
-            is_real=is_real,
-            is_position=is_position,
-        )
-
-
-def _documents(pattern: SparsePattern, per_block: int, every: _Sizes, stream: _Stream) -> tuple[Documents, ...]:
-    """The documents in the stream, in that of the representatives alone, and their global blocks."""
-
-    def rows(size: int | None, largest: int, first, sizes, is_real, length: int) -> Documents:
-        documents = Documents.of(first, sizes, size, largest, is_real)
-        if size is not None:
-            return documents
-        spread = _Spread.of(sizes, length, None)
-        return documents._replace(places=spread.document * largest + spread.number)
-
-    counts, is_real = per_block * every.counts, stream.is_position
-    of_summaries = None if is_real is None else is_real[stream.representatives]
-    one = None if every.size is None else (every.size + per_block * every.count, per_block * every.count)
-    size, summary_size = one or (None, None)
-    most = per_block * every.max_count
-    width = every.num_global(pattern) * stream.places.shape[1]
-    bounds = _bounds(pattern, per_block, every, stream.first)
-    return (
-        rows(size, every.max_size + most, stream.first, every.sizes + counts, is_real, every.length(per_block)),
-        rows(summary_size, most, per_block * stream.block.first, counts, of_summaries, per_block * every.num_blocks),
-        Documents.of(stream.first, bounds[:, 1] - bounds[:, 0], None, width, is_real),
-    )
-
-
-def _bounds(pattern: SparsePattern, per_block: int, every: _Sizes, first: torch.Tensor) -> torch.Tensor:
-    """Where every document begins, where its global blocks end, which stand at its head, and where it ends."""
-    num_global = every.num_global(pattern)
-    num_tokens = num_global * pattern.block_size - pattern.block_shift if num_global else 0
-    leading = every.sizes.clamp(max=num_tokens) + per_block * every.counts.clamp(max=num_global)
-    return torch.stack([first, first + leading, first + every.sizes + per_block * every.counts], dim=1)
-
-
-class _LocalBlocks(NamedTuple):
-    """The blocks that are not global, and what they see; see [`BlockPlan`]."""
-
-    first: torch.Tensor
-    query_blocks: torch.Tensor
-    key_blocks: torch.Tensor
+    key_places: torch.Tensor
     key_mask: torch.Tensor
-    random_blocks: torch.Tensor
-    reach: int
+    global_parts: Documents
+    results: torch.Tensor
 
     @classmethod
-    def of(cls, pattern: SparsePattern, every: _Sizes, stream: _Stream, lengths: torch.Tensor | None) -> "_LocalBlocks":
-        num_global, device = every.num_global(pattern), every.sizes.device
-        reach = every.max_count if pattern.num_window_blocks // 2 > every.max_count else pattern.num_window_blocks // 2
-        count = None if every.count is None else every.count - num_global
-        total = every.sizes.shape[0] * count if every.local_counts is None else sum(every.local_counts)
-        query = _Spread.of((every.counts - num_global).clamp(min=0), total, count)
-        numbers, first = (query.number + num_global)[:, None], stream.block.first[query.document]
-        counts = every.counts
-        if lengths is not None:
-            counts = (lengths + pattern.block_shift + pattern.block_size - 1) // pattern.block_size
-        has = counts[query.document][:, None]
-        head = torch.arange(num_global, device=device).expand(total, -1)
-        window = numbers + torch.arange(-reach, reach + 1, device=device)
-        drawn = random_columns(pattern, every.max_count, numbers, has)
-        is_seen = torch.cat([head < has, (window >= num_global) & (window < has), drawn >= 0], dim=1)
-        key_blocks = torch.where(is_seen, torch.cat([head, window, drawn], dim=1) + first[:, None], 0)
-        query_blocks = first + numbers[:, 0]
-        random_blocks = torch.full((every.num_blocks, drawn.shape[1]), -1, device=device)
+    def of(cls, plan: "BlockPlan") -> "BlockTables":
+        device, num_global = plan.block_bounds.device, plan.num_global_blocks
+        first, end = (bounds[plan.block_documents, None] for bounds in (plan.document_bounds, plan.document_bounds[1:]))
+        places = plan.block_bounds[:-1, None] + torch.arange(plan.block_width, device=device)
+        is_real = places < plan.block_bounds[1:, None]
+        places = torch.where(is_real, places, 0)
+        if plan.is_real is not None:
+            is_real = is_real & plan.is_real[places]
+        head = first + torch.arange(num_global, device=device)
+        window = first + plan.block_numbers[:, None] + torch.arange(-plan.reach, plan.reach + 1, device=device)
+        is_seen = [head < end, (window >= first + num_global) & (window < end), plan.random_blocks >= 0]
+        is_seen, key_blocks = torch.cat(is_seen, dim=1), torch.cat([head, window, first + plan.random_blocks], dim=1)
+        key_blocks = torch.where(is_seen, key_blocks, 0)
+        bounds = plan.block_bounds[plan.document_bounds]
+        ends = plan.block_bounds[torch.minimum(plan.document_bounds[:-1] + num_global, plan.document_bounds[1:])]
+        global_parts = Documents.heads_of(bounds, ends, num_global * plan.block_width, plan.is_real)
+        position = torch.arange(plan.position_blocks.shape[0], device=device)
+        row, block = plan.block_documents[plan.position_blocks], plan.position_blocks
+        in_global = places.numel() + row * (num_global * plan.block_width) + position - bounds[row]
+        in_block = block * plan.block_width + position - plan.block_bounds[block]
         return cls(
-            first=query.first,
-            query_blocks=query_blocks,
-            key_blocks=key_blocks,
-            key_mask=_see_something((is_seen[:, :, None] & stream.is_real[key_blocks]).flatten(1)),
-            random_blocks=random_blocks.index_copy(0, query_blocks, drawn),
-            reach=reach,
+            places=places,
+            key_places=places[key_blocks].flatten(1),
+            key_mask=_see_something((is_seen[:, :, None] & is_real[key_blocks]).flatten(1)),
+            global_parts=global_parts,
+            results=torch.where(position < ends[row], in_global, in_block),
         )
 
 
 class BlockPlan(NamedTuple):
     """
-    Who sees whom in one call. The stream's `P` positions are `T` tokens and `M` representatives in `N` blocks; a block has `S`
-    places, for its representatives and then for its tokens.
+    Who sees whom in one call. The stream's `P` positions are `T` tokens and `M` representatives in `N` blocks.
 
     Args:
         sources (`torch.LongTensor` of shape `(T,)`, *optional*):
             The place of every token in the flat batch; `None` where every place holds one, in order.
         is_real (`torch.BoolTensor` of shape `(P,)`, *optional*): `False` for positions of padding; `None` where there are none.
         token_numbers (`torch.LongTensor` of shape `(T,)`): The number of every token in its document.
-        order (`torch.LongTensor` of shape `(P,)`):
-            What stands at every position, as an index into the tokens followed by the representatives.
         num_tokens (`torch.LongTensor` of shape `(num_documents,)`): The real tokens of every document.
         heads (`torch.LongTensor` of shape `(num_documents,)`): The position of every document's first token.
         tokens, representatives (`torch.LongTensor` of shape `(T,)`, `(M,)`): Their positions.
         first_tokens (`torch.LongTensor` of shape `(N,)`): The first token of every block.
-        documents, summaries ([`Documents`]): In the stream, and in that of the representatives alone.
-        global_parts ([`Documents`]): The global blocks of every document.
+        block_bounds (`torch.LongTensor` of shape `(N + 1,)`): The position where every block begins, and where the last one ends.
+        document_bounds (`torch.LongTensor` of shape `(num_documents + 1,)`): The first block of every document, and `N`.
         position_blocks (`torch.LongTensor` of shape `(P,)`): The block of every position.
         block_numbers, block_documents (`torch.LongTensor` of shape `(N,)`): The number of every block in its document, and that.
         random_blocks (`torch.LongTensor` of shape `(N, r)`): The random blocks that each block sees, so numbered; -1 for none.
-        places (`torch.LongTensor` of shape `(N, S)`): The position in every place of the blocks, filled up with 0.
-        is_filled (`torch.BoolTensor` of shape `(N, S)`): `False` where `places` is a filler.
-        position_places (`torch.LongTensor` of shape `(P,)`): The place of every position, in the flat `places`.
-        query_blocks (`torch.LongTensor` of shape `(L,)`): The blocks that are not global.
-        key_blocks (`torch.LongTensor` of shape `(L, W)`): The blocks that each of these sees, filled up with any.
-        key_mask (`torch.BoolTensor` of shape `(L, W · S)`): Which of the places in `key_blocks` it sees.
-        results (`torch.LongTensor` of shape `(P,)`):
-            Where every position stands in the places of `query_blocks` followed by those of `global_parts`.
-        bounds (`torch.LongTensor` of shape `(num_documents, 3)`):
-            Where every document begins, where its global blocks end, and where it ends.
-        visible (`torch.BoolTensor` of shape `(num_documents, max_length, max_length)`, *optional*):
-            [`BlockPlan.visibility`], where the documents are short enough for one dense call.
+        documents, summaries ([`Documents`]): In the stream, and in that of the representatives alone.
         num_global_blocks, reach (`int`): Of the pattern: its global blocks, and how far its window goes to each side.
+        block_width (`int`): The positions of a full block.
+        sees_everything (`bool`): Whether every position sees all of its document.
         batch (`torch.Tensor` of shape `(batch_size, sequence_length)`): Of nothing: its shape is the batch's.
         num_summaries (`int`, *optional*): Representatives of a row that is full. `None` where every row is taken for that.
-        sees_everything (`bool`): Whether every position sees all of its document.
+        visible (`torch.BoolTensor` of shape `(num_documents, max_length, max_length)`, *optional*):
+            [`BlockPlan.visibility`], where the documents are short enough for one dense call.
+        tables ([`BlockTables`], *optional*): The blocks as rows; `None` where nobody is expected to gather them.
     """
 
     sources: torch.Tensor | None
     is_real: torch.Tensor | None
     token_numbers: torch.Tensor
-    order: torch.Tensor
     num_tokens: torch.Tensor
     heads: torch.Tensor
     tokens: torch.Tensor
     representatives: torch.Tensor
     first_tokens: torch.Tensor
-    documents: Documents
-    summaries: Documents
-    global_parts: Documents
+    block_bounds: torch.Tensor
+    document_bounds: torch.Tensor
     position_blocks: torch.Tensor
     block_numbers: torch.Tensor
     block_documents: torch.Tensor
     random_blocks: torch.Tensor
-    places: torch.Tensor
-    is_filled: torch.Tensor
-    position_places: torch.Tensor
-    query_blocks: torch.Tensor
-    key_blocks: torch.Tensor
-    key_mask: torch.Tensor
-    results: torch.Tensor
-    bounds: torch.Tensor
-    visible: torch.Tensor | None
+    documents: Documents
+    summaries: Documents
     num_global_blocks: int
     reach: int
+    block_width: int
     sees_everything: bool
     batch: torch.Tensor
     num_summaries: int | None
+    visible: torch.Tensor | None = None
+    tables: BlockTables | None = None
 
     @classmethod
     def build(
@@ -362,59 +237,70 @@ class BlockPlan(NamedTuple):
             sizes (`list[int]`, *optional*): The tokens of every document; every row is one, of all its places, when `None`.
             lengths (`torch.LongTensor` of shape `(num_documents,)`, *optional*): How many of them are real; all when `None`.
         """
-        per_block = num_representatives * pattern.hierarchical
-        every = _Sizes.of(pattern, batch_shape, sizes, device)
-        stream = _Stream.of(pattern, per_block, every, lengths)
-        documents, summaries, global_parts = _documents(pattern, per_block, every, stream)
-        local = _LocalBlocks.of(pattern, every, stream, lengths)
-        # Where every position's result is: in its block's, or among those of the global blocks.
-        num_global, per_place = every.num_global(pattern), stream.places.shape[1]
-        number, row = stream.block.number[stream.position_blocks], stream.block.document[stream.position_blocks]
-        in_local = (local.first[row] + number - num_global) * per_place + stream.place_numbers
-        in_global = torch.arange(every.length(per_block), device=device) - stream.first[row]
-        in_global = in_global + row * global_parts.index.shape[1] + local.query_blocks.shape[0] * per_place
-        reach = local.reach
+        size, shift, per_block = pattern.block_size, pattern.block_shift, num_representatives * pattern.hierarchical
+        token = _Spread.of(sizes, *batch_shape, device)
+        counts = None if sizes is None else [pattern.num_blocks(number) if number else 0 for number in sizes]
+        block = _Spread.of(counts, batch_shape[0], pattern.num_blocks(batch_shape[1]), device)
+        # Before a token stand the tokens before it, and the representatives up to those of its block.
+        token_blocks = block.bounds[token.document] + (token.number + shift) // size
+        tokens = torch.arange(token.total, device=device) + per_block * (token_blocks + 1)
+        every_block = torch.arange(block.total, device=device)
+        first_numbers = (block.number * size - shift).clamp(min=0)
+        first_tokens = token.bounds[block.document] + first_numbers
+        begins = first_tokens + per_block * every_block
+        length = token.total + per_block * block.total
+        representatives = (begins[:, None] + torch.arange(per_block, device=device)).flatten()
+        # A comparison instead of `min`: a compiler turns it into a condition instead of carrying it along.
+        num_global, reach = (
+            block.most if number >= block.most else number
+            for number in (pattern.num_global_blocks, pattern.num_window_blocks // 2)
+        )
+        num_tokens, is_real, counts = token.sizes if lengths is None else lengths, None, block.sizes
+        if lengths is not None:
+            counts = (lengths + shift + size - 1) // size
+            of_tokens, of_blocks = token.number < lengths[token.document], first_numbers < lengths[block.document]
+            is_real = _joined(tokens, of_tokens, representatives, of_blocks.repeat_interleave(per_block))
+        block_bounds = torch.cat([begins, begins.new_full((1,), length)])
+        most = token.most + per_block * block.most
+        position_blocks = _joined(tokens, token_blocks, representatives, every_block.repeat_interleave(per_block))
+        rows = summary_rows = of_summaries = None
+        if not token.is_one_size:
+            rows, summary_rows = block.document[position_blocks], block.document.repeat_interleave(per_block)
+        if is_real is not None:
+            of_summaries = is_real[representatives]
         plan = cls(
             sources=sources,
-            is_real=stream.is_position,
-            token_numbers=stream.token.number,
-            order=stream.order,
-            num_tokens=every.sizes if lengths is None else lengths,
-            heads=(stream.first + per_block).clamp(max=every.length(per_block) - 1),
-            tokens=stream.tokens,
-            representatives=stream.representatives,
-            first_tokens=stream.first_tokens,
-            documents=documents,
-            summaries=summaries,
-            global_parts=global_parts,
-            position_blocks=stream.position_blocks,
-            block_numbers=stream.block.number,
-            block_documents=stream.block.document,
-            random_blocks=local.random_blocks,
-            places=stream.places,
-            is_filled=stream.is_filled,
-            position_places=stream.position_blocks * per_place + stream.place_numbers,
-            query_blocks=local.query_blocks,
-            key_blocks=local.key_blocks,
-            key_mask=local.key_mask,
-            results=torch.where(number < num_global, in_global, in_local),
-            bounds=_bounds(pattern, per_block, every, stream.first),
-            visible=None,
+            is_real=is_real,
+            token_numbers=token.number,
+            num_tokens=num_tokens,
+            heads=(block_bounds[block.bounds[:-1]] + per_block).clamp(max=length - 1),
+            tokens=tokens,
+            representatives=representatives,
+            first_tokens=first_tokens,
+            block_bounds=block_bounds,
+            document_bounds=block.bounds,
+            position_blocks=position_blocks,
+            block_numbers=block.number,
+            block_documents=block.document,
+            random_blocks=random_columns(pattern, block.most, block.number[:, None], counts[block.document][:, None]),
+            documents=Documents.of(block_bounds[block.bounds], most, rows, is_real),
+            summaries=Documents.of(per_block * block.bounds, per_block * block.most, summary_rows, of_summaries),
             num_global_blocks=num_global,
             reach=reach,
+            block_width=size + per_block,
             # An exported program has to serve short documents in the block form as well.
-            sees_everything=every.max_count - num_global <= (0 if torch.compiler.is_exporting() else reach + 1),
+            sees_everything=block.most - num_global <= (0 if torch.compiler.is_exporting() else reach + 1),
             batch=torch.empty((), device=device).expand(batch_shape),
             num_summaries=None if lengths is not None else per_block * pattern.num_blocks(batch_shape[1]),
         )
-        is_long = every.max_size + per_block * every.max_count > MAX_DENSE_LENGTH
-        if lengths is not None or torch.compiler.is_compiling() or plan.sees_everything or is_long:
-            return plan
-        visible = plan.visibility(documents)
-        if documents.key_mask is not None:
-            # What is filled up with sees everything: it must see something, and nothing is made of it.
-            visible = (visible & documents.key_mask[:, None]) | ~documents.key_mask[:, :, None]
-        return plan._replace(visible=visible)
+        is_static = lengths is not None or torch.compiler.is_compiling()
+        if not (is_static or plan.sees_everything or most > MAX_DENSE_LENGTH):
+            visible, mask = plan.visibility(plan.documents), plan.documents.key_mask
+            if mask is not None:
+                # What is filled up with sees everything: it must see something, and nothing is made of it.
+                visible = (visible & mask[:, None]) | ~mask[:, :, None]
+            return plan._replace(visible=visible)
+        return plan._replace(tables=BlockTables.of(plan)) if is_static or device.type != "cpu" else plan
 
     def visibility(self, rows: Documents) -> torch.Tensor:
         """Which positions in the same row see each other, `(count, max_length, max_length)`: the pattern's definition."""
@@ -430,6 +316,10 @@ class BlockPlan(NamedTuple):
     def is_hierarchical(self) -> bool:
         """Whether there are representatives."""
         return self.representatives.shape[0] > 0
+
+    def join(self, of_tokens: torch.Tensor, of_representatives: torch.Tensor) -> torch.Tensor:
+        """The stream, of what stands at its tokens, `(T, …)`, and at its representatives, `(M, …)`."""
+        return _joined(self.tokens, of_tokens, self.representatives, of_representatives)
 
     def take(self, batch: torch.Tensor | None) -> torch.Tensor | None:
         """Of the tokens, `(batch_size or 1, sequence_length, …)` to `(T, …)`."""

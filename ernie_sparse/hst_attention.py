@@ -85,7 +85,7 @@ def eager_hst_attention(
 def _batch_rows(plan: BlockPlan) -> tuple[Documents, int]:
     """The rows of the batch, first their representatives and then their places, and how many representatives these are."""
     batch_size, num_places = plan.batch.shape
-    device, length = plan.order.device, plan.order.shape[0]
+    device, length = plan.tokens.device, plan.position_blocks.shape[0]
     sources = torch.arange(batch_size * num_places, device=device) if plan.sources is None else plan.sources
     # Where every position stands: its row, and its column there.
     rows = sources[plan.first_tokens].div(num_places, rounding_mode="floor")

@@ -47,7 +47,7 @@ class ErnieSparseEmbeddings(nn.Module):
         if not plan.is_hierarchical:
             return stream
         representatives = positions[plan.first_tokens, None] + self.representative_embeddings.weight
-        return torch.cat([stream, self._finish(representatives.flatten(0, 1))]).index_select(0, plan.order)
+        return plan.join(stream, self._finish(representatives.flatten(0, 1)))
 
     def _finish(self, embeddings: torch.Tensor) -> torch.Tensor:
         embeddings = self.dropout(self.LayerNorm(embeddings))

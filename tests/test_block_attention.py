@@ -12,10 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from ernie_sparse import SparsePattern, block_plan
 from ernie_sparse import block_attention as module
 from ernie_sparse.block_attention import (
+    _chunks,
     _CpuBlockAttention,
-    _global_chunks,
     _kept,
-    _local_chunks,
     block_attention,
     dense_attention,
     gathered_block_attention,
@@ -63,7 +62,7 @@ def softmax_attention(query, key, value, plan, scaling):
 
 def make_states(plan, num_heads=3, head_dim=HEAD_DIM, dtype=torch.float32, scale=1.0):
     """Query, key, value and the gradient that comes back to the output, none for padding."""
-    shape = (len(plan.order), num_heads, head_dim)
+    shape = (len(plan.position_blocks), num_heads, head_dim)
     states = [(scale * torch.randn(shape)).to(dtype) for _ in range(4)]
     if plan.is_real is not None:
         states[3][~plan.is_real] = 0.0
@@ -121,7 +120,7 @@ def test_short_documents_take_one_dense_call(case, monkeypatch):
         return dense_attention(query, key, value, plan.documents, scaling, 0.0, plan.visible)
 
     compare(outputs_and_gradients(dense, *states, plan), outputs_and_gradients(softmax_attention, *states, plan))
-    longest = max(len(row) for row in plan.documents.rows(torch.arange(len(plan.order))))
+    longest = max(len(row) for row in plan.documents.rows(torch.arange(len(plan.position_blocks))))
     for limit, is_short in ((longest, True), (longest - 1, False)):
         monkeypatch.setattr(block_plan, "MAX_DENSE_LENGTH", limit)
         assert (make_plan(case).visible is not None) == is_short
@@ -185,31 +184,35 @@ def test_chunks_of_any_size_give_one_result(case, monkeypatch):
     plan = make_plan(case)
     states = make_states(plan)
     whole = outputs_and_gradients(block_attention, *states, plan)
-    per_block = plan.places.shape[1] * plan.key_mask.shape[1]
-    assert len(list(_local_chunks(plan, 3))) == 1
-    # Of one row; of two and five, of which neither divides the rows of a head; and of less than a row has.
-    for size in (1, per_block, 2 * per_block, 5 * per_block):
+    # Of one position of one head; of some blocks, of which a number does not divide a document's; of more than there is.
+    for size in (1, 200, 500, 1100, 2**20):
         monkeypatch.setattr(module, "CHUNK_SCORES", size)
-        rows = 3 * len(plan.query_blocks)
-        assert len(list(_local_chunks(plan, 3))) == -(-rows // max(1, size // per_block))
         compare(outputs_and_gradients(block_attention, *states, plan), whole, 1e-6)
 
 
-def test_global_blocks_are_cut_by_position_and_their_documents_are_not_copied(monkeypatch):
-    plan = make_plan("many global blocks")
-    monkeypatch.setattr(module, "CHUNK_SCORES", 100)
-    chunks = list(_global_chunks(plan, 3))
-    for heads, queries, document, mask in chunks:
-        width = document.stop - document.start
-        assert mask is None and len(range(3)[heads]) * (queries.stop - queries.start) * width <= max(100, width)
-    covered = sorted((h, q) for heads, queries, *_ in chunks for h in range(3)[heads] for q in range(100)[queries])
-    expected = [(h, q) for h in range(3) for first, last, _ in plan.bounds.tolist() for q in range(first, last)]
-    assert covered == sorted(expected)
+@pytest.mark.parametrize("size", [1, 300, 2**20])
+@every_case
+def test_every_position_is_once_among_the_queries_of_a_chunk(case, size, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_SCORES", size)
+    plan, num_heads = make_plan(case), 3
+    length = len(plan.position_blocks)
+    numbers = torch.arange(length * num_heads, dtype=torch.float32).view(length, num_heads, 1)
+    visible, covered = visible_in(plan), []
+    for queries, keys in _chunks(plan, num_heads):
+        rows, columns = queries.of(numbers)[..., 0], torch.cat([part.of(numbers)[..., 0] for part in keys], dim=1)
+        covered.append(rows.flatten())
+        assert columns.numel() * rows.shape[1] <= size or min(rows.shape) == 1
+        for row, column in zip(rows.long(), columns.long(), strict=True):
+            # Of one head, and all that is seen, once.
+            assert len({*(row % num_heads).tolist(), *(column % num_heads).tolist()}) == 1
+            for query in row // num_heads:
+                assert sorted((column // num_heads).tolist()) == visible[query].nonzero().flatten().tolist()
+    assert sorted(torch.cat(covered).tolist()) == list(range(length * num_heads))
 
 
 def make_one_hot_values(plan, num_heads=2):
     """States under which the output is the matrix of attention weights."""
-    length = len(plan.order)
+    length = len(plan.position_blocks)
     query, key, _, upstream = make_states(plan, num_heads, length, scale=0.5)
     return query, key, torch.eye(length)[:, None].repeat(1, num_heads, 1), upstream
 
@@ -252,7 +255,7 @@ def test_dropout_keeps_the_expected_output(form):
 
 def test_dropout_of_heads_documents_and_rows_differs():
     plan = make_plan("plain")
-    query, key, value, _ = (states[:1, :1].expand(len(plan.order), 2, -1) for states in make_one_hot_values(plan))
+    query, key, value, _ = (states[:1, :1].expand(len(plan.position_blocks), 2, -1) for states in make_one_hot_values(plan))
     value = make_one_hot_values(plan)[2]
     kept = block_attention(query, key, value, plan, SCALING, 0.5) != 0
     first, second = kept[:30].clone(), kept[30:].clone()
@@ -347,9 +350,8 @@ def test_no_tensor_is_larger_than_the_input_or_a_chunk(num_global_blocks, dropou
         states = make_states(plan, 2, head_dim=4)
         with LargestTensor() as largest:
             outputs_and_gradients(block_attention, *states, plan, dropout)
-        # A few places more than the stream has, where blocks are cut off; tables of whole numbers; one query in a document.
-        tables = max(2 * plan.places.numel() * 4, plan.key_mask.numel())
-        assert largest.numel <= max(tables, 2**12, 2 * num_tokens), (num_tokens, largest.numel)
+        # The scores of one query in a document are a chunk of their own.
+        assert largest.numel <= max(states[0].numel(), 2**12), (num_tokens, largest.numel)
 
 
 def test_only_query_key_and_value_are_kept_for_the_backward_pass():

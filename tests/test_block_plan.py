@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ernie_sparse import SparsePattern
-from ernie_sparse.block_plan import BlockPlan, Documents, plan_batch
+from ernie_sparse.block_plan import BlockPlan, BlockTables, Documents, plan_batch
 
 CPU = torch.device("cpu")
 
@@ -47,13 +47,15 @@ def defined(pattern: SparsePattern, sizes: list[int], stream) -> torch.Tensor:
 
 def in_the_tables(plan: BlockPlan) -> torch.Tensor:
     """The same, read off the block tables and the global parts."""
-    length = len(plan.order)
+    length = len(plan.position_blocks)
     visible = torch.zeros(length, length, dtype=torch.bool)
-    for block, keys, mask in zip(plan.query_blocks, plan.key_blocks, plan.key_mask, strict=True):
+    tables = BlockTables.of(plan)
+    for block, (keys, mask) in enumerate(zip(tables.key_places, tables.key_mask, strict=True)):
         queries = (plan.position_blocks == block).nonzero().flatten()
-        visible[queries[:, None], plan.places[keys].flatten()[mask]] = True
-    for first, last_global, last in plan.bounds.tolist():
-        visible[first:last_global, first:last] = True
+        visible[queries[:, None], keys[mask]] = True
+    for row, (index, mask) in enumerate(zip(tables.global_parts.index, tables.global_parts.key_mask, strict=True)):
+        document = plan.block_documents[plan.position_blocks] == row
+        visible[index[mask & document[index]][:, None], document] = True
     return visible
 
 
@@ -81,14 +83,17 @@ def test_tables_say_what_the_pattern_says_of_every_document(pattern, sizes, is_o
     assert plan.tokens.tolist() == [tokens[d, t] for d, size in enumerate(sizes) for t in range(size)]
     assert plan.token_numbers.tolist() == [t for size in sizes for t in range(size)]
     assert plan.representatives.tolist() == [p for p, (_, _, token) in enumerate(stream) if token is None]
-    assert sorted(plan.order.tolist()) == list(range(length))
-    assert plan.order[plan.tokens].tolist() == list(range(num_tokens))
+    joined = plan.join(torch.arange(num_tokens), torch.full((length - num_tokens,), -1))
+    assert joined.tolist() == [-1 if t is None else firsts[d] + t for d, _, t in stream]
     blocks = list(dict.fromkeys((d, b) for d, b, _ in stream))
     assert [blocks[block] for block in plan.position_blocks.tolist()] == [(d, b) for d, b, _ in stream]
     assert list(zip(plan.block_documents.tolist(), plan.block_numbers.tolist(), strict=True)) == blocks
     of_blocks = [min(t for d, b, t in stream if (d, b) == block and t is not None) for block in blocks]
     assert plan.first_tokens.tolist() == [firsts[d] + t for (d, _), t in zip(blocks, of_blocks, strict=True)]
-    assert torch.equal(plan.places.flatten()[plan.position_places], torch.arange(length))
+    begins = [[(d, b) for d, b, _ in stream].index(block) for block in blocks]
+    assert plan.block_bounds.tolist() == [*begins, length]
+    counts = [pattern.num_blocks(size) if size else 0 for size in sizes]
+    assert plan.document_bounds.tolist() == [0, *itertools.accumulate(counts)]
     # Who sees whom.
     expected = defined(pattern, sizes, stream)
     assert torch.equal(in_the_tables(plan), expected)
@@ -106,15 +111,16 @@ def test_tables_say_what_the_pattern_says_of_every_document(pattern, sizes, is_o
     for part, size in ((plan.documents, length), (plan.summaries, len(plan.representatives))):
         assert torch.equal(part.stream(part.rows(torch.arange(size))), torch.arange(size))
     # Every result is found: those of blocks behind each other, and then those of the global parts.
-    num_local, per_place = plan.key_mask.shape[0], plan.places.shape[1]
-    width = plan.global_parts.index.shape[1]
-    for position, result in enumerate(plan.results.tolist()):
-        if result < num_local * per_place:
-            block = plan.query_blocks[result // per_place]
-            assert plan.places[block, result % per_place] == position
+    tables = BlockTables.of(plan)
+    places, parts = tables.places.flatten(), tables.global_parts
+    for position, result in enumerate(tables.results.tolist()):
+        if result < len(places):
+            assert places[result] == position
+            assert plan.block_numbers[plan.position_blocks[position]] >= plan.num_global_blocks
         else:
-            row, column = divmod(result - num_local * per_place, width)
-            assert plan.global_parts.index[row, column] == position and plan.global_parts.key_mask[row, column]
+            row, column = divmod(result - len(places), parts.index.shape[1])
+            assert parts.index[row, column] == position and parts.key_mask[row, column]
+            assert plan.block_numbers[plan.position_blocks[position]] < plan.num_global_blocks
 
 
 MASKS = {
@@ -136,7 +142,7 @@ def test_a_document_is_what_is_real_of_a_row(name):
     assert torch.equal(in_the_tables(plan), defined(pattern, sizes, listed(pattern, sizes, 1)))
     batch = torch.arange(1, 11).view(2, 5)
     assert torch.equal(plan.take(batch), batch[is_real.bool()])
-    stream = torch.cat([plan.take(batch), torch.zeros_like(plan.representatives)])[plan.order, None]
+    stream = plan.join(plan.take(batch), torch.zeros_like(plan.representatives))[:, None]
     assert torch.equal(plan.give(stream)[..., 0], batch * is_real)
     assert torch.equal(plan.take(batch[:1])[: sizes[0]], plan.take(batch)[: sizes[0]])
 
@@ -147,24 +153,24 @@ def test_a_static_plan_has_the_same_documents_and_padding_behind_them(name, num_
     pattern, mask = SparsePattern(1, 1, 1, num_random_blocks, 0), torch.tensor(MASKS[name])
     plan, static = (plan_batch(pattern, 1, (2, 5), CPU, mask, is_static=static) for static in (False, True))
     shapes = plan_batch(pattern, 1, (2, 5), CPU, torch.ones_like(mask), is_static=True)
-    for one, other in zip(static, shapes, strict=True):
+    for one, other in zip([*static, *static.tables], [*shapes, *shapes.tables], strict=True):
         assert not isinstance(one, torch.Tensor) or one.shape == other.shape
     is_real = static.is_real
     assert torch.equal(static.take(torch.arange(10).view(2, 5))[is_real[static.tokens]], plan.sources)
     visible = in_the_tables(static)[is_real][:, is_real]
     assert torch.equal(visible, in_the_tables(plan))
     # Kernels differ on a row that sees nothing.
-    for mask_of_rows in (static.key_mask, static.documents.key_mask, static.summaries.key_mask):
+    for mask_of_rows in (static.tables.key_mask, static.documents.key_mask, static.summaries.key_mask):
         assert mask_of_rows.any(dim=1).all()
     # Nothing real sees padding.
-    seen = [static.places[k].flatten()[m] for k, m in zip(static.key_blocks, static.key_mask, strict=True)]
-    of_real = [is_real[static.places[block]].any() for block in static.query_blocks]
+    seen = [keys[mask] for keys, mask in zip(static.tables.key_places, static.tables.key_mask, strict=True)]
+    of_real = [is_real[first:end].any() for first, end in itertools.pairwise(static.block_bounds)]
     assert all(is_real[places].all() for places, real in zip(seen, of_real, strict=True) if real)
 
 
 def test_a_batch_without_a_token_comes_out_as_zeros():
     plan = plan_batch(SparsePattern(2), 1, (2, 3), CPU, torch.zeros(2, 3))
-    assert not plan.is_real.any() and (plan.give(torch.ones(len(plan.order), 4)) == 0).all()
+    assert not plan.is_real.any() and (plan.give(torch.ones(len(plan.position_blocks), 4)) == 0).all()
 
 
 def test_several_documents_in_a_row():
@@ -187,7 +193,7 @@ def test_documents_that_do_not_cover_the_batch_in_order_are_refused(bounds):
 
 def test_tables_do_not_grow_with_the_document():
     pattern = SparsePattern(8, num_window_blocks=5, num_global_blocks=2, num_random_blocks=3)
-    assert plan_batch(pattern, 1, (1, 2400), CPU).key_blocks.shape == (298, 10)
+    assert BlockTables.of(plan_batch(pattern, 1, (1, 2400), CPU)).key_places.shape == (300, 10 * 9)
 
 
 def test_a_plan_is_made_without_reading_anything_back(monkeypatch):

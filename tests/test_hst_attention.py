@@ -50,7 +50,7 @@ def new_module(training=False):
 
 def make_states(plan, num_heads=2, head_dim=4, dtype=torch.float32):
     """Query, key, value and the gradient that comes back to the output."""
-    length = len(plan.order) if isinstance(plan, BlockPlan) else plan.count
+    length = len(plan.position_blocks) if isinstance(plan, BlockPlan) else plan.count
     return [torch.randn(length, num_heads, head_dim).to(dtype) for _ in range(4)]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_sparse import ErnieSparseModel, SparsePattern
-from ernie_sparse.block_plan import Documents, plan_batch
+from ernie_sparse.block_plan import BlockTables, Documents, plan_batch
 
 DEFAULTS = {
     "block_size": 64,
@@ -74,11 +74,9 @@ def plan_of_tokens(pattern, num_tokens):
 
 def table_as_sets(plan):
     """The plan's table row by row, with the rows that global blocks do not need filled in."""
-    num_blocks = len(plan.block_numbers)
-    rows = [set(range(num_blocks)) for _ in range(num_blocks - len(plan.query_blocks))]
-    for keys, mask in zip(plan.key_blocks.tolist(), plan.key_mask, strict=True):
-        rows.append({key for key, seen in zip(keys, mask.view(len(keys), -1).any(1).tolist(), strict=True) if seen})
-    return rows
+    tables, num_blocks = BlockTables.of(plan), len(plan.block_numbers)
+    rows = [set(plan.position_blocks[k[m]].tolist()) for k, m in zip(tables.key_places, tables.key_mask, strict=True)]
+    return [set(range(num_blocks))] * plan.num_global_blocks + rows[plan.num_global_blocks :]
 
 
 def block_mask(plan):
@@ -318,7 +316,7 @@ def test_random_blocks_are_only_displaced_as_a_document_grows():
 
 def test_random_blocks_are_the_same_on_every_call_and_differ_between_seeds():
     plans = [plan_of_blocks(SparsePattern(8, num_random_blocks=2, seed=seed), 32) for seed in (0, 0, 1, 2**32 - 1)]
-    assert torch.equal(plans[0].key_blocks, plans[1].key_blocks)
+    assert torch.equal(plans[0].random_blocks, plans[1].random_blocks)
     for first, second in itertools.combinations(plans[1:], 2):
         assert not torch.equal(block_mask(first), block_mask(second))
 

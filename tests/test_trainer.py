@@ -533,4 +533,4 @@ def test_a_compiled_model_is_given_its_patterns_as_plans(head, tmp_path):
         expected = plan_batch(
             value, 1, batch["input_ids"].shape, torch.device("cpu"), batch["attention_mask"], is_static=True
         )
-        assert torch.equal(plan.key_blocks, expected.key_blocks) and torch.equal(plan.is_real, expected.is_real)
+        assert torch.equal(plan.block_bounds, expected.block_bounds) and torch.equal(plan.is_real, expected.is_real)
