@@ -110,7 +110,7 @@ class _CpuBlockAttention(torch.autograd.Function):
             states = _wide(query, key, value)
             output, generator = torch.empty_like(states[0]), torch.Generator().manual_seed(seed)
             for queries, keys in _chunks(plan, query.shape[1]):
-                weights = _weights(queries.of(states[0]) * scaling, [part.of(states[1]) for part in keys])
+                weights = _scores(queries.of(states[0]) * scaling, [part.of(states[1]) for part in keys]).softmax(-1)
                 if dropout:
                     weights.mul_(_kept(weights, dropout, generator))
                 queries.of(output).copy_(_product(weights, [part.of(states[2]) for part in keys]))
@@ -134,7 +134,7 @@ class _CpuBlockAttention(torch.autograd.Function):
             for queries, keys in _chunks(plan, gradient.shape[1]):
                 query, upstream = queries.of(states[0]) * scaling, queries.of(outer)
                 of_keys = [part.of(states[1]) for part in keys]
-                weights = _weights(query, of_keys)
+                weights = _scores(query, of_keys).softmax(-1)
                 slopes = _scores(upstream, [part.of(states[2]) for part in keys])
                 dropped = weights
                 if dropout:
@@ -154,9 +154,9 @@ def _wide(*states: torch.Tensor) -> list[torch.Tensor]:
 
 
 class _Span(NamedTuple):
-    """Positions of the stream, the same for `count` heads; or those of one head, for `count` blocks."""
+    """Positions of the stream, for some heads; or, `count` times the same, for as many blocks of one head."""
 
-    positions: slice | torch.Tensor
+    positions: slice
     heads: slice
     count: int
 
@@ -165,15 +165,15 @@ class _Span(NamedTuple):
         return states[self.positions, self.heads].transpose(0, 1).expand(self.count, -1, -1)
 
     def add(self, total: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor):
-        """Add `rows`, `(count, num_rows, head_dim)`, by their `weights`, `(count, num_rows, num_positions)`."""
+        """Add to what [`_Span.of`] sees the `rows`, `(count, num_rows, head_dim)`, each by its weights for the positions."""
         if self.heads.stop - self.heads.start < self.count:
-            # What is shared is summed by the product.
+            # The product sums over the blocks.
             weights, rows = weights.flatten(0, 1)[None], rows.flatten(0, 1)[None]
         total[self.positions, self.heads] += torch.bmm(weights.transpose(1, 2), rows).transpose(0, 1)
 
 
-class _Windows(NamedTuple):
-    """`count` blocks of `size` positions from `first` on, one behind the other, each with the `width - 1` behind it."""
+class _Blocks(NamedTuple):
+    """`count` full blocks of one head, one behind the other from position `first` on, each with the `width - 1` behind it."""
 
     first: int
     head: int
@@ -182,87 +182,82 @@ class _Windows(NamedTuple):
     width: int = 1
 
     def of(self, states: torch.Tensor) -> torch.Tensor:
-        """A view, in which blocks overlap, of shape `(count, width * size, head_dim)`."""
-        step, head_step, _ = states.stride()
-        offset = states.storage_offset() + self.first * step + self.head * head_step
-        return states.as_strided(
-            (self.count, self.width * self.size, states.shape[2]), (self.size * step, step, 1), offset
-        )
+        """`(count, width * size, head_dim)`: a view, in which wide blocks overlap."""
+        step, of_head, _ = states.stride()
+        shape = (self.count, self.width * self.size, states.shape[2])
+        offset = states.storage_offset() + self.first * step + self.head * of_head
+        return states.as_strided(shape, (self.size * step, step, 1), offset)
 
     def add(self, total: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor):
         """As [`_Span.add`]."""
-        for number, part in enumerate(torch.bmm(weights.transpose(1, 2), rows).split(self.size, dim=1)):
-            self._replace(first=self.first + number * self.size, width=1).of(total).add_(part)
+        products = torch.bmm(weights.transpose(1, 2), rows).split(self.size, dim=1)
+        for number, product in enumerate(products):
+            self._replace(first=self.first + number * self.size, width=1).of(total).add_(product)
 
 
-def _chunks(plan: BlockPlan, num_heads: int) -> Iterator[tuple["_Span | _Windows", list["_Span | _Windows"]]]:
+_Part = _Span | _Blocks
+
+
+def _chunks(plan: BlockPlan, num_heads: int) -> Iterator[tuple[_Part, list[_Part]]]:
     """
-    Queries, and the keys that all of them see, as many at a time as the cache takes; every position is among the queries
-    once. Global blocks see their document. Full blocks between full blocks, which are evenly spaced, go together, head by
-    head; the others each for itself.
+    Queries, and all that they see, as much at a time as the cache takes; every position of every head is once among the
+    queries. Global blocks see their document. Blocks in the middle of full ones are evenly spaced: they go together, head by
+    head. Every other block goes alone, for all heads.
     """
-    size, reach, starts = plan.block_width, plan.reach, plan.block_bounds.tolist()
+    starts, reach, size = plan.block_bounds.tolist(), plan.reach, plan.block_width
     for block, end in itertools.pairwise(plan.document_bounds.tolist()):
         first = min(block + plan.num_global_blocks, end)
         head = slice(starts[block], starts[first])
         if first > block:
-            yield from _rows(head, [slice(starts[block], starts[end])], num_heads)
-        inner = _inner(plan, starts, first, end)
-        for number in range(first, end):
-            if number in inner:
-                continue
-            window = slice(starts[max(first, number - reach)], starts[min(end, number + reach + 1)])
-            keys = [window, head] if first > block else [window]
-            drawn = plan.random_blocks[number]
-            drawn = [torch.arange(starts[b], starts[b + 1]) for b in (drawn[drawn >= 0] + block).tolist()]
-            yield from _rows(slice(starts[number], starts[number + 1]), keys + ([torch.cat(drawn)] if drawn else []), num_heads)
+            yield from _spans(head, [slice(starts[block], starts[end])], num_heads)
+        inner = _inner_blocks(plan, starts, first, end)
+        for number in (*range(first, inner.start), *range(inner.stop, end)):
+            keys = [slice(starts[max(first, number - reach)], starts[min(end, number + reach + 1)])]
+            if first > block:
+                keys.append(head)
+            if plan.random_blocks.shape[1]:
+                drawn = [block + other for other in plan.random_blocks[number].tolist() if other >= 0]
+                keys += [slice(starts[other], starts[other + 1]) for other in drawn]
+            yield from _spans(slice(starts[number], starts[number + 1]), keys, num_heads)
         width = 2 * reach + 1
-        step = max(1, CHUNK_SCORES // (size * (head.stop - head.start + width * size)))
-        for number in range(num_heads):
-            for part in (inner[i : i + step] for i in range(0, len(inner), step)):
-                queries = _Windows(starts[part[0]], number, len(part), size)
-                keys = [_Windows(starts[part[0] - reach], number, len(part), size, width)]
-                if first > block:
-                    keys.append(_Span(head, slice(number, number + 1), len(part)))
-                yield queries, keys
+        count = max(1, CHUNK_SCORES // (size * (width * size + head.stop - head.start)))
+        for number, part in itertools.product(
+            range(num_heads), (inner[i : i + count] for i in range(0, len(inner), count))
+        ):
+            keys = [_Blocks(starts[part.start - reach], number, len(part), size, width)]
+            if first > block:
+                keys.append(_Span(head, slice(number, number + 1), len(part)))
+            yield _Blocks(starts[part.start], number, len(part), size), keys
 
 
-def _inner(plan: BlockPlan, starts: list[int], first: int, end: int) -> range:
-    """Of the blocks from `first` to `end`, those whose windows consist of full blocks."""
-    if plan.random_blocks.shape[1]:
-        return range(0)
+def _inner_blocks(plan: BlockPlan, starts: list[int], first: int, end: int) -> range:
+    """Of a document's local blocks, from `first` to `end`, those whose windows hold full blocks alone."""
     size, reach = plan.block_width, plan.reach
-    if first < end and starts[first + 1] - starts[first] < size:
-        first += 1
-    if first < end and starts[end] - starts[end - 1] < size:
-        end -= 1
-    return range(first + reach, end - reach)
+    full = [number for number in (first, end - 1) if first < end and starts[number + 1] - starts[number] == size]
+    inner = range(first + reach + (first not in full), end - reach - (end - 1 not in full))
+    return inner if inner and not plan.random_blocks.shape[1] else range(end, end)
 
 
-def _rows(queries: slice, keys: list[slice | torch.Tensor], num_heads: int):
-    num_keys = sum(len(part) if isinstance(part, torch.Tensor) else part.stop - part.start for part in keys)
+def _spans(queries: slice, keys: list[slice], num_heads: int) -> Iterator[tuple[_Span, list[_Span]]]:
+    num_keys = sum(part.stop - part.start for part in keys)
     num_queries = min(queries.stop - queries.start, max(1, CHUNK_SCORES // num_keys))
-    step = max(1, CHUNK_SCORES // (num_queries * num_keys))
-    for head in range(0, num_heads, step):
-        heads = slice(head, min(head + step, num_heads))
-        count = heads.stop - heads.start
+    count = max(1, CHUNK_SCORES // (num_queries * num_keys))
+    for head in range(0, num_heads, count):
+        heads = slice(head, min(head + count, num_heads))
         for first in range(queries.start, queries.stop, num_queries):
-            part = slice(first, min(first + num_queries, queries.stop))
-            yield _Span(part, heads, count), [_Span(positions, heads, count) for positions in keys]
+            positions = (slice(first, min(first + num_queries, queries.stop)), *keys)
+            part, *parts = (_Span(each, heads, heads.stop - heads.start) for each in positions)
+            yield part, parts
 
 
 def _scores(query: torch.Tensor, keys: list[torch.Tensor]) -> torch.Tensor:
-    """`(count, num_rows, num_keys)`."""
+    """`(count, num_rows, num_keys)`, of keys one part behind the other."""
     scores = [torch.bmm(query, part.transpose(1, 2)) for part in keys]
     return scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
 
 
 def _columns(weights: torch.Tensor, keys: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     return weights.split([part.shape[1] for part in keys], dim=-1)
-
-
-def _weights(query, keys):
-    return _scores(query, keys).softmax(-1)
 
 
 def _product(weights: torch.Tensor, values: list[torch.Tensor]) -> torch.Tensor:

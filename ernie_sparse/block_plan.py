@@ -55,7 +55,9 @@ class Documents(NamedTuple):
         return cls.heads_of(bounds, bounds[1:], largest, is_real)._replace(places=places)
 
     @classmethod
-    def heads_of(cls, bounds: torch.Tensor, ends: torch.Tensor, largest: int, is_real: torch.Tensor | None) -> "Documents":
+    def heads_of(
+        cls, bounds: torch.Tensor, ends: torch.Tensor, largest: int, is_real: torch.Tensor | None
+    ) -> "Documents":
         """The positions from each of `bounds` but the last up to `ends`, `(count,)`, of which `largest` are the most."""
         index = bounds[:-1, None] + torch.arange(largest, device=bounds.device)
         is_filled = index < ends[:, None]

@@ -36,8 +36,8 @@ Pattern = SparsePattern | BlockPlan | dict | str
 PATTERN_ARGS = """
 pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
     The sparse pattern of this call alone: a value, its fields, or text such as `block_size=64,seed=0`. The config's
-    when `None`. A compiled model takes `block_plan(pattern, num_tokens, device)`, made outside, without compiling anew
-    for another pattern or length.
+    when `None`. A compiled model takes what [`plan_batch`] makes of the pattern, outside and with `is_static=True`, without
+    compiling anew for another pattern or length.
 """
 
 DOCUMENTS_ARGS = """

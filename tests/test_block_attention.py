@@ -255,7 +255,9 @@ def test_dropout_keeps_the_expected_output(form):
 
 def test_dropout_of_heads_documents_and_rows_differs():
     plan = make_plan("plain")
-    query, key, value, _ = (states[:1, :1].expand(len(plan.position_blocks), 2, -1) for states in make_one_hot_values(plan))
+    query, key, value, _ = (
+        states[:1, :1].expand(len(plan.position_blocks), 2, -1) for states in make_one_hot_values(plan)
+    )
     value = make_one_hot_values(plan)[2]
     kept = block_attention(query, key, value, plan, SCALING, 0.5) != 0
     first, second = kept[:30].clone(), kept[30:].clone()
