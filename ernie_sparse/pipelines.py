@@ -134,8 +134,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         limit = min(given.get("max_question_len", math.inf), settings.max_length // 2)
         if num_tokens > limit:
             raise InputError(
-                f"the question has {num_tokens} tokens, more than the {limit} of max_question_len and of half a window of "
-                f"{settings.max_length}: shorten it, or allow more by max_question_len and max_seq_len"
+                f"the question has {num_tokens} tokens, more than the {limit} that are allowed by max_question_len and, as half "
+                f"of a window, by max_seq_len={settings.max_length}: shorten it, or allow more"
             )
         batch = {"id": [""], "question": [question], "context": [context]}
         ((features, _),) = encode_batch(batch, settings, self.tokenizer, is_training=False)
