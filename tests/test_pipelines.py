@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from test_finetune_question_answering import bert_like, byte_like
 from tokenizers import processors
 from transformers import (
@@ -27,7 +28,7 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY, PipelineException
 
 import ernie_sparse
-from ernie_sparse import cli, pipeline_tasks
+from ernie_sparse import cli, pipeline_tasks, pipelines
 from ernie_sparse.errors import InputError
 from ernie_sparse.finetune.settings import Settings
 from ernie_sparse.pipelines import QuestionAnsweringPipeline
@@ -334,6 +335,25 @@ def test_answers_are_those_of_predict(tmp_path, threshold):
     assert len({one["answer"] for one in pipe(rows)}) > 3
 
 
+def test_the_settings_of_training_come_from_the_hub_too(tmp_path, monkeypatch):
+    model = make_model("ForQuestionAnswering")
+    model.name_or_path = "someone/reader"
+    chosen = Settings.of(model.config, LENGTH, task_type="question_answering", columns={}, stride=7, null_threshold=2.0)
+    chosen.save(tmp_path)
+    asked = []
+
+    def download(name: str, file: str) -> str:
+        asked.append(name)
+        if len(asked) > 1:
+            raise EntryNotFoundError("none")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(pipelines, "hf_hub_download", download)
+    assert QuestionAnsweringPipeline(model=model, tokenizer=BERT, device="cpu").settings == chosen
+    default = QuestionAnsweringPipeline(model=model, tokenizer=BERT, device="cpu").settings
+    assert (default.stride, default.null_threshold) == (128, None) and asked == ["someone/reader"] * 2
+
+
 def bert_reader(tokenizer=BERT, **config):
     config = BertConfig(**SIZES, vocab_size=len(tokenizer), max_position_embeddings=64, **config)
     return knowing(BertForQuestionAnswering(config), tokenizer)
@@ -346,6 +366,8 @@ def test_models_of_others_answer_too(tmp_path):
     pipe = pipeline("question-answering", model=str(tmp_path), device="cpu")
     assert isinstance(pipe.model, BertForQuestionAnswering) and pipe.settings.max_length == 64
     assert pipe(question="where is it?", context=CONTEXTS[7])["answer"] == "1 b  c, 2"
+    pipe = pipeline("question-answering", model=model, tokenizer=tokenizer_of(bert_like(), 50), device="cpu")
+    assert pipe.settings.max_length == 50
     # Two of its positions stand for no token.
     config = RobertaConfig(**SIZES, vocab_size=len(ROBERTA), max_position_embeddings=66, pad_token_id=1)
     model = knowing(RobertaForQuestionAnswering(config), ROBERTA)
