@@ -72,13 +72,16 @@ class _Finder(MetaPathFinder):
 def register(pipelines: ModuleType):
     """
     Enter our pipelines into the registry of `transformers.pipelines`. "question-answering", which transformers 5 removed, is
-    left alone if a later version has it again.
+    left alone if a later version has it again, and so is a task that it has no more.
     """
     registry = pipelines.PIPELINE_REGISTRY
-    for task, name in UNCUT.items():
+    for task in UNCUT.keys() & registry.supported_tasks.keys():
         entry = registry.supported_tasks[task]
         # Not by `register_pipeline`, which warns of what it overwrites: for other models nothing changes.
-        registry.supported_tasks[task] = {**entry, "impl": _PipelineClass(".uncut_pipelines", name, entry["impl"])}
+        registry.supported_tasks[task] = {
+            **entry,
+            "impl": _PipelineClass(".uncut_pipelines", UNCUT[task], entry["impl"]),
+        }
     if QUESTION_ANSWERING not in registry.supported_tasks:
         # `pipeline` looks here first, and would not see what is registered.
         getattr(pipelines, "REMOVED_TASKS", {}).pop(QUESTION_ANSWERING, None)
