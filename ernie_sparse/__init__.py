@@ -2,8 +2,9 @@
 """
 ERNIE-Sparse for Hugging Face Transformers: a long-document encoder with hierarchical sparse attention.
 
-Importing the package registers its classes, so that `AutoConfig`, `AutoModel` and `AutoModelFor…` know `ernie_sparse`. Models
-and the trainer are loaded when they are first used: the import alone takes no longer than that of the Auto classes.
+Importing the package registers its classes, so that `AutoConfig`, `AutoModel` and `AutoModelFor…` know `ernie_sparse`, and
+`pipeline` the task "question-answering". Models, pipelines and the trainer are loaded when they are first used: the import alone
+takes no longer than that of the Auto classes.
 """
 
 import importlib
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from .configuration_ernie_sparse import ErnieSparseConfig
+from .pipeline_tasks import register_when_imported
 from .sparse_pattern import SparsePattern
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         ErnieSparseModel,
         ErnieSparsePreTrainedModel,
     )
+    from .pipelines import QuestionAnsweringPipeline
     from .trainer import SaorArguments, SaorTrainer
 
 __version__ = "0.1.0"
@@ -47,6 +50,7 @@ __all__ = [
     "ErnieSparseForTokenClassification",
     "ErnieSparseModel",
     "ErnieSparsePreTrainedModel",
+    "QuestionAnsweringPipeline",
     "SaorArguments",
     "SaorTrainer",
     "SparsePattern",
@@ -77,6 +81,7 @@ class _ModelClass:
 AutoConfig.register("ernie_sparse", ErnieSparseConfig)
 for _name, _auto_class in _AUTO_CLASSES.items():
     _auto_class.register(ErnieSparseConfig, _ModelClass(_name))
+register_when_imported()
 
 
 def __getattr__(name: str):
@@ -84,6 +89,8 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name.startswith("Saor"):
         return getattr(importlib.import_module(".trainer", __name__), name)
+    if name == "QuestionAnsweringPipeline":
+        return getattr(importlib.import_module(".pipelines", __name__), name)
     modeling = importlib.import_module(".modeling_ernie_sparse", __name__)
     for model_name, auto_class in _AUTO_CLASSES.items():
         auto_class.register(ErnieSparseConfig, getattr(modeling, model_name), exist_ok=True)

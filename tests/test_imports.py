@@ -14,8 +14,8 @@ import ernie_sparse
 PACKAGE = Path(ernie_sparse.__file__).parent
 # Each row may import from the rows above it alone; a folder's files also from one another.
 LEVELS = (
-    ("errors", "sparse_pattern", "saor"),
-    ("block_plan", "configuration_ernie_sparse", "command_line"),
+    ("errors", "sparse_pattern", "saor", "pipeline_tasks"),
+    ("block_plan", "configuration_ernie_sparse", "command_line", "uncut_pipelines"),
     ("block_attention",),
     ("hst_attention",),
     ("hst_layer",),
@@ -24,6 +24,7 @@ LEVELS = (
     ("trainer", "training_arguments", "conversion_families"),
     ("run", "conversion"),
     ("pretraining", "finetune"),
+    ("pipelines",),
     ("cli",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -32,7 +33,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # Nothing but these may import Trainer or datasets.
-TRAINING = ("trainer", "trainer_internals", "run", "tables", "pretraining", "finetune")
+TRAINING = ("trainer", "trainer_internals", "run", "tables", "pretraining", "finetune", "pipelines")
 
 IMPORT_ALL = """
 import importlib, json, sys
@@ -57,7 +58,8 @@ def run(code: str, *argv: str) -> str:
 def test_importing_the_package_imports_no_more_than_the_auto_classes():
     code = "import sys; from transformers import AutoModel, AutoModelForMaskedLM; import collections.abc; before = set(sys.modules)"
     added = run(f"{code}; import ernie_sparse; print(*sorted(set(sys.modules) - before))").split()
-    assert added == ["ernie_sparse", "ernie_sparse.configuration_ernie_sparse", "ernie_sparse.sparse_pattern"]
+    own = ("configuration_ernie_sparse", "pipeline_tasks", "sparse_pattern")
+    assert added == ["ernie_sparse", *(f"ernie_sparse.{name}" for name in own)]
 
 
 def test_importing_starts_no_process_and_only_training_brings_trainer_and_datasets():

@@ -77,9 +77,20 @@ def decode(outputs: tuple, features: Dataset, rows: Dataset, settings: Settings)
     for number, row in enumerate(rows.select_columns(["id", "context"])):
         windows = order[edges[number] : edges[number + 1]]
         parts = (part[windows].ravel() for part in (scores, first_characters, last_characters))
-        best = _best_of_windows(*parts, row["context"] or "", settings.num_best)
-        predictions.append({"id": row["id"], **_prediction(best, settings.null_threshold)})
+        predictions.append({"id": row["id"], **answer(*parts, row["context"] or "", settings)})
     return predictions
+
+
+def answer(scores: np.ndarray, firsts: np.ndarray, lasts: np.ndarray, context: str, settings: Settings) -> dict:
+    """
+    What [`decode`] says of one question, without its id.
+
+    Args:
+        scores, firsts, lasts (`np.ndarray` of shape `(num_spans,)`):
+            The best spans of all windows of the question: what they score above no answer, and the characters of the context
+            at which they start and, exclusive, end.
+    """
+    return _prediction(_best_of_windows(scores, firsts, lasts, context, settings.num_best), settings.null_threshold)
 
 
 def predictions_as_json(predictions: list[dict]) -> dict[str, str]:

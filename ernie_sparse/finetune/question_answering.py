@@ -43,7 +43,11 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool, num_
     Raises:
         [`InputError`]: A tokenizer without offsets, a stride that leaves no progress, or training rows without answers.
     """
-    _check(rows, settings, tokenizer, is_training)
+    check(settings, tokenizer)
+    if is_training and not _is_labelled(rows.column_names):
+        raise InputError(
+            f"training needs answers or aliases, the columns are {', '.join(map(repr, rows.column_names))}"
+        )
     types = {}
     if _is_labelled(rows.column_names):
         types |= {"start_positions": List(Value("int32")), "end_positions": List(Value("int32"))}
@@ -54,6 +58,7 @@ def encode(rows: Dataset, settings: Settings, tokenizer, is_training: bool, num_
 
 
 def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) -> Encoded:
+    """The windows of every row of a batch, as arrays by name, and notes: what [`encode`] puts into a table."""
     contexts = [context or "" for context in batch["context"]]
     encoded = tokenizer(
         [question or "" for question in batch["question"]],
@@ -68,7 +73,11 @@ def encode_batch(batch: dict, settings: Settings, tokenizer, is_training: bool) 
         # Even where there are no tokens.
         tokens = {name: np.array(encoded[name][i], dtype=np.int64) for name in names}
         offsets = np.where(sequence[:, None] == 1, tokens.pop("offset_mapping").reshape(-1, 2), -1)
-        tokens |= {"offset_starts": offsets[:, 0], "offset_ends": offsets[:, 1], "is_context": sequence == 1}
+        tokens |= {
+            "offset_starts": offsets[:, 0],
+            "offset_ends": offsets[:, 1],
+            "is_context": (sequence == 1).astype(np.int8),
+        }
         windows, notes = _windows(sequence, settings)
         features = [{name: column[window] for name, column in tokens.items()} for window in windows]
         if _is_labelled(batch):
@@ -90,7 +99,8 @@ def score(predictions: list[dict], rows: Dataset, settings: Settings) -> dict[st
     return compute([name], [prediction["answer"] for prediction in predictions], references)
 
 
-def _check(rows: Dataset, settings: Settings, tokenizer, is_training: bool):
+def check(settings: Settings, tokenizer):
+    """Raise an [`InputError`] for a tokenizer without offsets and for a stride that leaves no progress."""
     if not tokenizer.is_fast:
         raise InputError(
             f"question answering needs a fast tokenizer (tokenizer.json), which knows the characters of every token: "
@@ -102,10 +112,6 @@ def _check(rows: Dataset, settings: Settings, tokenizer, is_training: bool):
         raise InputError(
             f"a stride of {settings.stride} tokens makes no progress in windows of {settings.max_length}: beside the "
             f"longest question {max(room, 0)} tokens of the context fit, and the stride has to be smaller"
-        )
-    if is_training and not _is_labelled(rows.column_names):
-        raise InputError(
-            f"training needs answers or aliases, the columns are {', '.join(map(repr, rows.column_names))}"
         )
 
 
