@@ -418,3 +418,20 @@ def test_a_reader_that_goes_away_is_no_error():
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_commands_keep_the_memory_that_tensors_free():
+    program = (
+        "import resource, torch\n"
+        "from ernie_sparse.cli import keep_freed_memory\n"
+        "def pages():\n"
+        "    torch.ones(2**24)\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    torch.ones(2**23)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "pages(), print(pages()), keep_freed_memory(), pages(), print(pages())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = map(int, result.stdout.split())
+    assert before > 1000 and after < 100
