@@ -2,11 +2,30 @@
 """ERNIE-Sparse model configuration"""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from .sparse_pattern import SparsePattern
+
+# What the Auto classes find in the code that is saved beside a config.
+AUTO_MAP = {
+    "AutoConfig": "configuration_ernie_sparse.ErnieSparseConfig",
+    "AutoModel": "modeling_ernie_sparse.ErnieSparseModel",
+    **{
+        f"AutoModelFor{head}": f"modeling_ernie_sparse.ErnieSparseFor{head}"
+        for head in (
+            "MaskedLM",
+            "MultipleChoice",
+            "QuestionAnswering",
+            "SequenceClassification",
+            "TokenClassification",
+        )
+    },
+}
 
 
 @strict
@@ -109,6 +128,21 @@ class ErnieSparseConfig(PreTrainedConfig):
     def pattern(self, value):
         for name, field_value in dataclasses.asdict(SparsePattern.parse(value)).items():
             setattr(self, name, field_value)
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """
+        `PreTrainedConfig.save_pretrained`, with the code of the model beside it: the Auto classes load the folder with
+        `trust_remote_code=True` where this package is not installed.
+        """
+        self.auto_map = dict(AUTO_MAP)
+        folder = Path(save_directory)
+        # Code that was itself loaded from such a folder may stand alone here; then transformers saves the rest.
+        modeling = Path(__file__).with_name("modeling_ernie_sparse.py")
+        if modeling.exists() and not folder.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in {str(modeling), *get_relative_import_files(modeling)}:
+                shutil.copyfile(file, folder / Path(file).name)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_pattern(self):
         """The scalars must form a valid [`SparsePattern`]."""

@@ -87,7 +87,10 @@ class SparsePattern:
         """
         if isinstance(value, cls):
             return value
-        if isinstance(value, str):
+        if type(value).__name__ == cls.__name__ and dataclasses.is_dataclass(value):
+            # Of the same code, loaded from a checkpoint a second time.
+            value = dataclasses.asdict(value)
+        elif isinstance(value, str):
             value = cls._fields_of_text(value)
         elif not isinstance(value, Mapping):
             raise ValueError(

@@ -33,6 +33,7 @@ PUSHED = (
         "*.safetensors",
         "*.safetensors.index.json",
         "config.json",
+        "*.py",
         "finetune.json",
         "README.md",
         "results.json",
