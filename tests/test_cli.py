@@ -247,7 +247,10 @@ def bad_inputs(folder):
         ["pretrain", "--train-file", folder / "north.txt", "--output-dir", folder / "never"],
         "needs either --tokenizer",
     )
-    yield [*pretrain, "--text-column", "body"], "north.txt, row 0: --text-column body is not one of text"
+    yield (
+        [*pretrain, "--text-column", "body"],
+        "north.txt, row 0: --text-column body: there is no such column, only 'text'",
+    )
     write_jsonl(folder / "numbers.jsonl", [{"text": "a"}, {"text": 7}])
     numbers = replaced(pretrain, "--train-file", folder / "numbers.jsonl")
     yield numbers, "numbers.jsonl, row 1: column 'text' holds 7 (int): a text is needed"
