@@ -423,6 +423,30 @@ def test_a_recipe_stands_in_for_what_is_not_given(tmp_path):
     assert prepare("--max-length", 40).settings.max_length == 40
 
 
+@pytest.mark.parametrize(
+    "flags, has_best",
+    [
+        ("", True),
+        ("--eval-strategy steps", False),
+        ("--eval-strategy steps --save-strategy steps", True),
+        ("--eval-strategy steps --save-strategy steps --save-steps 75", False),
+        ("--eval-strategy steps --save-strategy steps --save-steps 75 --eval-steps 25", True),
+        ("--eval-strategy steps --save-strategy steps --save-steps 0.5 --eval-steps 0.1", True),
+        ("--eval-strategy steps --save-strategy steps --save-steps 0.5", False),
+        ("--eval-strategy steps --save-strategy best", True),
+        ("--eval-strategy no", False),
+        ("--save-strategy no", False),
+        ("--save-strategy no --load-best-model-at-end false", None),
+    ],
+)
+def test_the_best_model_is_kept_wherever_there_is_one_and_else_it_is_said(flags, has_best, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(runner.logger, "warning_once", said.append)
+    words = ["--model", "m", "--train-file", "f.csv", "--output-dir", str(tmp_path), *flags.split()]
+    assert read_arguments(words)[-1].load_best_model_at_end == bool(has_best)
+    assert len(said) == (has_best is False) and all("the last one, not the best one" in line for line in said)
+
+
 def test_a_recipe_widens_the_global_blocks_of_a_model_but_not_of_a_pattern_that_is_given():
     files = [f"--{split}-file {workspace() / f'candidate_choice-{split}.jsonl'}" for split in ("train", "validation")]
     words = f"--model {workspace() / 'model'} --task wikihop --output-dir unused {' '.join(files)}".split()

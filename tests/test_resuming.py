@@ -172,6 +172,27 @@ def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
     assert (tmp_path / "killed" / "results.json").read_bytes() == results
 
 
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_a_run_that_had_stopped_early_makes_no_further_update(strategy, tmp_path, monkeypatch):
+    flags = ["--early-stopping-patience", 1, "--num-train-epochs", 30, "--learning-rate", 1e-7]
+    flags += ["--eval-strategy", strategy, "--save-strategy", strategy, "--eval-steps", 3, "--save-steps", 3]
+    whole = finetune(tmp_path / "whole", *flags)
+
+    class Killed(BaseException):
+        """What nothing catches."""
+
+    def killed_there(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        # After the training, before the results.
+        patch.setattr(ernie_sparse.SaorTrainer, "predict", killed_there)
+        finetune(tmp_path / "killed", *flags)
+    resumed = finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    assert resumed["steps"] == whole["steps"] < 30 * 4 and resumed["splits"] == whole["splits"]
+    assert are_equal(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_other_data_and_another_precision_are_refused(tmp_path, capsys):
     finetune(tmp_path / "out", "--max-steps", 2)
     text = Path(arguments(tmp_path)[arguments(tmp_path).index("--train-file") + 1]).read_text()

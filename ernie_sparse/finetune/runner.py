@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers.utils import logging
 
 from ..checkpoints import load_model
 from ..command_line import CommandParser, fields_of
@@ -22,6 +23,8 @@ from .search import search
 from .task_types import TASK_TYPES
 from .tasks import GLUE, OWN_FILES, TASKS, Task, list_tasks
 from .trainer import FeatureCollator, FinetuneTrainer
+
+logger = logging.get_logger(__name__)
 
 # What a command leaves in its output folder beside its runs.
 PARTS = ("search", "search.json", "results.json")
@@ -79,17 +82,35 @@ def fill_arguments(
         if given.get(flag, known[0]) not in known:
             raise InputError(f"--{flag} {given[flag]!r} is not one of {', '.join(known)}")
     task = TASKS[given["task"]] if "task" in given else OWN_FILES[given.get("kind", "single_label")]
+    has_best = saves_what_it_evaluates(given)
+    if not has_best and "load_best_model_at_end" not in given:
+        logger.warning_once(
+            "the model at the end will be the last one, not the best one: checkpoints are not saved where they are evaluated "
+            "(--save-strategy as --eval-strategy, --save-steps a multiple of --eval-steps)"
+        )
     recipe = {
         **recipe_of(task),
-        # The checkpoint that was evaluated is the one that was saved.
-        "load_best_model_at_end": {given.get(name, "epoch") for name in ("eval_strategy", "save_strategy")}
-        == {"epoch"},
+        "load_best_model_at_end": has_best,
         # Of these metrics mse alone is better when smaller; of losses transformers knows.
         "greater_is_better": False if given.get("metric_for_best_model", task.best).endswith("mse") else None,
     }
     args, saor, training = parser.fill(given, recipe)
     args.check_training(task, saor, training)
     return given.get("task", "own files"), args.with_columns(task), args, saor, training
+
+
+def saves_what_it_evaluates(given: dict) -> bool:
+    """Whether every checkpoint that is saved is evaluated as well, so that the best one can be told."""
+    names = ("eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_steps")
+    values = {name: given.get(name, RunArguments.__dataclass_fields__[name].default) for name in names}
+    evaluation, saving = values["eval_strategy"], values["save_strategy"]
+    if "no" in (evaluation, saving) or saving not in ("best", evaluation):
+        return False
+    if saving != "steps":
+        return True
+    # As transformers has it: shares of all steps and numbers of steps cannot be compared.
+    every, saved = values["eval_steps"] or values["logging_steps"], values["save_steps"]
+    return every > 0 and (every < 1) == (saved < 1) and (saved * 1_000_000) % (every * 1_000_000) == 0
 
 
 def build_trainer(job: Job, args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments):
