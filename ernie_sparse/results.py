@@ -137,6 +137,15 @@ def write_json(path: Path, content: Mapping):
     temporary.replace(path)
 
 
+def file_digest(path: Path) -> str:
+    """A digest of what a file holds."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def contents_digest(*parts: "Dataset") -> str:
     """A digest of the rows of some data sets: of what stands in them and in which order, not of how they are stored."""
     digest = hashlib.blake2b(digest_size=16)

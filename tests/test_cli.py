@@ -206,7 +206,7 @@ def bad_inputs(folder):
     for value, message in (
         (folder / "nothing.csv", "there is no such file"),
         (folder / "empty.csv", "is empty"),
-        (folder / "ragged.csv", "could not read"),
+        (folder / "ragged.csv", "row 1: the quotes of line 3 are wrong"),
         (folder / "torn.json", "torn.json, row 0: it is no JSON: Unterminated string"),
         (folder / "north.txt", "north.txt: csv, tsv, jsonl, json, parquet files can be read"),
         (folder / "single.jsonl", "single class, 'x'"),

@@ -13,6 +13,7 @@ import datasets
 import evaluate
 import pytest
 import torch
+from filelock import FileLock
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
@@ -193,14 +194,13 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
     # A seed that is done is gone on from though it has left no checkpoint.
     finetune(tmp_path / "seeds", *flags, "--save-strategy", "no")
     finetune(tmp_path / "one", *flags[2:], "--save-strategy", "steps", "--eval-strategy", "no", "--save-steps", 1)
-    for folder, words in (("seeds/seed-0", flags), ("one", flags[2:])):
-        out = tmp_path / folder.partition("/")[0]
+    for folder, words in (("seeds", flags), ("one", flags[2:])):
         for more, message in (
             (("--learning-rate", "1e-4"), "learning_rate 0.003 and not 0.0001"),
             (("--max-length", 32, "--saor-alpha", 1), "max_length None and not 32, saor_alpha 0.0 and not 1.0"),
         ):
             capsys.readouterr()
-            assert cli.main(arguments(out, *words, *more, *resume)) == 2
+            assert cli.main(arguments(tmp_path / folder, *words, *more, *resume)) == 2
             assert f"{tmp_path / folder} holds another run, of {message}" in capsys.readouterr().err
     # No flag asks for SAOR.
     assert not any("consistency_loss" in entry for entry in read_results(tmp_path / "one")["history"])
@@ -457,6 +457,38 @@ def test_a_recipe_widens_the_global_blocks_of_a_model_but_not_of_a_pattern_that_
         blocks.append((job.config.num_global_blocks, job.settings.num_global_tokens))
     # The model reads no more than four blocks.
     assert blocks == [(TASKS["wikihop"].recipe.num_global_blocks, 64), (2, 32)]
+
+
+def test_a_folder_of_several_runs_is_one_commands(tmp_path, capsys):
+    out, flags, resume = tmp_path / "out", ("--seeds", 0, 1, "--max-steps", 1), ("--resume-from-checkpoint", "last")
+    finetune(out, *flags)
+    before = {path: path.read_bytes() for path in (out / "results.json", out / "run.json")}
+
+    def refused(folder, *more) -> str:
+        capsys.readouterr()
+        assert cli.main(arguments(folder, *more)) == 2
+        assert {path: path.read_bytes() for path in before} == before
+        return capsys.readouterr().err
+
+    assert "holds a finished run: pass --resume-from-checkpoint last" in refused(out, *flags)
+    assert "learning_rate" in refused(out, "--seeds", 2, "--max-steps", 1, *resume, "--learning-rate", 1)
+    assert "holds results of seed 1 as well" in refused(out, "--seeds", 0, "--max-steps", 1, *resume)
+    # One run and a run per seed are two commands.
+    assert "folder_per seed and not None" in refused(out, "--max-steps", 1, *resume)
+    finetune(out, *flags, *resume)
+    # What is somebody else's stays, and so does what another process writes.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "results.json").write_text("mine")
+    assert "it holds results.json" in refused(tmp_path / "mine", *flags)
+    glue = ("--task", "glue", "--data-dir", tmp_path / "data")
+    write_jsonl(
+        tmp_path / "data" / "glue" / "rte" / "train.jsonl", [{"sentence1": "a", "sentence2": "b", "label": 0}] * 4
+    )
+    words = ["finetune", "--model", workspace() / "model", *glue, "--output-dir", tmp_path / "mine"]
+    assert cli.main([str(word) for word in words]) == 2
+    assert "it holds results.json" in capsys.readouterr().err
+    with FileLock(out / ".lock"):
+        assert "another run is writing into this folder" in refused(out, *flags, *resume)
 
 
 def test_list_prints_the_tasks(capsys):

@@ -114,7 +114,7 @@ def numbers(results: dict, prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def write_seeds(job, record: Record, training, results: dict[int, dict]) -> dict:
+def write_seeds(job, record: Record, parent: Run, results: dict[int, dict]) -> dict:
     """Mean and standard deviation over the seeds; the first process writes them as results.json and prints a table."""
     splits = {}
     for split in next(iter(results.values()))["splits"]:
@@ -134,8 +134,9 @@ def write_seeds(job, record: Record, training, results: dict[int, dict]) -> dict
         "largest_class": largest_class(job),
         **record.facts(),
     }
-    if training.process_index == 0:
-        path = Path(training.output_dir) / "results.json"
+    if parent.is_main_process:
+        path = parent.folder / "results.json"
+        parent.write_identity()
         write_json(path, everything)
         rows = [(f"{job.last} {name}", f"{mean[name]:.4f} ± {std[name]:.4f}") for name in mean]
         print_table([("seeds", ", ".join(map(str, results))), *rows, ("results", path)])

@@ -2,6 +2,7 @@
 """`ernie-sparse finetune`: a checkpoint on a task or on files of your own."""
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..checkpoints import load_model
 from ..command_line import CommandParser, fields_of
 from ..errors import InputError, input_errors
 from ..results import Record
-from ..run import Run, check_folder
+from ..run import Run
 from ..trainer import SaorArguments
 from ..training_arguments import RunArguments, training_facts
 from . import report
@@ -25,9 +26,6 @@ from .tasks import GLUE, OWN_FILES, TASKS, Task, list_tasks
 from .trainer import FeatureCollator, FinetuneTrainer
 
 logger = logging.get_logger(__name__)
-
-# What a command leaves in its output folder beside its runs.
-PARTS = ("search", "search.json", "results.json")
 
 DEFAULTS = {
     # Until its gain in fine-tuning is shown.
@@ -235,15 +233,20 @@ def finetune(parser: CommandParser, given: dict, argv: list[str]) -> dict:
         raise InputError("--push-to-hub pushes one model and --seeds makes several: push the one you choose")
     record = Record(parser.prog, argv)
     trainings = [training] if args.seeds is None else [of_seed(training, seed) for seed in args.seeds]
+    runs = [Run(record, own, facts_of(args, saor, own) | {"folder_per": None}) for own in trainings]
+    parent = None
     if args.seeds is not None:
-        check_folder(Path(training.output_dir), [*PARTS, *_seed_folders(training)])
-    runs = [Run(record, own, facts_of(args, saor, own), PARTS) for own in trainings]
+        parent = parent_run(record, training, facts_of(args, saor, training), "seed", seed_folders(training))
     try:
+        if parent is not None:
+            parent.checkpoint()
         checkpoints = [run.checkpoint() for run in runs]
         with training.main_process_first(desc="reading and tokenizing the documents"):
             job = prepare(name, task, args, training)
-        for run in runs:
+        for run in runs if parent is None else [parent, *runs]:
             run.check_data({split: (job.rows[split], job.features[split]) for split in job.rows})
+        if parent is not None:
+            check_seeds(parent, args.seeds)
         results = {own.seed: run.finished_results() for own, run in zip(trainings, runs, strict=True)}
         best = {}
         if args.search_trials and None in results.values():
@@ -253,14 +256,33 @@ def finetune(parser: CommandParser, given: dict, argv: list[str]) -> dict:
                 for field, value in best.items():
                     setattr(own, field, value)
                 results[own.seed] = train_once(job, run, args, saor, own, checkpoint)
+        return results[training.seed] if parent is None else report.write_seeds(job, record, parent, results)
     finally:
         for run in runs:
             run.release()
-    return results[training.seed] if args.seeds is None else report.write_seeds(job, record, training, results)
+        if parent is not None:
+            parent.release()
 
 
-def _seed_folders(training: RunArguments) -> list[str]:
+def parent_run(record: Record, training: RunArguments, facts: dict, folder_per: str, parts: Collection[str]) -> Run:
+    """What holds the runs of a command that has several: a folder that is one command's as a run's is."""
+    own = copy.copy(training)
+    # A checkpoint is one of its runs'.
+    own.resume_from_checkpoint = training.resume_from_checkpoint and "last"
+    return Run(record, own, {**facts, "folder_per": folder_per}, parts)
+
+
+def seed_folders(training: RunArguments) -> list[str]:
     return [path.name for path in Path(training.output_dir).glob("seed-*")]
+
+
+def check_seeds(parent: Run, seeds: list[int]):
+    """Raise an [`InputError`] where results of more seeds would be written over."""
+    missing = [seed for seed in (parent.earlier_results() or {}).get("seeds", ()) if int(seed) not in seeds]
+    if missing:
+        raise InputError(
+            f"{parent.folder} holds results of seed {', '.join(missing)} as well: name all of them, or another folder"
+        )
 
 
 def finetune_glue(parser: CommandParser, given: dict, argv: list[str]) -> dict:
@@ -273,14 +295,19 @@ def finetune_glue(parser: CommandParser, given: dict, argv: list[str]) -> dict:
             raise InputError(f"no GLUE task was found in {given['data_dir']}")
     for name in tasks:
         # What one of them cannot do is said before the first is trained.
-        fill_arguments(parser, given | {"task": name})
-    check_folder(Path(given["output_dir"]), ["results.json", *GLUE])
+        *_, training = fill_arguments(parser, given | {"task": name})
     record, results = Record(parser.prog, argv), {}
-    for name in tasks:
-        own = {"task": name, "output_dir": str(Path(given["output_dir"]) / name)}
-        words = [word for flag, value in own.items() for word in (f"--{flag.replace('_', '-')}", value)]
-        results[name] = finetune(parser, given | own, [*argv, *words])
-    return report.write_glue(record, Path(given["output_dir"]), results, missing, average_over_tasks)
+    # What else makes them what they are, each of the tasks' runs knows.
+    parent = parent_run(record, training, {"tasks": tasks}, "task", GLUE)
+    try:
+        parent.checkpoint()
+        for name in tasks:
+            own = {"task": name, "output_dir": str(Path(given["output_dir"]) / name)}
+            words = [word for flag, value in own.items() for word in (f"--{flag.replace('_', '-')}", value)]
+            results[name] = finetune(parser, given | own, [*argv, *words])
+        return report.write_glue(record, parent.folder, results, missing, average_over_tasks)
+    finally:
+        parent.release()
 
 
 def _has_data(data_dir: str, task: Task) -> bool:
