@@ -540,6 +540,21 @@ def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch
     assert not any(b"hf_s3cret" in path.read_bytes() for path in left)
 
 
+def test_nothing_secret_is_left_or_said(tmp_path, capfd):
+    url = "https://me:s3c@r/et@host/x?token=s3cret"
+    finetune(tmp_path / "out", "--max-steps", 1, "--run-name", url, "--trackio-space-id", url, "--seeds", 0)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "training_args.bin" for path in left)
+    for flags in (("--hub-tokn", "s3cret"), ("--hub-tokn=s3cret",), ("--train-file", url), ("--model", url)):
+        assert cli.main(arguments(tmp_path / "other", *flags)) == 2
+    shown = capfd.readouterr()
+    assert "unrecognized arguments: --hub-tokn (" in shown.err and "there is no such" in shown.err
+    for secret in ("s3c", "r/et@"):
+        assert (
+            not [path for path in left if secret.encode() in path.read_bytes()] and secret not in shown.out + shown.err
+        )
+
+
 def test_the_best_checkpoint_is_that_of_the_metric_asked_for(tmp_path):
     words = ["--model", "m", "--train-file", "f.csv", "--output-dir", str(tmp_path)]
     assert read_arguments(words)[-1].greater_is_better

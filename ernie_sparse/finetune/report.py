@@ -71,9 +71,11 @@ def write(job, run: Run, results: dict, predictions: dict[str, list[dict]], hist
     out = run.folder
     for split, rows in predictions.items():
         with open(out / f"predictions-{split}.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(as_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+            file.writelines(
+                json.dumps(as_json(row, is_data=True), ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+            )
         if job.task.task_type == "question_answering":
-            write_json(out / f"answers-{split}.json", predictions_as_json(rows))
+            write_json(out / f"answers-{split}.json", predictions_as_json(rows), is_data=True)
     write_card(job, out, results)
     rows = [
         ("task", job.name),
