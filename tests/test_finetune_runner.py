@@ -41,6 +41,7 @@ from transformers import (
 from ernie_sparse import ErnieSparseForCandidateChoice, cli
 from ernie_sparse.errors import InputError
 from ernie_sparse.finetune import evaluate_modules, preparation, runner
+from ernie_sparse.finetune.prediction_files import SAME_ID
 from ernie_sparse.finetune.settings import Settings
 from ernie_sparse.finetune.task_types import TASK_TYPES
 from ernie_sparse.finetune.tasks import GLUE, OWN_FILES, TASKS
@@ -197,13 +198,24 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
     for folder, words in (("seeds", flags), ("one", flags[2:])):
         for more, message in (
             (("--learning-rate", "1e-4"), "learning_rate 0.003 and not 0.0001"),
-            (("--max-length", 32, "--saor-alpha", 1), "max_length None and not 32, saor_alpha 0.0 and not 1.0"),
+            (
+                ("--max-length", 32, "--saor-alpha", 1),
+                "max_length 64 and not 32, stride 16 and not 8, saor_alpha 0.0 and not 1.0",
+            ),
         ):
             capsys.readouterr()
             assert cli.main(arguments(tmp_path / folder, *words, *more, *resume)) == 2
             assert f"{tmp_path / folder} holds another run, of {message}" in capsys.readouterr().err
     # No flag asks for SAOR.
     assert not any("consistency_loss" in entry for entry in read_results(tmp_path / "one")["history"])
+    # What stands in for a flag may be spelt out.
+    spelt = ("--text-column", "text", "--max-length", 64, "--stride", 16, "--tokenizer", workspace() / "model")
+    results = (tmp_path / "one" / "results.json").read_bytes()
+    words = ("--save-strategy", "steps", "--eval-strategy", "no", "--save-steps", 1)
+    finetune(
+        tmp_path / "one", *flags[2:], *words, *spelt, "--pattern", read_results(tmp_path / "one")["pattern"], *resume
+    )
+    assert (tmp_path / "one" / "results.json").read_bytes() == results
     # Another seed more is still the same comparison.
     flags = (*flags[2:], "--save-strategy", "no")
     assert set(finetune(tmp_path / "seeds", "--seeds", 0, 1, *flags, *resume)["seeds"]) == {"0", "1"}
@@ -445,6 +457,14 @@ def test_the_best_model_is_kept_wherever_there_is_one_and_else_it_is_said(flags,
     words = ["--model", "m", "--train-file", "f.csv", "--output-dir", str(tmp_path), *flags.split()]
     assert read_arguments(words)[-1].load_best_model_at_end == bool(has_best)
     assert len(said) == (has_best is False) and all("the last one, not the best one" in line for line in said)
+
+
+def test_rows_of_one_id_are_counted_where_they_share_a_place(tmp_path):
+    rows = read_jsonl(workspace() / "question_answering-validation.jsonl")
+    rows = [{**row, "id": "same" if number < 3 else row["id"]} for number, row in enumerate(rows)]
+    choices = {"task_type": "question_answering", "splits": ("train",)}
+    job = prepare("--validation-file", write_jsonl(tmp_path / "rows.jsonl", rows), **choices)
+    assert job.notes["validation"][SAME_ID] == ["same", "same"] and SAME_ID not in job.notes["train"]
 
 
 def test_a_recipe_widens_the_global_blocks_of_a_model_but_not_of_a_pattern_that_is_given():

@@ -17,9 +17,9 @@ from ..run import Run
 from ..trainer import SaorArguments
 from ..training_arguments import RunArguments, training_facts
 from . import report
-from .arguments import USAGE, FinetuneArguments
+from .arguments import COLUMN_FLAGS, USAGE, FinetuneArguments
 from .metrics import average_over_tasks, hub_metric
-from .preparation import Job, prepare
+from .preparation import Job, load_task_config, make_settings, prepare
 from .search import search
 from .task_types import TASK_TYPES
 from .tasks import GLUE, OWN_FILES, TASKS, Task, list_tasks
@@ -220,6 +220,20 @@ def facts_of(args: FinetuneArguments, saor: SaorArguments, training: TrainingArg
     return {**fields_of(args, saor), **training_facts(training)}
 
 
+def resolve(task: Task, args: FinetuneArguments) -> dict:
+    """What stands in for flags that are not given, so that a run is the same one where they are spelt out."""
+    config = load_task_config(task, args)
+    settings = make_settings(task, args, config)
+    return {
+        **{f"{role}_column": settings.columns.get(role) for role in COLUMN_FLAGS},
+        "kind": settings.task_type,
+        "tokenizer": args.tokenizer or args.model,
+        "pattern": str(config.pattern),
+        "max_length": settings.max_length,
+        "stride": settings.stride,
+    }
+
+
 def of_seed(training: RunArguments, seed: int) -> RunArguments:
     own = copy.copy(training)
     own.seed, own.output_dir = seed, str(Path(training.output_dir) / f"seed-{seed}")
@@ -233,10 +247,12 @@ def finetune(parser: CommandParser, given: dict, argv: list[str]) -> dict:
         raise InputError("--push-to-hub pushes one model and --seeds makes several: push the one you choose")
     record = Record(parser.prog, argv)
     trainings = [training] if args.seeds is None else [of_seed(training, seed) for seed in args.seeds]
-    runs = [Run(record, own, facts_of(args, saor, own) | {"folder_per": None}) for own in trainings]
+    resolved = resolve(task, args)
+    runs = [Run(record, own, facts_of(args, saor, own) | resolved | {"folder_per": None}) for own in trainings]
     parent = None
     if args.seeds is not None:
-        parent = parent_run(record, training, facts_of(args, saor, training), "seed", seed_folders(training))
+        facts = facts_of(args, saor, training) | resolved
+        parent = parent_run(record, training, facts, "seed", seed_folders(training))
     try:
         if parent is not None:
             parent.checkpoint()
