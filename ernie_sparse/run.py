@@ -219,6 +219,9 @@ class Run:
         """
         progress = _Progress(self)
         trainer.add_callback(progress)
+        # Once more where it goes on, early stopping would count it.
+        evaluates_first = trainer.args.eval_on_start
+        trainer.args.eval_on_start = evaluates_first and checkpoint is None
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except InputError:
@@ -235,6 +238,8 @@ class Run:
                 # Such as an optimizer that is not installed, or a schedule's arguments.
                 raise InputError(str(error)) from error
             raise
+        finally:
+            trainer.args.eval_on_start = evaluates_first
 
     def write_identity(self):
         """Say in the folder of which run its checkpoints are."""

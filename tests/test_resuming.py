@@ -150,7 +150,16 @@ def test_a_damaged_checkpoint_is_named_or_the_run_ends_as_it_would_have(whole, w
 
 
 def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
-    flags = ("--early-stopping-patience", 2, "--num-train-epochs", 30, "--learning-rate", 1e-7)
+    flags = (
+        "--early-stopping-patience",
+        2,
+        "--num-train-epochs",
+        30,
+        "--learning-rate",
+        1e-7,
+        "--eval-on-start",
+        "true",
+    )
     whole = finetune(tmp_path / "whole", *flags)
     step, calls = ernie_sparse.SaorTrainer.training_step, []
 
