@@ -57,13 +57,23 @@ def check_whole(checkpoint: str | Path, training: TrainingArguments, may_lack: b
         raise InputError(f"{checkpoint}: its {STATE} is missing or cut off{_whole_one_beside(checkpoint, training)}")
     damaged, missing = _problems(checkpoint, training)
     if damaged:
-        reasons = ", ".join(f"{name} is damaged ({reason})" for name, reason in damaged.items())
-        raise InputError(f"{checkpoint}: {reasons}{_whole_one_beside(checkpoint, training)}")
+        raise InputError(f"{checkpoint}: {_listed(damaged)}{_whole_one_beside(checkpoint, training)}")
     if missing and not may_lack:
         raise InputError(
             f"{checkpoint} lacks {', '.join(missing)}: the run would go on otherwise than if it had not been stopped; pass "
             f"--resume-incomplete true to go on all the same{_whole_one_beside(checkpoint, training)}"
         )
+    # With which a run ends that has not found a better one.
+    best = Path(read_json(checkpoint / STATE).get("best_model_checkpoint") or checkpoint)
+    if best.is_dir() and best.resolve() != checkpoint.resolve() and (damaged := _problems(best, training)[0]):
+        raise InputError(
+            f"{best}, the best checkpoint before {checkpoint}: {_listed(damaged)}; the run could not end with it: begin anew in "
+            "another folder"
+        )
+
+
+def _listed(damaged: dict[str, str]) -> str:
+    return ", ".join(f"{name} is damaged ({reason})" for name, reason in damaged.items())
 
 
 def _whole_one_beside(checkpoint: Path, training: TrainingArguments) -> str:
@@ -138,7 +148,9 @@ def _check_form(path: Path):
 
 
 def _fault_of_state(checkpoint: Path) -> str | None:
-    """Why a training cannot go on from a state that can be read."""
+    """Why a training cannot go on from a state that is JSON."""
+    if not is_complete(checkpoint):
+        return "it is missing or cut off"
     state, step = read_json(checkpoint / STATE), checkpoint.name.removeprefix("checkpoint-")
     lacking = [name for name in STATE_FIELDS if name not in state]
     if lacking:

@@ -372,3 +372,15 @@ def test_a_state_that_is_not_of_its_checkpoint_is_damaged(content, reason, tmp_p
     path.write_text(content or path.read_text().replace('"global_step": 9', '"global_step": 5'))
     with pytest.raises(InputError, match=rf"checkpoint-9: trainer_state.json is damaged \({reason}\)"):
         started(tmp_path, "last")
+
+
+def test_the_best_checkpoint_has_to_be_whole_as_well(tmp_path):
+    best, last = (leave_checkpoint(tmp_path, step) for step in (2, 4))
+    path = last / "trainer_state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "best_model_checkpoint": str(best)}))
+    write_digests(best)
+    assert started(tmp_path, "last") == str(last)
+    (best / "trainer_state.json").unlink()
+    save_file({"weight": 2 * ones(9)}, best / "model.safetensors")
+    with pytest.raises(InputError, match=rf"{best}, the best checkpoint before {last}: model.safetensors is damaged"):
+        started(tmp_path, "last")
