@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ernie-sparse {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"ernie-sparse: error: {name!r} is not one of {', '.join(COMMANDS)}", file=sys.stderr)
+        from .errors import without_secrets
+
+        print(without_secrets(f"ernie-sparse: error: {name!r} is not one of {', '.join(COMMANDS)}"), file=sys.stderr)
         return 2
     keep_freed_memory()
     return run_command(
@@ -48,7 +50,7 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
     ours and keeps its traceback.
     """
     # Not at the top: it imports the hub's client.
-    from .errors import InputError
+    from .errors import InputError, without_secrets
 
     try:
         for stream in (sys.stdout, sys.stderr):
@@ -71,7 +73,7 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
         is_refused = isinstance(error, InputError) or error.errno is not None
         if not is_refused or os.environ.get("ERNIE_SPARSE_TRACEBACK"):
             raise
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(without_secrets(f"{prog}: error: {' '.join(str(error).split())}"), file=sys.stderr)
         return 2
     return 0
 

@@ -19,6 +19,14 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str):
         raise InputError(f"{message} ({self.prog} --help shows every flag)")
 
+    def parse_args(self, args=None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # Without their values: one may be a token, and its flag misspelt.
+            flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+            self.error(f"unrecognized arguments: {' '.join(flags or unknown)}")
+        return found
+
 
 class CommandParser(ArgumentParser, HfArgumentParser):
     """

@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""What the user of a command can mend."""
+"""What the user of a command can mend, and what is not said of it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,3 +33,24 @@ def input_errors(*errors: type[Exception], about: str = "") -> Iterator[None]:
         # A config's error tells the field; what is wrong with it stands in its cause.
         reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
         raise InputError(f"{about}: {reason}" if about else str(reason)) from error
+
+
+# What may stand in a URL: user and password, to the last @, for a password may have some and slashes as well; and the
+# parameters that grant something. And the hub's tokens, wherever they stand.
+_SECRETS = (
+    (re.compile(r"://\S*@"), "://***@"),
+    (
+        re.compile(
+            r"([?&;][^=&;\s]*(?:token|key|secret|passw|pwd|sig|auth|credential)[^=&;\s]*=)[^&;\s#'\"]*", re.IGNORECASE
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"\bhf_[A-Za-z0-9]{20,}"), "hf_***"),
+)
+
+
+def without_secrets(text: str) -> str:
+    """`text` as it may be printed and kept: passwords and tokens are `***`."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text

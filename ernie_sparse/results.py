@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import re
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -19,11 +18,10 @@ import torch
 import transformers
 
 from .command_line import without_flag
+from .errors import without_secrets
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_CREDENTIALS = re.compile(r"://[^/\s@]+@")
 
 
 class Record:
@@ -112,29 +110,43 @@ def _cpu_name() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def as_json(content) -> object:
-    """What JSON can hold of `content`: numbers that are not finite become `None`, and user and password of a URL `***`."""
+def as_json(content, is_data: bool = False) -> object:
+    """
+    What JSON can hold of `content`: numbers that are not finite become `None`, and passwords and tokens in URLs `***`.
+
+    Args:
+        is_data (`bool`): Whether it is what stands in the user's rows, of which every word stays.
+    """
     if isinstance(content, Mapping):
-        return {as_json(str(name)): as_json(value) for name, value in content.items()}
+        return {as_json(str(name), is_data): as_json(value, is_data) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [as_json(value) for value in content]
+        return [as_json(value, is_data) for value in content]
     content = content.item() if isinstance(content, np.generic) else content
     content = content.value if isinstance(content, Enum) else content
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if content is None or isinstance(content, bool | int):
         return content
-    return _CREDENTIALS.sub("://***@", str(content))
+    return str(content) if is_data else without_secrets(str(content))
 
 
-def write_json(path: Path, content: Mapping):
-    """Write a file of JSON as a whole or not at all, and its folder if need be."""
+def write_json(path: Path, content: Mapping, is_data: bool = False):
+    """Write a file of JSON ([`as_json`]) as a whole or not at all, and its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.partial")
-    text = json.dumps(as_json(content), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(as_json(content, is_data), indent=2, ensure_ascii=False, allow_nan=False)
     # A path that is no UTF-8 came in so, and goes out as it was.
     temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
     temporary.replace(path)
+
+
+def file_digest(path: Path) -> str:
+    """A digest of what a file holds."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def contents_digest(*parts: "Dataset") -> str:
@@ -168,7 +180,7 @@ def print_table(rows: list[tuple[str, object]]):
     width = max(len(name) for name, _ in rows)
     print()
     for name, value in rows:
-        print(f"  {name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
+        print(f"  {name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else without_secrets(str(value))}")
     print(flush=True)
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
+from accelerate import PartialState
 from datasets import Dataset
 from filelock import FileLock, Timeout
 from transformers import Trainer, TrainerCallback
@@ -12,13 +13,14 @@ from transformers import Trainer, TrainerCallback
 from .errors import InputError
 from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
 from .training_arguments import RunArguments
-from .training_checkpoints import all_checkpoints, check_whole, is_complete, last_checkpoint
+from .training_checkpoints import all_checkpoints, check_whole, is_complete, last_checkpoint, read_json, write_digests
 
 # What a run is, in its folder.
 FILE_NAME = "run.json"
 LOCK_NAME = ".lock"
-# What a run leaves that was stopped before its first checkpoint: a new one begins there.
+# What a run leaves beside the first of these that was stopped before its first checkpoint: a new one begins there.
 BEGINNINGS = (FILE_NAME, LOCK_NAME, "tokenizer", "runs", "search", "search.json")
+RESULTS = "results.json"
 # What may be another when a run goes on, and how its result may differ then from that of a run that was never stopped.
 MAY_CHANGE = {
     "num_train_epochs": "it may grow: the rate falls more slowly from there on, where it falls with the length of the run",
@@ -79,13 +81,17 @@ class Run:
                 self._earlier = self.folder
         elif asked == "last" and ((self.folder / FILE_NAME).is_file() or all_checkpoints(self.folder)):
             self._earlier = self.folder
-        if self._earlier != self.folder:
+        if self._earlier != self.folder and self.is_main_process:
             self._check_empty()
         if self._earlier is not None:
             self.check_same(self._earlier)
             asked = last_checkpoint(self.folder) if asked == "last" else asked
         else:
             asked = None
+        if (self.folder / RESULTS).is_dir():
+            raise InputError(
+                f"{self.folder / RESULTS} is a folder, and the results are to be written there: move it away"
+            )
         if asked is not None:
             check_whole(asked, self.training, self.training.resume_incomplete)
         self._take_folder()
@@ -94,15 +100,32 @@ class Run:
     def _check_empty(self):
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"--output-dir {self.folder} is a file")
+        own = set()
         if (self.folder / FILE_NAME).is_file():
             what = None
-            if (self.folder / "results.json").is_file():
+            if (self.folder / RESULTS).is_file():
                 what = "a finished run: pass --resume-from-checkpoint last to see its results"
             elif all_checkpoints(self.folder):
                 what = "checkpoints of an earlier run: pass --resume-from-checkpoint last to go on from the newest one"
             if what is not None:
                 raise InputError(f"--output-dir {self.folder} holds {what}, or name another folder")
-        check_folder(self.folder, self.parts)
+            if self._is_own_record():
+                own = {*self.parts}
+        elif not (self.folder / LOCK_NAME).is_file() or (self.folder / LOCK_NAME).stat().st_size == 0:
+            # Killed before it could say what it is.
+            own = {LOCK_NAME, f"{FILE_NAME}.partial"}
+        names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
+        others = [name for name in names if not {name, name.removesuffix(".partial")} & own]
+        if others:
+            shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            raise InputError(f"--output-dir {self.folder} is not empty: it holds {shown}; name another folder")
+
+    def _is_own_record(self) -> bool:
+        """Whether what lies there as `run.json` says of a run of this command what it is."""
+        try:
+            return self.identity.keys() <= read_json(self.folder / FILE_NAME).keys()
+        except (OSError, ValueError):
+            return False
 
     def _take_folder(self):
         if not self.is_main_process:
@@ -113,13 +136,16 @@ class Run:
             self._lock.acquire()
         except Timeout:
             raise InputError(f"--output-dir {self.folder}: another run is writing into this folder") from None
+        if self._earlier != self.folder:
+            # Before anything else: whatever is found there without it is somebody else's.
+            self.write_identity()
 
     def check_same(self, folder: Path) -> dict:
         """What the run in `folder` is; an [`InputError`] unless this one may go on with it."""
         path = folder / FILE_NAME
         try:
-            earlier = dict(_read_json(path))
-        except (OSError, ValueError, TypeError):
+            earlier = read_json(path)
+        except (OSError, ValueError):
             raise InputError(
                 f"{path} is missing or damaged: it says which run the checkpoints of {folder} are of, and without it none "
                 "can go on"
@@ -144,24 +170,44 @@ class Run:
             [`InputError`]: The run that is to go on had other rows, or in another order.
         """
         now = self.identity["data"] = {split: contents_digest(*parts) for split, parts in data.items()}
-        if self._earlier is None:
-            return
-        before = _read_json(self._earlier / FILE_NAME).get("data", {})
-        changed = [split for split in {**before, **now} if before.get(split) != now.get(split)]
+        # None where it was stopped before its rows were read.
+        before = None if self._earlier is None else read_json(self._earlier / FILE_NAME).get("data")
+        changed = [split for split in {**before, **now} if before.get(split) != now.get(split)] if before else []
         if changed:
             raise InputError(
                 f"{self._earlier} holds a run on other data: {', '.join(changed)} has other rows now, or in another order; "
                 "name another folder"
             )
+        if self.is_main_process and (self._earlier != self.folder or before is None):
+            self.write_identity()
+
+    def earlier_results(self) -> dict | None:
+        """
+        The results in the folder, where this run is to go on there and there are any.
+
+        Raises:
+            [`InputError`]: The file is damaged.
+        """
+        path = self.folder / RESULTS
+        if self._earlier != self.folder or not path.is_file():
+            return None
+        try:
+            return read_json(path)
+        except ValueError:
+            raise InputError(f"{path} is damaged: delete it, and the same command writes it anew") from None
 
     def finished_results(self) -> dict | None:
         """The results of this very run, where it is to go on and has come to its end already; then it says so."""
-        path = self.folder / "results.json"
-        if self._earlier != self.folder or not path.is_file() or _read_json(self.folder / FILE_NAME) != self.identity:
+        results = self.earlier_results()
+        if results is None:
+            return None
+        earlier = read_json(self.folder / FILE_NAME)
+        # All else has been found to be the same.
+        if any(earlier.get(name) != self.identity.get(name) for name in MAY_GROW):
             return None
         if self.is_main_process:
-            print_table([("finished already", path)])
-        return _read_json(path)
+            print_table([("finished already", self.folder / RESULTS)])
+        return results
 
     def train(self, trainer: Trainer, checkpoint: str | None):
         """
@@ -173,6 +219,9 @@ class Run:
         """
         progress = _Progress(self)
         trainer.add_callback(progress)
+        # Once more where it goes on, early stopping would count it.
+        evaluates_first = trainer.args.eval_on_start
+        trainer.args.eval_on_start = evaluates_first and checkpoint is None
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except InputError:
@@ -189,6 +238,8 @@ class Run:
                 # Such as an optimizer that is not installed, or a schedule's arguments.
                 raise InputError(str(error)) from error
             raise
+        finally:
+            trainer.args.eval_on_start = evaluates_first
 
     def write_identity(self):
         """Say in the folder of which run its checkpoints are."""
@@ -221,25 +272,13 @@ class Run:
             pictures (`Mapping[str, Callable]`, *optional*):
                 By file name: functions that draw into a path, and say whether there was anything to draw.
         """
-        path = self.folder / "results.json"
+        path = self.folder / RESULTS
         content = {**results, **self.record.facts(), "environments": environments(history)}
         write_json(path, {**content, "history": [entry for entry in history if "hardware" not in entry]})
         pictures = {**(pictures or {}), "training.png": lambda picture: plot_history(history, picture)}
         drawn = [self.folder / name for name, draw in pictures.items() if draw(self.folder / name)]
         print_table([*rows, ("results", path), *(("picture", picture) for picture in drawn)])
         self.release()
-
-
-def check_folder(folder: Path, own: Collection[str]):
-    """Raise an [`InputError`] where a folder to write into holds anything but files of these names."""
-    others = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
-    if others:
-        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        raise InputError(f"--output-dir {folder} is not empty: it holds {shown}; name another folder")
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _is_more(value, earlier) -> bool:
@@ -249,7 +288,7 @@ def _is_more(value, earlier) -> bool:
 class _Progress(TrainerCallback):
     """
     Notes that a training has begun: everything of a checkpoint but the random state has been read by then. From here on the
-    folder says of which run its checkpoints are, and the log what each part of the training ran on.
+    log says what each part of the training ran on, and every checkpoint what its files hold.
     """
 
     def __init__(self, run: Run):
@@ -269,3 +308,10 @@ class _Progress(TrainerCallback):
         if state.global_step < state.max_steps and not (earlier and earlier[-1].items() >= here.items()):
             # In the log, a checkpoint carries it along, and forgets what came after the checkpoint.
             state.log_history.append({"step": state.global_step, **here})
+
+    def on_save(self, args, state, control, **kwargs):
+        # Each process writes its own random state.
+        PartialState().wait_for_everyone()
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and checkpoint.is_dir():
+            write_digests(checkpoint)

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features
 from pyarrow import parquet
 
-from .errors import InputError
+from .errors import InputError, input_errors
 
 NOT_UTF8 = "not UTF-8 text"
 # How a text file is cut into documents.
@@ -60,7 +60,7 @@ def _said_of(path: Path) -> Iterator[None]:
         raise InputError(
             f"could not read {path}: it is not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
-    except (json.JSONDecodeError, pa.ArrowException) as error:
+    except pa.ArrowException as error:
         raise InputError(f"could not read {path}: {error}") from error
 
 
@@ -94,25 +94,61 @@ def _read_csv(path: Path) -> Iterator[dict | InputError]:
     # Documents are cells: the limit of the library is 128 KiB.
     csv.field_size_limit(sys.maxsize)
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        # Strict, so that a quote that is never closed is said and does not swallow the rest of the file.
-        rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        rows = _csv_rows(file, "\t" if path.suffix.lower() == ".tsv" else ",")
+        header = next((row for row in rows if row), [])
+        if isinstance(header, InputError):
+            raise InputError(f"could not read the header of {path}: {header}")
+        twice = [name for name, count in Counter(header).items() if name and count > 1]
+        if twice:
+            raise InputError(f"the header of {path} names the column {twice[0]!r} twice")
+        if not _is_utf8("".join(header)):
+            raise InputError(f"could not read {path}: it is {NOT_UTF8}")
+        blanks = 0
+        for row in rows:
+            if not row:
+                blanks += 1
+                continue
+            if len(header) == 1:
+                # Of a single column an empty cell is a blank line; those at the end of a file are none.
+                yield from ({header[0]: None} for _ in range(blanks))
+            blanks = 0
+            if isinstance(row, InputError):
+                yield row
+            elif not _is_utf8("".join(row)):
+                yield InputError(f"it is {NOT_UTF8}")
+            elif len(row) > len(header):
+                yield InputError(f"it has {len(row)} cells, and the header has {len(header)}")
+            else:
+                cells = [cell or None for cell in row]
+                yield dict(zip(header, cells + [None] * (len(header) - len(row)), strict=True))
+
+
+def _csv_rows(file: Iterator[str], delimiter: str) -> Iterator[list[str] | InputError]:
+    """
+    The cells of every row, none for a blank line. Where quotes are wrong, the line on which the row begins comes as an
+    [`InputError`], and the next row begins on the next line: a quote that is never closed does not swallow the rest.
+    """
+    taken, again, number = [], deque(), 0
+
+    def lines() -> Iterator[str]:
+        while line := again.popleft() if again else next(file, ""):
+            taken.append(line)
+            yield line
+
+    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
+    while True:
+        taken.clear()
         try:
-            header = next((row for row in rows if row), [])
-            twice = [name for name, count in Counter(header).items() if name and count > 1]
-            if twice:
-                raise InputError(f"the header of {path} names the column {twice[0]!r} twice")
-            if not _is_utf8("".join(header)):
-                raise InputError(f"could not read {path}: it is {NOT_UTF8}")
-            for row in filter(None, rows):
-                if not _is_utf8("".join(row)):
-                    yield InputError(f"it is {NOT_UTF8}")
-                elif len(row) > len(header):
-                    yield InputError(f"it has {len(row)} cells, and the header has {len(header)}")
-                else:
-                    cells = [cell or None for cell in row]
-                    yield dict(zip(header, cells + [None] * (len(header) - len(row)), strict=True))
+            row = next(rows)
+            number += len(taken)
+        except StopIteration:
+            return
         except csv.Error as error:
-            raise InputError(f"could not read {path}, line {rows.line_num}: {error}") from error
+            number += 1
+            again.extendleft(reversed(taken[1:]))
+            rows = csv.reader(lines(), delimiter=delimiter, strict=True)
+            row = InputError(f"the quotes of line {number} are wrong: {error}")
+        yield row
 
 
 def _read_json(path: Path) -> Iterator[dict | InputError]:
@@ -123,17 +159,20 @@ def _read_json(path: Path) -> Iterator[dict | InputError]:
             text = file.read()
             if not _is_utf8(text):
                 raise InputError(f"could not read {path}: it is {NOT_UTF8}")
-        values = json.loads(text) if is_list else (line for line in file if not line.isspace())
+            # Beside what is no JSON: numbers of thousands of digits, and lists too deep in one another.
+            with input_errors(ValueError, RecursionError, about=f"could not read {path}"):
+                values = json.loads(text)
+        else:
+            values = (line for line in file if not line.isspace())
         for value in values:
             if not is_list and not _is_utf8(value):
                 yield InputError(f"it is {NOT_UTF8}")
                 continue
             try:
                 row = value if is_list else json.loads(value.rstrip())
+                yield row if isinstance(row, dict) else InputError(f"it is {json.dumps(row):.40}: an object is needed")
             except (ValueError, RecursionError) as error:
                 yield InputError(f"it is no JSON: {error}")
-                continue
-            yield row if isinstance(row, dict) else InputError(f"it is {json.dumps(row):.40}: an object is needed")
 
 
 def _read_parquet(path: Path) -> Iterator[dict]:
@@ -244,8 +283,13 @@ def columns_as_they_are(row: dict, number: int, features: Mapping) -> dict:
     """The columns of a row that `features` names."""
     missing = [name for name in features if name not in row]
     if missing:
-        raise InputError(f"there is no column {missing[0]!r}, only {', '.join(map(repr, row))}")
+        raise InputError(f"there is no column {missing[0]!r}, {columns_in(row)}")
     return {name: row[name] for name in features}
+
+
+def columns_in(row: Mapping) -> str:
+    """What a row has instead of a column that it lacks, in words."""
+    return f"only {', '.join(map(repr, row))}" if row else "nor any other"
 
 
 def check_text(text: str) -> str:

@@ -4,9 +4,11 @@ SaorTrainer: transformers' Trainer with a second, perturbed pattern per step and
 losses are means over predictions, however they are batched, and it stops where a training diverges.
 """
 
+import contextlib
 import dataclasses
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from huggingface_hub import HfApi
 from torch.nn.utils import get_total_norm
-from transformers import TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
@@ -355,7 +357,21 @@ class SaorTrainer(PatchedTrainer):
 
     def train(self, *args, **kwargs) -> TrainOutput:
         self._update_loss = 0.0
-        return super().train(*args, **kwargs)._replace(training_loss=self._loss_of_run.mean())
+        with self._bars_closed():
+            return super().train(*args, **kwargs)._replace(training_loss=self._loss_of_run.mean())
+
+    @contextlib.contextmanager
+    def _bars_closed(self) -> Iterator[None]:
+        """Whatever ends what is done inside: an error would otherwise be said behind a progress bar, on its line."""
+        try:
+            yield
+        except BaseException:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback):
+                    for bar in (callback.prediction_bar, callback.training_bar):
+                        if bar is not None:
+                            bar.close()
+            raise
 
     @property
     def _loss_of_run(self) -> "LossOfRun":
@@ -368,7 +384,10 @@ class SaorTrainer(PatchedTrainer):
         if self.is_in_train:
             self._check_weights()
         self._evaluation_losses = []
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        with self._bars_closed():
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
         if self._evaluation_losses:
             # Trainer has the mean of the batches' means; and fp32 would be too little for sums.
             losses, counts = (

@@ -5,7 +5,7 @@ method, argument or callback, and each with a test in tests/test_trainer_interna
 """
 
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 
 class PatchedTrainer(Trainer):
@@ -16,10 +16,18 @@ class PatchedTrainer(Trainer):
         # predictions are matched with their rows, and with those of another evaluation, by their place.
         return SequentialSampler(eval_dataset)
 
-    def _run_epoch(self, *args, **kwargs):
+    def _run_epoch(self, *args, resume_from_checkpoint=None, **kwargs):
         # Where a run goes on from its last checkpoint, transformers makes one more update before it looks whether any is
-        # left. A callback can stop it no earlier than after that update.
-        if self.state.global_step >= self.state.max_steps:
+        # left, and a whole evaluation's more where it had stopped early. A callback can stop it no earlier than after that.
+        is_over = self.state.global_step >= self.state.max_steps
+        if is_over or (resume_from_checkpoint is not None and self._has_stopped_early()):
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(*args, **kwargs)
+            super()._run_epoch(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _has_stopped_early(self) -> bool:
+        return any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        )

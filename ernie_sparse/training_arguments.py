@@ -15,7 +15,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import ParallelMode
 
 from .command_line import check_least
-from .errors import InputError
+from .errors import InputError, without_secrets
 
 _ON_ORDER = "predictions are matched with their rows, which have to come as one array and in order"
 _ON_COMMAND = "the command decides what is done"
@@ -122,6 +122,14 @@ class RunArguments(TrainingArguments):
             raise InputError(" ".join(str(error).split())) from error
         self._try_out()
 
+    def __getstate__(self) -> dict:
+        # What `training_args.bin` holds.
+        return {name: _without_secrets(value) for name, value in vars(self).items()}
+
+    def to_dict(self) -> dict:
+        """As transformers has it, for trackers, without passwords and tokens in URLs."""
+        return _without_secrets(super().to_dict())
+
     def _check(self):
         for flag in dataclasses.fields(self):
             value, default = getattr(self, flag.name), flag.default
@@ -182,6 +190,15 @@ class RunArguments(TrainingArguments):
                 torch.compile(torch.abs, backend=self.torch_compile_backend, mode=self.torch_compile_mode)
             except RuntimeError as error:
                 raise InputError(f"--torch-compile: {' '.join(str(error).split())}") from error
+
+
+def _without_secrets(value):
+    if isinstance(value, dict):
+        return {name: _without_secrets(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(part) for part in value]
+    # An enum of strings stays one.
+    return without_secrets(value) if type(value) is str else value
 
 
 def _wrong(training: TrainingArguments, name: str, reason: str) -> InputError:

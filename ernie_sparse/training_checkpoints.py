@@ -9,8 +9,14 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 
 from .errors import InputError
+from .results import file_digest, write_json
 
 STATE = "trainer_state.json"
+# Of which at least a run that goes on makes use.
+STATE_FIELDS = ("epoch", "global_step", "max_steps", "log_history", "stateful_callbacks")
+DIGESTS = "digests.json"
+# What lies in a checkpoint and is not read by a run that goes on.
+UNREAD = ("README.md", "training_args.bin")
 
 
 def all_checkpoints(folder: str | Path) -> list[Path]:
@@ -31,7 +37,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
 def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end: Trainer writes its state last."""
     try:
-        return isinstance(_read_json(checkpoint / STATE)["global_step"], int)
+        return isinstance(read_json(checkpoint / STATE)["global_step"], int)
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
@@ -51,13 +57,23 @@ def check_whole(checkpoint: str | Path, training: TrainingArguments, may_lack: b
         raise InputError(f"{checkpoint}: its {STATE} is missing or cut off{_whole_one_beside(checkpoint, training)}")
     damaged, missing = _problems(checkpoint, training)
     if damaged:
-        reasons = ", ".join(f"{name} is damaged ({reason})" for name, reason in damaged.items())
-        raise InputError(f"{checkpoint}: {reasons}{_whole_one_beside(checkpoint, training)}")
+        raise InputError(f"{checkpoint}: {_listed(damaged)}{_whole_one_beside(checkpoint, training)}")
     if missing and not may_lack:
         raise InputError(
             f"{checkpoint} lacks {', '.join(missing)}: the run would go on otherwise than if it had not been stopped; pass "
             f"--resume-incomplete true to go on all the same{_whole_one_beside(checkpoint, training)}"
         )
+    # With which a run ends that has not found a better one.
+    best = Path(read_json(checkpoint / STATE).get("best_model_checkpoint") or checkpoint)
+    if best.is_dir() and best.resolve() != checkpoint.resolve() and (damaged := _problems(best, training)[0]):
+        raise InputError(
+            f"{best}, the best checkpoint before {checkpoint}: {_listed(damaged)}; the run could not end with it: begin anew in "
+            "another folder"
+        )
+
+
+def _listed(damaged: dict[str, str]) -> str:
+    return ", ".join(f"{name} is damaged ({reason})" for name, reason in damaged.items())
 
 
 def _whole_one_beside(checkpoint: Path, training: TrainingArguments) -> str:
@@ -67,38 +83,84 @@ def _whole_one_beside(checkpoint: Path, training: TrainingArguments) -> str:
     return "; no other checkpoint beside it is whole"
 
 
+def write_digests(checkpoint: Path):
+    """Leave beside the files of a checkpoint, when all of them are there, what each of them holds."""
+    write_json(checkpoint / DIGESTS, {name: file_digest(path) for name, path in _files(checkpoint).items()})
+
+
+def _files(checkpoint: Path) -> dict[str, Path]:
+    """All that a training reads of a checkpoint, by its name there."""
+    paths = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in (*UNREAD, DIGESTS))
+    return {path.relative_to(checkpoint).as_posix(): path for path in paths}
+
+
 def _problems(checkpoint: Path, training: TrainingArguments) -> tuple[dict[str, str], list[str]]:
     """What is damaged, with the reason, and what is missing for an exact continuation."""
-    damaged = {}
-    for path in sorted(checkpoint.iterdir()):
+    damaged, files, digests = {}, _files(checkpoint), {}
+    try:
+        digests = read_json(checkpoint / DIGESTS)
+    except FileNotFoundError:
+        # Killed before they were written, or no command's: each file has to be whole by itself.
+        pass
+    except (OSError, ValueError) as error:
+        damaged[DIGESTS] = _reason(error)
+    for name, path in files.items():
         try:
-            if path.suffix == ".json":
-                _read_json(path)
-            elif path.suffix == ".safetensors":
-                with safe_open(path, "pt"):
-                    pass
-            elif path.suffix in (".pt", ".pth", ".bin") and path.is_file():
-                with zipfile.ZipFile(path) as file:
-                    if (bad := file.testzip()) is not None:
-                        raise zipfile.BadZipFile(f"{bad} has another checksum")
+            if name not in digests:
+                _check_form(path)
+            elif file_digest(path) != digests[name]:
+                damaged[name] = "it is not what was written"
         except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
-            damaged[path.name] = " ".join(str(error).split())[:100]
+            damaged[name] = _reason(error)
+    if STATE not in damaged and (fault := _fault_of_state(checkpoint)) is not None:
+        damaged[STATE] = fault
+    lost = [name for name in digests if name not in files]
+    damaged |= {name: "there is none" for name in lost if not name.endswith((".pt", ".pth"))}
     if training.deepspeed or training.fsdp:
         # They have files of their own.
-        return damaged, []
-    names = {path.name for path in checkpoint.iterdir()}
-    if not names & {"model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"}:
+        return damaged | dict.fromkeys(lost, "there is none"), []
+    if not files.keys() & {"model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"}:
         damaged["model.safetensors"] = "there is none"
-    if "model.safetensors.index.json" in names and "model.safetensors.index.json" not in damaged:
-        shards = set(_read_json(checkpoint / "model.safetensors.index.json").get("weight_map", {}).values())
-        damaged |= dict.fromkeys(shards - names, "there is none")
+    if "model.safetensors.index.json" in files and "model.safetensors.index.json" not in damaged:
+        shards = set(read_json(checkpoint / "model.safetensors.index.json").get("weight_map", {}).values())
+        damaged |= dict.fromkeys(shards - files.keys(), "there is none")
     processes = training.world_size
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{i}.pth" for i in range(processes)]
     needed = ["optimizer.pt", "scheduler.pt", *states, *(["scaler.pt"] if training.fp16 else [])]
-    return damaged, [name for name in needed if name not in names]
+    return damaged, [name for name in needed if name not in files]
 
 
-def _read_json(path: Path) -> dict:
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:100]
+
+
+def _check_form(path: Path):
+    """Raise where a file is not what its name says."""
+    if path.suffix == ".json":
+        read_json(path)
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "pt"):
+            pass
+    elif path.suffix in (".pt", ".pth", ".bin"):
+        with zipfile.ZipFile(path) as file:
+            if (bad := file.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{bad} has another checksum")
+
+
+def _fault_of_state(checkpoint: Path) -> str | None:
+    """Why a training cannot go on from a state that is JSON."""
+    if not is_complete(checkpoint):
+        return "it is missing or cut off"
+    state, step = read_json(checkpoint / STATE), checkpoint.name.removeprefix("checkpoint-")
+    lacking = [name for name in STATE_FIELDS if name not in state]
+    if lacking:
+        return f"it lacks {', '.join(lacking)}"
+    is_of_step = not step.isdecimal() or state["global_step"] == int(step)
+    return None if is_of_step else f"it is of update {state['global_step']}"
+
+
+def read_json(path: Path) -> dict:
+    """The object of a file of JSON. Raises a `ValueError` where it holds none."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")

@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from ernie_sparse import cli
 from ernie_sparse.errors import InputError
+from ernie_sparse.trainer import DivergedError, SaorTrainer
 
 SENTENCES = {
     "north": "The north wind carried snow over the frozen harbour and the ships waited in the ice. ",
@@ -206,7 +207,7 @@ def bad_inputs(folder):
     for value, message in (
         (folder / "nothing.csv", "there is no such file"),
         (folder / "empty.csv", "is empty"),
-        (folder / "ragged.csv", "could not read"),
+        (folder / "ragged.csv", "row 1: the quotes of line 3 are wrong"),
         (folder / "torn.json", "torn.json, row 0: it is no JSON: Unterminated string"),
         (folder / "north.txt", "north.txt: csv, tsv, jsonl, json, parquet files can be read"),
         (folder / "single.jsonl", "single class, 'x'"),
@@ -224,7 +225,7 @@ def bad_inputs(folder):
     yield [*finetune, "--label-column", "class"], "no column 'class' for the label, only 'text'"
     yield [*finetune, "--max-length", 65], "more than max_position_embeddings=64"
     yield [*finetune, "--seeds", 0, 1, "--push-to-hub", "true"], "--push-to-hub pushes one model"
-    yield [*finetune, "--label-col", "label"], "unrecognized arguments: --label-col label (ernie-sparse finetune --help"
+    yield [*finetune, "--label-col", "label"], "unrecognized arguments: --label-col (ernie-sparse finetune --help"
     yield ["predict"], "the following arguments are required: --model"
     yield [*finetune, "--pattern", "num_window_blocks=2"], "num_window_blocks=2 is not allowed: it must be odd"
     yield [*finetune, "--saor-alpha", -1], "saor_alpha=-1.0 is not allowed"
@@ -247,7 +248,10 @@ def bad_inputs(folder):
         ["pretrain", "--train-file", folder / "north.txt", "--output-dir", folder / "never"],
         "needs either --tokenizer",
     )
-    yield [*pretrain, "--text-column", "body"], "north.txt, row 0: --text-column body is not one of text"
+    yield (
+        [*pretrain, "--text-column", "body"],
+        "north.txt, row 0: --text-column body: there is no such column, only 'text'",
+    )
     write_jsonl(folder / "numbers.jsonl", [{"text": "a"}, {"text": 7}])
     numbers = replaced(pretrain, "--train-file", folder / "numbers.jsonl")
     yield numbers, "numbers.jsonl, row 1: column 'text' holds 7 (int): a text is needed"
@@ -367,6 +371,14 @@ def assert_refused(argv, message: str, folder, capsys):
         assert not list((folder / "never").glob(name)), (argv, name)
 
 
+def test_a_run_is_the_same_where_a_default_is_spelt_out(workspace, capsys):
+    out = workspace / "pretrained"
+    results = (out / "results.json").read_bytes()
+    more = ("--pattern", "block_size=16,num_window_blocks=3", "--sample-by", "document")
+    assert run(pretrain_arguments(workspace, out, *more, "--resume-from-checkpoint", "last")) == 0
+    assert "finished already" in capsys.readouterr().out and (out / "results.json").read_bytes() == results
+
+
 def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys):
     def interrupted(argv):
         raise KeyboardInterrupt
@@ -374,6 +386,25 @@ def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys)
     monkeypatch.setattr("ernie_sparse.finetune.runner.main", interrupted)
     assert cli.main(["finetune"]) == 130
     assert capsys.readouterr().err == "ernie-sparse finetune: interrupted\n"
+
+
+@pytest.mark.parametrize("command", [pretrain_arguments, finetune_arguments])
+def test_an_error_stands_on_a_line_of_its_own(command, workspace, tmp_path, capfd, monkeypatch):
+    flags = ("--disable-tqdm", "false", "--report-to", "none", "--max-steps", 4, "--logging-steps", 9)
+    for name, error, message in (
+        ("divergence", DivergedError("far"), "error: far"),
+        ("key", KeyboardInterrupt(), "interr"),
+    ):
+
+        def finish(self, *args, error=error):
+            if self.state.global_step == 2:
+                raise error
+
+        monkeypatch.setattr(SaorTrainer, "_finish_gradient", finish)
+        assert run(command(workspace, tmp_path / name, *flags)) == (130 if name == "key" else 2)
+        said = capfd.readouterr().err
+        assert "2/4" in said
+        assert [line for line in said.split("\n") if line.startswith("ernie-sparse ") and message in line], said
 
 
 def test_a_fault_of_ours_keeps_its_traceback(workspace, tmp_path, monkeypatch, capsys):

@@ -151,6 +151,7 @@ def test_ids_are_strings_and_the_numbers_of_rows_where_there_are_none():
     "row, columns, message",
     [
         ({"text": "a"}, {}, "there is no column 'label' for the label, only 'text'"),
+        ({}, {}, "there is no column 'text' for the text, nor any other$"),
         ({"the body": "a", "label": 1}, {}, "no column 'text' for the text, only 'the body', 'label'"),
         ({"text": "a", "label": 1}, {"id": "name"}, "no column 'name' for the id, only 'text', 'label'"),
         ({"text": "a", "label": 1}, {"text_pair": "other"}, "no column 'other' for the text_pair, only"),
@@ -277,6 +278,11 @@ def test_what_a_label_means(label, task, names, expected):
         (["a", 1], OWN_FILES["multi_label"], (), "has a list with a text and a number"),
         ("a", TOKENS, (), "token classification needs a list of labels per row"),
         ("many", OWN_FILES["regression"], (), "holds 'many' .*: regression needs finite numbers"),
+        ("12_5", OWN_FILES["regression"], (), "holds '12_5' .*: regression needs finite numbers"),
+        ("١٢", OWN_FILES["regression"], (), "regression needs finite numbers"),
+        ("00", TASKS["imdb"], (), r"holds '00' \(str\): the classes are 0 to 1, neg, pos"),
+        ("+1", TASKS["imdb"], (), "the classes are 0 to 1, neg, pos"),
+        ("9" * 5000, TASKS["imdb"], (), "the classes are 0 to 1, neg, pos"),
         (math.nan, OWN_FILES["regression"], (), "regression needs finite numbers"),
         ("inf", OWN_FILES["regression"], (), "regression needs finite numbers"),
         (None, OWN_FILES["regression"], (), "is empty"),
@@ -319,6 +325,8 @@ def test_labels_of_one_split_are_of_one_kind(tmp_path):
         (["no", "yes"], ("no", "yes", "maybe"), OWN, ("no", "yes", "maybe")),
         (["10", "9", "-1"], (), OWN, ("-1", "9", "10")),
         (["10", "9", "x"], (), OWN, ("10", "9", "x")),
+        (["10", "9", "--1"], (), OWN, ("--1", "10", "9")),
+        (["10", "9" * 5000], (), OWN, ("10", "9" * 5000)),
         (["pos", "neg"], (), TASKS["imdb"], ("neg", "pos")),
         (["b", "a", "b"], (), TASKS["imdb"], ("a", "b")),
         ([["b"], [], ["a", "b"]], (), OWN_FILES["multi_label"], ("a", "b")),
@@ -399,6 +407,19 @@ def test_parquet_says_what_its_numbers_mean(tmp_path):
     assert class_names(splits["train"], OWN) == ("no", "yes")
     # The names decide, not the numbers: the same classes may be numbered otherwise in another split.
     assert splits["validation"].rows["label"][:] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("other", [ClassLabel(names=["yes", "no"]), ClassLabel(names=["no", "yes", "maybe"]), None])
+def test_files_of_a_split_that_name_other_classes_are_refused(other, tmp_path):
+    paths = [str(tmp_path / f"train-{number}.parquet") for number in range(3)]
+    for path, feature in zip(paths, [ClassLabel(names=["no", "yes"])] * 2 + [other], strict=True):
+        labelled([0, 1], feature).to_parquet(path)
+    assert load_splits(OWN, files={"train": paths[:2]})["train"].rows["label"][:] == ["no", "yes"] * 2
+    for found in (paths, paths[::-1]):
+        with pytest.raises(
+            InputError, match=r"column 'label' names .* in .*parquet and .*: the files of a split have to"
+        ):
+            load_splits(OWN, files={"train": found})
 
 
 def test_large_lists_are_lists(tmp_path):

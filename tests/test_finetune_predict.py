@@ -290,7 +290,7 @@ def bad_inputs(folder: Path):
     yield good, ("--text-column", "body"), "row 0: there is no column 'body'"
     numbers = write_jsonl(folder / "numbers.jsonl", [{"text": number} for number in range(4)])
     yield (good[0], numbers, good[2]), (), "row 0: column 'text' holds 0 (int)"
-    yield (good[0], numbers, good[2]), (), "none of the first 4 rows can be used"
+    yield (good[0], numbers, good[2]), (), "none of the 4 rows can be used"
     blank = write_jsonl(folder / "blank.jsonl", [*rows[:5], {**rows[5], "text": " "}, {"text": 3}])
     yield (good[0], blank, good[2]), ("--strict",), "blank.jsonl, row 5: column 'text' is empty"
     yield (good[0], folder, good[2]), (), "is a folder: a file is needed"

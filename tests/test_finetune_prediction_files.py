@@ -27,6 +27,7 @@ from test_finetune_predict import (
 )
 
 import ernie_sparse
+from ernie_sparse.errors import InputError
 from ernie_sparse.finetune import prediction_files, predictor
 from ernie_sparse.finetune.predict import digest_of_tokenizer
 from ernie_sparse.finetune.prediction_files import PredictionFile, empty_prediction
@@ -119,6 +120,39 @@ def test_rows_that_are_merely_empty_say_nothing_of_the_file(tmp_path, capsys):
     assert (tmp_path / "out.csv").read_text() == f"id,label,score,error\na,,,{reason}\nb,,,{reason}\n"
     table = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     assert ["rows", "without", "a", "prediction", "2"] in table and ["2:", *reason.split()] in table
+
+
+def test_a_row_whose_quotes_are_wrong_stands_alone(tmp_path):
+    source = tmp_path / "rows.csv"
+    source.write_text('text\nnorth\n"north" and more\n\nsouth\n"never closed\nnorth\n', encoding="utf-8")
+    assert predict("single_label", source, tmp_path / "out.jsonl", *FLAGS) == 0
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    assert [row["id"] for row in rows] == list("012345")
+    errors = ["the quotes of line 3 are wrong", "column 'text' is empty", "the quotes of line 6 are wrong"]
+    assert [row.get("error", "").split(":")[0] for row in rows] == ["", *errors[:2], "", errors[2], ""]
+
+
+def test_one_row_that_can_be_used_is_enough_wherever_it_stands(tmp_path, capsys):
+    bad = [{}, *[{"text": 3}] * 1500]
+    source = write_jsonl(tmp_path / "rows.jsonl", [*bad, {"text": "north"}])
+    assert predict("single_label", source, tmp_path / "out.jsonl", "--chunk-size", 2000) == 0
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    assert len(rows) == 1502 and "error" not in rows[-1]
+    assert rows[0]["error"] == "there is no column 'text' for the text, nor any other"
+    capsys.readouterr()
+    assert predict("single_label", write_jsonl(source, bad), tmp_path / "none.jsonl") == 2
+    assert "(none of the 1501 rows can be used)" in capsys.readouterr().err
+
+
+def test_what_has_to_be_mended_first_is_not_said_to_go_on(tmp_path, monkeypatch, capsys):
+    stop_after(monkeypatch, 1, InputError)
+    assert predict("single_label", workspace() / "single_label-test.jsonl", tmp_path / "out.csv", *FLAGS) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"2 predictions are kept: once the input file is mended, which makes another run of it, delete {tmp_path}"
+        in said
+    )
+    assert "goes on" not in said
 
 
 def test_reasons_are_counted_and_only_the_most_frequent_are_named(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ import datasets
 import evaluate
 import pytest
 import torch
+from filelock import FileLock
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
@@ -40,6 +41,7 @@ from transformers import (
 from ernie_sparse import ErnieSparseForCandidateChoice, cli
 from ernie_sparse.errors import InputError
 from ernie_sparse.finetune import evaluate_modules, preparation, runner
+from ernie_sparse.finetune.prediction_files import SAME_ID
 from ernie_sparse.finetune.settings import Settings
 from ernie_sparse.finetune.task_types import TASK_TYPES
 from ernie_sparse.finetune.tasks import GLUE, OWN_FILES, TASKS
@@ -193,17 +195,27 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
     # A seed that is done is gone on from though it has left no checkpoint.
     finetune(tmp_path / "seeds", *flags, "--save-strategy", "no")
     finetune(tmp_path / "one", *flags[2:], "--save-strategy", "steps", "--eval-strategy", "no", "--save-steps", 1)
-    for folder, words in (("seeds/seed-0", flags), ("one", flags[2:])):
-        out = tmp_path / folder.partition("/")[0]
+    for folder, words in (("seeds", flags), ("one", flags[2:])):
         for more, message in (
             (("--learning-rate", "1e-4"), "learning_rate 0.003 and not 0.0001"),
-            (("--max-length", 32, "--saor-alpha", 1), "max_length None and not 32, saor_alpha 0.0 and not 1.0"),
+            (
+                ("--max-length", 32, "--saor-alpha", 1),
+                "max_length 64 and not 32, stride 16 and not 8, saor_alpha 0.0 and not 1.0",
+            ),
         ):
             capsys.readouterr()
-            assert cli.main(arguments(out, *words, *more, *resume)) == 2
+            assert cli.main(arguments(tmp_path / folder, *words, *more, *resume)) == 2
             assert f"{tmp_path / folder} holds another run, of {message}" in capsys.readouterr().err
     # No flag asks for SAOR.
     assert not any("consistency_loss" in entry for entry in read_results(tmp_path / "one")["history"])
+    # What stands in for a flag may be spelt out.
+    spelt = ("--text-column", "text", "--max-length", 64, "--stride", 16, "--tokenizer", workspace() / "model")
+    results = (tmp_path / "one" / "results.json").read_bytes()
+    words = ("--save-strategy", "steps", "--eval-strategy", "no", "--save-steps", 1)
+    finetune(
+        tmp_path / "one", *flags[2:], *words, *spelt, "--pattern", read_results(tmp_path / "one")["pattern"], *resume
+    )
+    assert (tmp_path / "one" / "results.json").read_bytes() == results
     # Another seed more is still the same comparison.
     flags = (*flags[2:], "--save-strategy", "no")
     assert set(finetune(tmp_path / "seeds", "--seeds", 0, 1, *flags, *resume)["seeds"]) == {"0", "1"}
@@ -423,6 +435,38 @@ def test_a_recipe_stands_in_for_what_is_not_given(tmp_path):
     assert prepare("--max-length", 40).settings.max_length == 40
 
 
+@pytest.mark.parametrize(
+    "flags, has_best",
+    [
+        ("", True),
+        ("--eval-strategy steps", False),
+        ("--eval-strategy steps --save-strategy steps", True),
+        ("--eval-strategy steps --save-strategy steps --save-steps 75", False),
+        ("--eval-strategy steps --save-strategy steps --save-steps 75 --eval-steps 25", True),
+        ("--eval-strategy steps --save-strategy steps --save-steps 0.5 --eval-steps 0.1", True),
+        ("--eval-strategy steps --save-strategy steps --save-steps 0.5", False),
+        ("--eval-strategy steps --save-strategy best", True),
+        ("--eval-strategy no", False),
+        ("--save-strategy no", False),
+        ("--save-strategy no --load-best-model-at-end false", None),
+    ],
+)
+def test_the_best_model_is_kept_wherever_there_is_one_and_else_it_is_said(flags, has_best, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(runner.logger, "warning_once", said.append)
+    words = ["--model", "m", "--train-file", "f.csv", "--output-dir", str(tmp_path), *flags.split()]
+    assert read_arguments(words)[-1].load_best_model_at_end == bool(has_best)
+    assert len(said) == (has_best is False) and all("the last one, not the best one" in line for line in said)
+
+
+def test_rows_of_one_id_are_counted_where_they_share_a_place(tmp_path):
+    rows = read_jsonl(workspace() / "question_answering-validation.jsonl")
+    rows = [{**row, "id": "same" if number < 3 else row["id"]} for number, row in enumerate(rows)]
+    choices = {"task_type": "question_answering", "splits": ("train",)}
+    job = prepare("--validation-file", write_jsonl(tmp_path / "rows.jsonl", rows), **choices)
+    assert job.notes["validation"][SAME_ID] == ["same", "same"] and SAME_ID not in job.notes["train"]
+
+
 def test_a_recipe_widens_the_global_blocks_of_a_model_but_not_of_a_pattern_that_is_given():
     files = [f"--{split}-file {workspace() / f'candidate_choice-{split}.jsonl'}" for split in ("train", "validation")]
     words = f"--model {workspace() / 'model'} --task wikihop --output-dir unused {' '.join(files)}".split()
@@ -433,6 +477,38 @@ def test_a_recipe_widens_the_global_blocks_of_a_model_but_not_of_a_pattern_that_
         blocks.append((job.config.num_global_blocks, job.settings.num_global_tokens))
     # The model reads no more than four blocks.
     assert blocks == [(TASKS["wikihop"].recipe.num_global_blocks, 64), (2, 32)]
+
+
+def test_a_folder_of_several_runs_is_one_commands(tmp_path, capsys):
+    out, flags, resume = tmp_path / "out", ("--seeds", 0, 1, "--max-steps", 1), ("--resume-from-checkpoint", "last")
+    finetune(out, *flags)
+    before = {path: path.read_bytes() for path in (out / "results.json", out / "run.json")}
+
+    def refused(folder, *more) -> str:
+        capsys.readouterr()
+        assert cli.main(arguments(folder, *more)) == 2
+        assert {path: path.read_bytes() for path in before} == before
+        return capsys.readouterr().err
+
+    assert "holds a finished run: pass --resume-from-checkpoint last" in refused(out, *flags)
+    assert "learning_rate" in refused(out, "--seeds", 2, "--max-steps", 1, *resume, "--learning-rate", 1)
+    assert "holds results of seed 1 as well" in refused(out, "--seeds", 0, "--max-steps", 1, *resume)
+    # One run and a run per seed are two commands.
+    assert "folder_per seed and not None" in refused(out, "--max-steps", 1, *resume)
+    finetune(out, *flags, *resume)
+    # What is somebody else's stays, and so does what another process writes.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "results.json").write_text("mine")
+    assert "it holds results.json" in refused(tmp_path / "mine", *flags)
+    glue = ("--task", "glue", "--data-dir", tmp_path / "data")
+    write_jsonl(
+        tmp_path / "data" / "glue" / "rte" / "train.jsonl", [{"sentence1": "a", "sentence2": "b", "label": 0}] * 4
+    )
+    words = ["finetune", "--model", workspace() / "model", *glue, "--output-dir", tmp_path / "mine"]
+    assert cli.main([str(word) for word in words]) == 2
+    assert "it holds results.json" in capsys.readouterr().err
+    with FileLock(out / ".lock"):
+        assert "another run is writing into this folder" in refused(out, *flags, *resume)
 
 
 def test_list_prints_the_tasks(capsys):
@@ -482,6 +558,21 @@ def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert any(path.name == "training_args.bin" for path in left)
     assert not any(b"hf_s3cret" in path.read_bytes() for path in left)
+
+
+def test_nothing_secret_is_left_or_said(tmp_path, capfd):
+    url = "https://me:s3c@r/et@host/x?token=s3cret"
+    finetune(tmp_path / "out", "--max-steps", 1, "--run-name", url, "--trackio-space-id", url, "--seeds", 0)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "training_args.bin" for path in left)
+    for flags in (("--hub-tokn", "s3cret"), ("--hub-tokn=s3cret",), ("--train-file", url), ("--model", url)):
+        assert cli.main(arguments(tmp_path / "other", *flags)) == 2
+    shown = capfd.readouterr()
+    assert "unrecognized arguments: --hub-tokn (" in shown.err and "there is no such" in shown.err
+    for secret in ("s3c", "r/et@"):
+        assert (
+            not [path for path in left if secret.encode() in path.read_bytes()] and secret not in shown.out + shown.err
+        )
 
 
 def test_the_best_checkpoint_is_that_of_the_metric_asked_for(tmp_path):

@@ -80,6 +80,13 @@ def test_another_file_is_refused(tiny_config, tmp_path, text):
         Settings.load(tmp_path, tiny_config(), tokenizer_of())
 
 
+def test_two_classes_of_one_name_are_refused(tiny_config, tmp_path):
+    config = tiny_config(id2label={0: "good", 1: "bad", 2: "good"})
+    Settings.of(config, 48, task_type="single_label", columns=COLUMNS).save(tmp_path)
+    with pytest.raises(InputError, match=r"id2label in config\.json names the class 'good' twice: give each its own"):
+        Settings.load(tmp_path, config, tokenizer_of())
+
+
 def test_a_folder_without_the_file_is_refused(tiny_config, tmp_path):
     with pytest.raises(InputError, match=r"has no finetune\.json: it was not written by `ernie-sparse finetune`"):
         Settings.load(tmp_path, tiny_config(), tokenizer_of())

@@ -16,11 +16,11 @@ PACKAGE = Path(ernie_sparse.__file__).parent
 LEVELS = (
     ("errors", "sparse_pattern", "saor", "pipeline_tasks"),
     ("block_plan", "configuration_ernie_sparse", "command_line", "uncut_pipelines"),
-    ("block_attention",),
+    ("block_attention", "results"),
     ("hst_attention",),
     ("hst_layer",),
     ("modeling_ernie_sparse",),
-    ("checkpoints", "training_checkpoints", "tables", "results", "trainer_internals"),
+    ("checkpoints", "training_checkpoints", "tables", "trainer_internals"),
     ("trainer", "training_arguments", "conversion_families"),
     ("run", "conversion"),
     ("pretraining", "finetune"),

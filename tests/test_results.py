@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from ernie_sparse import results
+from ernie_sparse import cli, results
+from ernie_sparse.errors import InputError
 from ernie_sparse.results import Record, contents_digest, environments, write_json
 
 
@@ -104,6 +105,34 @@ def test_a_file_of_json_can_be_read_by_anyone(tmp_path):
         "url": "https://***@host/x and s3://***@bucket",
     }
     assert "é" in text and [path.name for path in (tmp_path / "sub").iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("https://me:se@cret@host/x", "https://***@host/x"),
+        ("'https://me:se/cr@et@host/x' next", "'https://***@host/x' next"),
+        ("https://host/x?token=abc&page=2", "https://host/x?token=***&page=2"),
+        ("https://host/x?a=1&X-Amz-Signature=abc#top", "https://host/x?a=1&X-Amz-Signature=***#top"),
+        ("https://host/x?API_KEY=abc'", "https://host/x?API_KEY=***'"),
+        (f"--tokn hf_{'a1' * 17}", "--tokn hf_***"),
+        ("me@host https://host/x?page=2 hf_model", "me@host https://host/x?page=2 hf_model"),
+    ],
+)
+def test_no_password_is_kept_or_printed(text, expected, tmp_path, capsys):
+    write_json(tmp_path / "a.json", {"a": [text]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [expected]}
+    results.print_table([("a", text)])
+    assert expected in capsys.readouterr().out
+
+    def refuse(argv):
+        raise InputError(text)
+
+    assert cli.run_command("knit", refuse, []) == 2
+    assert capsys.readouterr().err == f"knit: error: {expected}\n"
+    # What stands in rows stays as it is.
+    write_json(tmp_path / "a.json", {"a": text}, is_data=True)
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": text}
 
 
 @pytest.mark.parametrize("words", [["--hub-token", "hf_xxx"], ["--hub-token=hf_xxx"], ["--hub_token", "hf_xxx"]])

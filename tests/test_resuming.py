@@ -21,6 +21,8 @@ from test_finetune_predict import arguments, finetune, read_results
 from test_finetune_runner import are_equal
 
 import ernie_sparse
+from ernie_sparse.results import file_digest
+from ernie_sparse.training_checkpoints import read_json
 
 ENVIRONMENT = {
     **os.environ,
@@ -148,7 +150,16 @@ def test_a_damaged_checkpoint_is_named_or_the_run_ends_as_it_would_have(whole, w
 
 
 def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
-    flags = ("--early-stopping-patience", 2, "--num-train-epochs", 30, "--learning-rate", 1e-7)
+    flags = (
+        "--early-stopping-patience",
+        2,
+        "--num-train-epochs",
+        30,
+        "--learning-rate",
+        1e-7,
+        "--eval-on-start",
+        "true",
+    )
     whole = finetune(tmp_path / "whole", *flags)
     step, calls = ernie_sparse.SaorTrainer.training_step, []
 
@@ -170,6 +181,44 @@ def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
     results = (tmp_path / "killed" / "results.json").read_bytes()
     finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
     assert (tmp_path / "killed" / "results.json").read_bytes() == results
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_a_run_that_had_stopped_early_makes_no_further_update(strategy, tmp_path, monkeypatch):
+    flags = ["--early-stopping-patience", 1, "--num-train-epochs", 30, "--learning-rate", 1e-7]
+    flags += ["--eval-strategy", strategy, "--save-strategy", strategy, "--eval-steps", 3, "--save-steps", 3]
+    whole = finetune(tmp_path / "whole", *flags)
+
+    class Killed(BaseException):
+        """What nothing catches."""
+
+    def killed_there(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        # After the training, before the results.
+        patch.setattr(ernie_sparse.SaorTrainer, "predict", killed_there)
+        finetune(tmp_path / "killed", *flags)
+    resumed = finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    assert resumed["steps"] == whole["steps"] < 30 * 4 and resumed["splits"] == whole["splits"]
+    assert are_equal(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_every_checkpoint_says_what_its_files_hold(tmp_path, capsys):
+    out = tmp_path / "out"
+    finetune(out, "--num-train-epochs", 2)
+    (out / "results.json").unlink()
+    for checkpoint in out.glob("checkpoint-*"):
+        digests = read_json(checkpoint / "digests.json")
+        assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"} <= digests.keys()
+    # Weights of the right size.
+    content = bytearray((out / "checkpoint-8" / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (out / "checkpoint-8" / "model.safetensors").write_bytes(content)
+    assert run(arguments(out, "--num-train-epochs", 2, "--resume-from-checkpoint", "last")) == 2
+    said = capsys.readouterr().err
+    assert "checkpoint-8: model.safetensors is damaged (it is not what was written)" in said
+    assert "checkpoint-4: pass --resume-from-checkpoint" in said
 
 
 def test_other_data_and_another_precision_are_refused(tmp_path, capsys):
@@ -239,3 +288,8 @@ def test_two_processes_end_cleanly(workspace, tmp_path):  # noqa: F811
         )
         assert ended.returncode == 0, ended.stderr[-3000:]
         assert torch.isfinite(torch.tensor(read_results(tmp_path / str(number))["eval_loss"]))
+        # Of all processes, and whole.
+        checkpoint = tmp_path / str(number) / "checkpoint-2"
+        digests = read_json(checkpoint / "digests.json")
+        assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "trainer_state.json"} <= digests.keys()
+        assert all(file_digest(checkpoint / name) == digest for name, digest in digests.items())

@@ -14,6 +14,7 @@ from torch import ones
 from ernie_sparse.errors import InputError
 from ernie_sparse.results import Record
 from ernie_sparse.run import MAY_CHANGE, MAY_GROW, Run
+from ernie_sparse.training_checkpoints import write_digests
 
 IDENTITY = {
     "learning_rate": 0.1,
@@ -39,15 +40,20 @@ def run_in(folder, resume=None, training=(), **changes) -> Run:
     return Run(Record("ernie-sparse pretrain", []), SimpleNamespace(**arguments), {**IDENTITY, **changes})
 
 
+def write_zip(path, content: bytes):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("data", content)
+
+
 def leave_checkpoint(folder, step: int, **identity):
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    state = {"global_step": step, "epoch": 1, "max_steps": 10, "log_history": [], "stateful_callbacks": {}}
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
     (checkpoint / "config.json").write_text(json.dumps(IDENTITY))
     save_file({"weight": ones(9)}, checkpoint / "model.safetensors")
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        with zipfile.ZipFile(checkpoint / name, "w") as file:
-            file.writestr("data", bytes(range(256)))
+        write_zip(checkpoint / name, bytes(range(256)))
     run = run_in(folder, **identity)
     run.check_data(DATA)
     run.write_identity()
@@ -67,9 +73,67 @@ def test_a_run_begins_in_an_empty_folder_whether_or_not_it_is_to_go_on(tmp_path)
     (tmp_path / "empty").mkdir()
     assert started(tmp_path / "empty") is None
     # So does one that was stopped before its first checkpoint.
-    (tmp_path / "begun" / "tokenizer").mkdir(parents=True)
-    run_in(tmp_path / "begun").write_identity()
-    assert started(tmp_path / "begun") is started(tmp_path / "begun", "last") is None
+    begun = tmp_path / "begun"
+    (begun / "tokenizer").mkdir(parents=True)
+    (begun / "search.json.partial").write_text("{")
+    run_in(begun).write_identity()
+    for resume in (None, "last"):
+        run = run_in(begun, resume)
+        assert run.checkpoint() is None
+        run.check_data(DATA)
+        run.release()
+    assert json.loads((begun / "run.json").read_text())["data"].keys() == DATA.keys()
+    # And one that was killed before it could say what it is.
+    (tmp_path / "killed").mkdir()
+    for name in (".lock", "run.json.partial"):
+        (tmp_path / "killed" / name).write_text("")
+    assert started(tmp_path / "killed") is None
+
+
+def test_a_run_says_what_it_is_before_it_leaves_anything_else(tmp_path):
+    run = run_in(tmp_path / "out")
+    run.checkpoint()
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == run.identity
+    run.release()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("resume", [None, "last"])
+@pytest.mark.parametrize(
+    "name", ["results.json", "search.json", "tokenizer/vocab.txt", "runs/events", ".lock", "seed-0/a"]
+)
+def test_what_bears_the_name_of_something_of_a_run_is_not_its_own_without_its_record(name, resume, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"is not empty: it holds {name.split('/')[0]}; name another folder"):
+        started(tmp_path, resume)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_record_of_something_else_is_not_written_over(tmp_path):
+    (tmp_path / "run.json").write_text('{"distance_km": 10}')
+    with pytest.raises(InputError, match=r"is not empty: it holds run.json; name another folder"):
+        started(tmp_path)
+
+
+def test_results_that_cannot_be_read_or_written_are_said(tmp_path):
+    checkpoint = leave_checkpoint(tmp_path, 10)
+    for content in ("{", "[1]", ""):
+        (tmp_path / "results.json").write_text(content)
+        run = run_in(tmp_path, "last")
+        run.checkpoint()
+        run.check_data(DATA)
+        run.release()
+        with pytest.raises(
+            InputError, match=r"results\.json is damaged: delete it, and the same command writes it anew"
+        ):
+            run.finished_results()
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "results.json").mkdir()
+    for resume in ("last", str(checkpoint)):
+        with pytest.raises(InputError, match=r"results\.json is a folder, and the results are to be written there"):
+            started(tmp_path, resume)
 
 
 def test_the_newest_complete_checkpoint_is_the_last(tmp_path):
@@ -265,3 +329,58 @@ def test_every_process_needs_its_random_state_and_fp16_its_scale(tmp_path):
     # These have files of their own.
     (checkpoint / "optimizer.pt").unlink()
     assert started(tmp_path, "last", training={"fsdp": "full_shard"}) == str(checkpoint)
+
+
+CHANGES = {
+    "trainer_state.json": lambda path: path.write_text(path.read_text().replace('"epoch": 1', '"epoch": 2')),
+    "model.safetensors": lambda path: save_file({"weight": 2 * ones(9)}, path),
+    "optimizer.pt": lambda path: write_zip(path, b"of another update"),
+    "config.json": lambda path: path.unlink(),
+    "tokenizer.json": lambda path: path.unlink(),
+    "digests.json": lambda path: path.write_text("{"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_whole_but_not_what_was_written_is_named(name, tmp_path):
+    for step in (2, 4):
+        checkpoint = leave_checkpoint(tmp_path, step)
+        (checkpoint / "tokenizer.json").write_text("{}")
+        (checkpoint / "README.md").write_text("a card")
+        write_digests(checkpoint)
+    # What is not read may change.
+    (checkpoint / "README.md").write_text("another")
+    (checkpoint / "notes.txt").write_text("mine")
+    assert started(tmp_path, "last") == str(checkpoint)
+    CHANGES[name](checkpoint / name)
+    with pytest.raises(InputError) as refused:
+        started(tmp_path, "last")
+    assert str(refused.value).startswith(f"{checkpoint}: {name} is damaged (")
+    assert str(refused.value).endswith(f"pass --resume-from-checkpoint {tmp_path / 'checkpoint-2'} to go on from it")
+    # What an exact continuation needs may still be left out.
+    (tmp_path / "checkpoint-2" / "optimizer.pt").unlink()
+    with pytest.raises(InputError, match=r"lacks optimizer\.pt: the run would go on otherwise"):
+        started(tmp_path, str(tmp_path / "checkpoint-2"))
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [('{"global_step": 9}', "it lacks epoch, max_steps, log_history, stateful_callbacks"), (None, "it is of update 5")],
+)
+def test_a_state_that_is_not_of_its_checkpoint_is_damaged(content, reason, tmp_path):
+    path = leave_checkpoint(tmp_path, 9) / "trainer_state.json"
+    path.write_text(content or path.read_text().replace('"global_step": 9', '"global_step": 5'))
+    with pytest.raises(InputError, match=rf"checkpoint-9: trainer_state.json is damaged \({reason}\)"):
+        started(tmp_path, "last")
+
+
+def test_the_best_checkpoint_has_to_be_whole_as_well(tmp_path):
+    best, last = (leave_checkpoint(tmp_path, step) for step in (2, 4))
+    path = last / "trainer_state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "best_model_checkpoint": str(best)}))
+    write_digests(best)
+    assert started(tmp_path, "last") == str(last)
+    (best / "trainer_state.json").unlink()
+    save_file({"weight": 2 * ones(9)}, best / "model.safetensors")
+    with pytest.raises(InputError, match=rf"{best}, the best checkpoint before {last}: model.safetensors is damaged"):
+        started(tmp_path, "last")

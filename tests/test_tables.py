@@ -35,6 +35,9 @@ def rows_in(path: Path, **arguments) -> list:
     return [str(row) if isinstance(row, InputError) else row for row in read_rows(path, **arguments)]
 
 
+QUOTES = "the quotes of line"
+
+
 @pytest.mark.parametrize(
     "name, content, expected",
     [
@@ -42,6 +45,18 @@ def rows_in(path: Path, **arguments) -> list:
         ("a.csv", '\ufefftext,n\n"a, ""b""\nc",NA\n', [('a, "b"\nc', "NA")]),
         ("a.TSV", "text\tn\na, b\t1\n", [("a, b", "1")]),
         ("a.csv", "text,n\na,b,c\nd,e\n", ["it has 3 cells, and the header has 2", ("d", "e")]),
+        # Where quotes are wrong, the row is the line on which it begins.
+        (
+            "a.csv",
+            'text,n\na,1\n"b" c,2\n"d\ne",3\n',
+            [("a", "1"), f"{QUOTES} 3 are wrong: ',' expected after '\"'", ("d\ne", "3")],
+        ),
+        ("a.csv", 'text,n\n"never,1\nb,2\n', [f"{QUOTES} 2 are wrong: unexpected end of data", ("b", "2")]),
+        (
+            "a.csv",
+            'text,n\n"never,1\nb,2\n"c",3\n',
+            [f"{QUOTES} 2 are wrong: ',' expected after '\"'", ("b", "2"), ("c", "3")],
+        ),
         ("a.jsonl", '{"text": "é\u2028", "n": 1}\n\n{"text": null, "n": [2]}\n', [("é\u2028", 1), (None, [2])]),
         ("a.json", ' [{"text": "x", "n": 1},\n {"text": "y", "n": "z"}]', [("x", 1), ("y", "z")]),
         ("a.json", '{"text": "x", "n": 1}\n{"text": "y", "n": 2}\n', [("x", 1), ("y", 2)]),
@@ -54,9 +69,22 @@ def test_what_stands_in_a_file_comes_out_row_by_row(name, content, expected, tmp
 
 
 def test_a_line_that_is_no_json_stands_alone(tmp_path):
-    rows = rows_in(write(tmp_path / "a.jsonl", '{"text": "x"}\n{"text": \n{"text": "y"}\n' + "[" * 100_000))
+    rows = rows_in(
+        write(
+            tmp_path / "a.jsonl",
+            '{"text": "x"}\n{"text": \n{"text": "y"}\n' + "[" * 100_000 + '\n{"n": ' + "1" * 5000 + "}",
+        )
+    )
+    assert rows[4].startswith("it is no JSON: Exceeds the limit")
     assert rows[0] == {"text": "x"} and rows[2] == {"text": "y"}
     assert rows[1].startswith("it is no JSON") and rows[3].startswith("it is no JSON")
+
+
+def test_an_empty_cell_of_a_single_column_has_its_place(tmp_path):
+    rows = rows_in(write(tmp_path / "a.csv", "\ntext\n\na\n\n\nb\n\n\n"))
+    assert [row["text"] for row in rows] == [None, "a", None, None, "b"]
+    # Of several columns a blank line is no row.
+    assert len(rows_in(write(tmp_path / "a.csv", "text,n\n\na,1\n\nb,2\n"))) == 2
 
 
 def test_a_cell_may_be_a_document(tmp_path):
@@ -67,7 +95,13 @@ def test_a_cell_may_be_a_document(tmp_path):
     "name, content, message",
     [
         ("a.csv", "text,label,text\na,b,c\n", r"the header of .*a\.csv names the column 'text' twice"),
-        ("a.csv", 'text\n"never closed\nx\n', r"could not read .*a\.csv, line 3: unexpected end of data"),
+        (
+            "a.csv",
+            '"never closed\nx\n',
+            r"could not read the header of .*a\.csv: the quotes of line 1 are wrong: unexpected end",
+        ),
+        ("a.json", '[{"n": ' + "1" * 5000 + "}]", r"could not read .*a\.json: Exceeds the limit"),
+        ("a.json", "[" * 100_000 + "]" * 100_000, r"could not read .*a\.json: maximum recursion depth exceeded"),
         ("a.csv", b"t\xe9xt\nete\n", r"could not read .*a\.csv: it is not UTF-8 text"),
         ("a.csv", "text\nutf-16\n".encode("utf-16"), r"could not read .*a\.csv: it is not UTF-8 text"),
         ("a.json", b'[{"text": "\xe9"}]', r"could not read .*a\.json: it is not UTF-8 text"),

@@ -194,7 +194,7 @@ class FinetuneArguments:
 
     def with_columns(self, task: Task) -> Task:
         """`task` with the columns that the command line names, each for the role in the flag's name."""
-        named = {role: getattr(self, f"{role}_column") for role in _ROLES}
+        named = {role: getattr(self, f"{role}_column") for role in COLUMN_FLAGS}
         columns = {"id": "id", **task.columns, **{role: column for role, column in named.items() if column}}
         return dataclasses.replace(task, columns=columns, label_separator=self.label_separator)
 
@@ -210,4 +210,5 @@ _NAMES = {
     "f1_binary": ("f1",),
     "multi_label": ("f1_micro", "f1_macro", "f1", "exact_match"),
 }
-_ROLES = ("text", "text_pair", "label", "id", "tokens", "question", "context", "answers", "aliases")
+# The roles whose columns have a flag.
+COLUMN_FLAGS = ("text", "text_pair", "label", "id", "tokens", "question", "context", "answers", "aliases")

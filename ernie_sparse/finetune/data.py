@@ -3,6 +3,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from pyarrow import parquet
 from sklearn.model_selection import train_test_split
 
 from ..errors import InputError
-from ..tables import FORMATS, check_text, find_files, load_hub_rows, load_rows, place_of
+from ..tables import FORMATS, check_text, columns_in, find_files, load_hub_rows, load_rows, place_of
 from .tasks import OWN_SPLITS, Task
 
 TEXT, TEXTS = Value("string"), List(Value("string"))
@@ -116,19 +117,32 @@ def load_splits(
 
 
 def _split_of_files(task: Task, paths: list[Path]) -> Split:
-    names = _names_in(task, _parquet_features(paths))
+    names = _names_of_files(task, paths)
     rows = load_rows(paths, row_features(task, True), row_by_role, task=task, is_labelled=True, class_names=names)
     return _checked(rows, names, task, ", ".join(map(str, paths)), partial(place_of, paths))
 
 
-def _parquet_features(paths: list[Path]) -> Features:
-    """The types that parquet files of the hub carry along; those of the first file."""
-    if paths[0].suffix.lower() != ".parquet":
+def _names_of_files(task: Task, paths: list[Path]) -> tuple[str, ...]:
+    """The classes that the files of a split name: all of them alike, for a number would mean something else in each."""
+    names = [_names_in(task, _parquet_features(path)) for path in paths]
+    for path, others in zip(paths, names, strict=True):
+        if others != names[0]:
+            one, other = (", ".join(found[:20]) or "no classes" for found in (names[0], others))
+            raise InputError(
+                f"column {task.columns['label']!r} names {one} in {paths[0]} and {other} in {path}: the files of a split "
+                "have to name the same classes, in the same order"
+            )
+    return names[0]
+
+
+def _parquet_features(path: Path) -> Features:
+    """The types that a parquet file of the hub carries along."""
+    if path.suffix.lower() != ".parquet":
         return Features()
     try:
-        return Features.from_arrow_schema(parquet.read_schema(paths[0]))
+        return Features.from_arrow_schema(parquet.read_schema(path))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"could not read {paths[0]}: {error}") from error
+        raise InputError(f"could not read {path}: {error}") from error
 
 
 def _split_of_hub(task: Task, name: str, split: str, rows: Dataset) -> Split:
@@ -225,7 +239,7 @@ def row_by_role(row: dict, number: int, task: Task, is_labelled: bool, class_nam
         column = task.columns.get(role, role)
         # What may be missing is missing under its usual name: another one was asked for.
         if column not in row and not (role in ("answers", "aliases") or (role == "id" and column == "id")):
-            raise InputError(f"there is no column {column!r} for the {role}, only {', '.join(map(repr, row))}")
+            raise InputError(f"there is no column {column!r} for the {role}, {columns_in(row)}")
         value = row.get(column)
         try:
             if role == "id":
@@ -311,16 +325,19 @@ def _class(value, task: Task, class_names: tuple[str, ...]) -> tuple[str, str]:
     if isinstance(value, bool):
         return text, "a truth value"
     # csv has texts alone.
-    names = class_names if isinstance(value, int) and class_names else task.label_names if _is_whole(text) else ()
+    is_number = isinstance(value, int) or re.fullmatch(r"[+-]?[0-9]+", text)
+    names = class_names if isinstance(value, int) and class_names else task.label_names if is_number else ()
     if names:
-        if int(text) not in range(len(names)):
+        # `00` is none of them, nor a class of its own among them.
+        if not _is_whole(text) or int(text) not in range(len(names)):
             raise InputError(f"holds {_shown(value)}: the classes are 0 to {len(names) - 1}, {', '.join(names[:20])}")
         return names[int(text)], "a number"
     return (value, "a text") if isinstance(value, str) else (text, "a number")
 
 
 def _is_whole(text: str) -> bool:
-    return text.lstrip("-").isdecimal() and str(int(text)) == text
+    # As `str` writes it; with more digits it is a name.
+    return re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) is not None
 
 
 def _classes(value, task: Task, class_names: tuple[str, ...]) -> tuple[list[str], str | None]:
@@ -351,8 +368,10 @@ def _token_labels(value, task: Task, class_names: tuple[str, ...]) -> tuple[list
 
 
 def _number(value, task: Task, class_names: tuple[str, ...]) -> tuple[float, None]:
+    # Python alone takes `12_5` and the digits of other scripts for numbers.
+    is_number = not isinstance(value, bool | str) or (isinstance(value, str) and value.isascii() and "_" not in value)
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = float(value) if is_number else math.nan
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
@@ -455,5 +474,5 @@ def check_labels(split: Split, names: tuple[str, ...]):
         if unknown:
             classes = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
             raise InputError(
-                f"{split.place(number)}: the label {unknown[0]!r} is none of the training set's: {classes}"
+                f"{split.place(number)}: the label {unknown[0]!r:.40} is none of the training set's: {classes}"
             )

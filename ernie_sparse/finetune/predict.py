@@ -28,7 +28,7 @@ from ..tables import FORMATS, find_files
 from .classification import LABEL_TYPES
 from .data import ROLES
 from .prediction_files import PredictionFile, check_target
-from .predictor import Predictor, RowEncoder, check_all_rows, check_first_rows, chunks
+from .predictor import Predictor, RowEncoder, check_all_rows, check_any_row, chunks
 from .settings import FILE_NAME, LONG_DOCUMENTS, Settings
 from .task_types import TASK_TYPES
 from .trainer import FeatureCollator
@@ -97,7 +97,7 @@ def main(argv: list[str]):
     tokenizer = load_tokenizer(args.model, config)
     settings = with_flags(load_settings(args.model, config, tokenizer), args)
     encoder, task_type = RowEncoder(settings, tokenizer), TASK_TYPES[settings.task_type]
-    check_first_rows(source, encoder)
+    check_any_row(source, encoder)
     state = PartialState(cpu=not torch.accelerator.is_available())
     is_main = state.is_main_process
     if args.strict:

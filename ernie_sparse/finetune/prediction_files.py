@@ -83,7 +83,13 @@ class PredictionFile:
             if self.count == 0:
                 self.partial.unlink(missing_ok=True)
             elif kind is not None:
-                print(f"{self.count} predictions are kept: the same command goes on behind them", file=sys.stderr)
+                # What is to be mended by the user is so in the next run as well; a mended file is another one.
+                then = (
+                    f"once the input file is mended, which makes another run of it, delete {self.partial}"
+                    if issubclass(kind, InputError)
+                    else "the same command goes on behind them"
+                )
+                print(f"{self.count} predictions are kept: {then}", file=sys.stderr)
             self._unlock()
 
     def _unlock(self):

@@ -24,8 +24,6 @@ from .task_types import TASK_TYPES
 from .tasks import OWN_FILES
 from .trainer import FeatureCollator
 
-# Rows that are looked at before the model is loaded: what is wrong with all of them is wrong with the file.
-FIRST_ROWS = 1000
 NOT_FINITE = "the model's output for it is not finite"
 NO_TOKENS = "the tokenizer leaves nothing of it"
 
@@ -108,24 +106,23 @@ class RowEncoder:
         return Encoded(numbers.tolist(), table, records.remove_columns(["notes", "error"]), notes, refused)
 
 
-def check_first_rows(source: Path, encoder: RowEncoder):
+def check_any_row(source: Path, encoder: RowEncoder):
     """
-    Raise an [`InputError`] where there are no rows, or all of the first ones are wrong: then the file is, or the columns
-    that were named. Those that are merely empty say nothing of the others.
+    Raise an [`InputError`] where there are no rows, or all of them are wrong: then the file is, or the columns that were named.
+    Those that are merely empty say nothing of the others. It reads on to the first row that can be used, and no further.
     """
-    rows = next(chunks(source, FIRST_ROWS), None)
-    if rows is None:
-        raise InputError(f"{source} has no rows")
-    first_error = None
-    for number, row in rows:
+    first_error, number = None, -1
+    for number, row in enumerate(read_rows(source)):
         try:
             encoder.by_role(number, row)
             return
         except InputError as error:
             if first_error is None and not _has_empty(row, encoder.settings):
                 first_error = f"{source}, row {number}: {error}"
+    if number < 0:
+        raise InputError(f"{source} has no rows")
     if first_error is not None:
-        raise InputError(first_error + (f" (none of the first {len(rows)} rows can be used)" if len(rows) > 1 else ""))
+        raise InputError(first_error + (f" (none of the {number + 1} rows can be used)" if number else ""))
 
 
 def _has_empty(row: dict | InputError, settings: Settings) -> bool:

@@ -16,6 +16,7 @@ from ..tables import longest_first, subset
 from . import data
 from .arguments import FinetuneArguments
 from .features import split_notes
+from .prediction_files import SAME_ID
 from .settings import HAS_CLASSES, Settings
 from .task_types import TASK_TYPES
 from .tasks import Task
@@ -59,9 +60,7 @@ class Selection(NamedTuple):
 def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingArguments) -> Job:
     """Read, check and tokenize everything, so that what is wrong with the data is said before anything is trained."""
     args.check_reports(task)
-    config = load_config(args.model, args.pattern)
-    if task.recipe.num_global_blocks and args.pattern is None:
-        config.num_global_blocks = max(config.num_global_blocks, task.recipe.num_global_blocks)
+    config = load_task_config(task, args)
     tokenizer = load_tokenizer(args.tokenizer or args.model, config)
     splits = data.load_splits(
         task, files=args.files(), data_dir=args.data_dir, dataset=args.dataset, dataset_config=args.dataset_config
@@ -79,11 +78,21 @@ def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingAr
             notes[split]["blanks around the label removed"] = blanks[split]
         if split != "train":
             features[split] = longest_first(features[split])
+            if task.task_type == "question_answering":
+                notes[split][SAME_ID] = repeated_ids(split_rows)
     if len(features["train"]) == 0:
         reasons = "; ".join(f"{note}: {', '.join(ids[:5])}" for note, ids in notes["train"].items() if ids)
         raise InputError(f"no training row can be used ({reasons})")
     weights = balanced_weights(features["train"], len(names)) if args.class_weights == "balanced" else None
     return Job(name, task, config, tokenizer, settings, rows, features, notes, repeated, weights)
+
+
+def load_task_config(task: Task, args: FinetuneArguments) -> ErnieSparseConfig:
+    """The config of the model to train, with its pattern, but for what its labels decide."""
+    config = load_config(args.model, args.pattern)
+    if task.recipe.num_global_blocks and args.pattern is None:
+        config.num_global_blocks = max(config.num_global_blocks, task.recipe.num_global_blocks)
+    return config
 
 
 def select_rows(task: Task, args: FinetuneArguments, splits: dict[str, data.Split], seed: int) -> Selection:
@@ -110,6 +119,12 @@ def select_rows(task: Task, args: FinetuneArguments, splits: dict[str, data.Spli
     limits = {"train": args.max_train_documents, "test": args.max_test_documents}
     rows = {s: subset(r, limits.get(s, args.max_validation_documents), seed) for s, r in rows.items()}
     return Selection(rows, names, {split: len(numbers) for split, numbers in found.items()}, blanks)
+
+
+def repeated_ids(rows: Dataset) -> list[str]:
+    """The ids that stood before, as often as they stand once more: rows of one id share a place among the answers."""
+    seen = set()
+    return [row_id for row_id in rows["id"][:] if row_id in seen or seen.add(row_id)]
 
 
 def make_settings(task: Task, args: FinetuneArguments, config: ErnieSparseConfig) -> Settings:

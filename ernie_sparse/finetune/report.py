@@ -71,9 +71,11 @@ def write(job, run: Run, results: dict, predictions: dict[str, list[dict]], hist
     out = run.folder
     for split, rows in predictions.items():
         with open(out / f"predictions-{split}.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(as_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+            file.writelines(
+                json.dumps(as_json(row, is_data=True), ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+            )
         if job.task.task_type == "question_answering":
-            write_json(out / f"answers-{split}.json", predictions_as_json(rows))
+            write_json(out / f"answers-{split}.json", predictions_as_json(rows), is_data=True)
     write_card(job, out, results)
     rows = [
         ("task", job.name),
@@ -114,7 +116,7 @@ def numbers(results: dict, prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def write_seeds(job, record: Record, training, results: dict[int, dict]) -> dict:
+def write_seeds(job, record: Record, parent: Run, results: dict[int, dict]) -> dict:
     """Mean and standard deviation over the seeds; the first process writes them as results.json and prints a table."""
     splits = {}
     for split in next(iter(results.values()))["splits"]:
@@ -134,8 +136,9 @@ def write_seeds(job, record: Record, training, results: dict[int, dict]) -> dict
         "largest_class": largest_class(job),
         **record.facts(),
     }
-    if training.process_index == 0:
-        path = Path(training.output_dir) / "results.json"
+    if parent.is_main_process:
+        path = parent.folder / "results.json"
+        parent.write_identity()
         write_json(path, everything)
         rows = [(f"{job.last} {name}", f"{mean[name]:.4f} ± {std[name]:.4f}") for name in mean]
         print_table([("seeds", ", ".join(map(str, results))), *rows, ("results", path)])

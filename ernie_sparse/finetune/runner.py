@@ -2,29 +2,30 @@
 """`ernie-sparse finetune`: a checkpoint on a task or on files of your own."""
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers.utils import logging
 
 from ..checkpoints import load_model
 from ..command_line import CommandParser, fields_of
 from ..errors import InputError, input_errors
 from ..results import Record
-from ..run import Run, check_folder
+from ..run import Run
 from ..trainer import SaorArguments
 from ..training_arguments import RunArguments, training_facts
 from . import report
-from .arguments import USAGE, FinetuneArguments
+from .arguments import COLUMN_FLAGS, USAGE, FinetuneArguments
 from .metrics import average_over_tasks, hub_metric
-from .preparation import Job, prepare
+from .preparation import Job, load_task_config, make_settings, prepare
 from .search import search
 from .task_types import TASK_TYPES
 from .tasks import GLUE, OWN_FILES, TASKS, Task, list_tasks
 from .trainer import FeatureCollator, FinetuneTrainer
 
-# What a command leaves in its output folder beside its runs.
-PARTS = ("search", "search.json", "results.json")
+logger = logging.get_logger(__name__)
 
 DEFAULTS = {
     # Until its gain in fine-tuning is shown.
@@ -79,17 +80,35 @@ def fill_arguments(
         if given.get(flag, known[0]) not in known:
             raise InputError(f"--{flag} {given[flag]!r} is not one of {', '.join(known)}")
     task = TASKS[given["task"]] if "task" in given else OWN_FILES[given.get("kind", "single_label")]
+    has_best = saves_what_it_evaluates(given)
+    if not has_best and "load_best_model_at_end" not in given:
+        logger.warning_once(
+            "the model at the end will be the last one, not the best one: checkpoints are not saved where they are evaluated "
+            "(--save-strategy as --eval-strategy, --save-steps a multiple of --eval-steps)"
+        )
     recipe = {
         **recipe_of(task),
-        # The checkpoint that was evaluated is the one that was saved.
-        "load_best_model_at_end": {given.get(name, "epoch") for name in ("eval_strategy", "save_strategy")}
-        == {"epoch"},
+        "load_best_model_at_end": has_best,
         # Of these metrics mse alone is better when smaller; of losses transformers knows.
         "greater_is_better": False if given.get("metric_for_best_model", task.best).endswith("mse") else None,
     }
     args, saor, training = parser.fill(given, recipe)
     args.check_training(task, saor, training)
     return given.get("task", "own files"), args.with_columns(task), args, saor, training
+
+
+def saves_what_it_evaluates(given: dict) -> bool:
+    """Whether every checkpoint that is saved is evaluated as well, so that the best one can be told."""
+    names = ("eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_steps")
+    values = {name: given.get(name, RunArguments.__dataclass_fields__[name].default) for name in names}
+    evaluation, saving = values["eval_strategy"], values["save_strategy"]
+    if "no" in (evaluation, saving) or saving not in ("best", evaluation):
+        return False
+    if saving != "steps":
+        return True
+    # As transformers has it: shares of all steps and numbers of steps cannot be compared.
+    every, saved = values["eval_steps"] or values["logging_steps"], values["save_steps"]
+    return every > 0 and (every < 1) == (saved < 1) and (saved * 1_000_000) % (every * 1_000_000) == 0
 
 
 def build_trainer(job: Job, args: FinetuneArguments, saor: SaorArguments, training: TrainingArguments):
@@ -201,6 +220,20 @@ def facts_of(args: FinetuneArguments, saor: SaorArguments, training: TrainingArg
     return {**fields_of(args, saor), **training_facts(training)}
 
 
+def resolve(task: Task, args: FinetuneArguments) -> dict:
+    """What stands in for flags that are not given, so that a run is the same one where they are spelt out."""
+    config = load_task_config(task, args)
+    settings = make_settings(task, args, config)
+    return {
+        **{f"{role}_column": settings.columns.get(role) for role in COLUMN_FLAGS},
+        "kind": settings.task_type,
+        "tokenizer": args.tokenizer or args.model,
+        "pattern": str(config.pattern),
+        "max_length": settings.max_length,
+        "stride": settings.stride,
+    }
+
+
 def of_seed(training: RunArguments, seed: int) -> RunArguments:
     own = copy.copy(training)
     own.seed, own.output_dir = seed, str(Path(training.output_dir) / f"seed-{seed}")
@@ -214,15 +247,22 @@ def finetune(parser: CommandParser, given: dict, argv: list[str]) -> dict:
         raise InputError("--push-to-hub pushes one model and --seeds makes several: push the one you choose")
     record = Record(parser.prog, argv)
     trainings = [training] if args.seeds is None else [of_seed(training, seed) for seed in args.seeds]
+    resolved = resolve(task, args)
+    runs = [Run(record, own, facts_of(args, saor, own) | resolved | {"folder_per": None}) for own in trainings]
+    parent = None
     if args.seeds is not None:
-        check_folder(Path(training.output_dir), [*PARTS, *_seed_folders(training)])
-    runs = [Run(record, own, facts_of(args, saor, own), PARTS) for own in trainings]
+        facts = facts_of(args, saor, training) | resolved
+        parent = parent_run(record, training, facts, "seed", seed_folders(training))
     try:
+        if parent is not None:
+            parent.checkpoint()
         checkpoints = [run.checkpoint() for run in runs]
         with training.main_process_first(desc="reading and tokenizing the documents"):
             job = prepare(name, task, args, training)
-        for run in runs:
+        for run in runs if parent is None else [parent, *runs]:
             run.check_data({split: (job.rows[split], job.features[split]) for split in job.rows})
+        if parent is not None:
+            check_seeds(parent, args.seeds)
         results = {own.seed: run.finished_results() for own, run in zip(trainings, runs, strict=True)}
         best = {}
         if args.search_trials and None in results.values():
@@ -232,14 +272,33 @@ def finetune(parser: CommandParser, given: dict, argv: list[str]) -> dict:
                 for field, value in best.items():
                     setattr(own, field, value)
                 results[own.seed] = train_once(job, run, args, saor, own, checkpoint)
+        return results[training.seed] if parent is None else report.write_seeds(job, record, parent, results)
     finally:
         for run in runs:
             run.release()
-    return results[training.seed] if args.seeds is None else report.write_seeds(job, record, training, results)
+        if parent is not None:
+            parent.release()
 
 
-def _seed_folders(training: RunArguments) -> list[str]:
+def parent_run(record: Record, training: RunArguments, facts: dict, folder_per: str, parts: Collection[str]) -> Run:
+    """What holds the runs of a command that has several: a folder that is one command's as a run's is."""
+    own = copy.copy(training)
+    # A checkpoint is one of its runs'.
+    own.resume_from_checkpoint = training.resume_from_checkpoint and "last"
+    return Run(record, own, {**facts, "folder_per": folder_per}, parts)
+
+
+def seed_folders(training: RunArguments) -> list[str]:
     return [path.name for path in Path(training.output_dir).glob("seed-*")]
+
+
+def check_seeds(parent: Run, seeds: list[int]):
+    """Raise an [`InputError`] where results of more seeds would be written over."""
+    missing = [seed for seed in (parent.earlier_results() or {}).get("seeds", ()) if int(seed) not in seeds]
+    if missing:
+        raise InputError(
+            f"{parent.folder} holds results of seed {', '.join(missing)} as well: name all of them, or another folder"
+        )
 
 
 def finetune_glue(parser: CommandParser, given: dict, argv: list[str]) -> dict:
@@ -252,14 +311,19 @@ def finetune_glue(parser: CommandParser, given: dict, argv: list[str]) -> dict:
             raise InputError(f"no GLUE task was found in {given['data_dir']}")
     for name in tasks:
         # What one of them cannot do is said before the first is trained.
-        fill_arguments(parser, given | {"task": name})
-    check_folder(Path(given["output_dir"]), ["results.json", *GLUE])
+        *_, training = fill_arguments(parser, given | {"task": name})
     record, results = Record(parser.prog, argv), {}
-    for name in tasks:
-        own = {"task": name, "output_dir": str(Path(given["output_dir"]) / name)}
-        words = [word for flag, value in own.items() for word in (f"--{flag.replace('_', '-')}", value)]
-        results[name] = finetune(parser, given | own, [*argv, *words])
-    return report.write_glue(record, Path(given["output_dir"]), results, missing, average_over_tasks)
+    # What else makes them what they are, each of the tasks' runs knows.
+    parent = parent_run(record, training, {"tasks": tasks}, "task", GLUE)
+    try:
+        parent.checkpoint()
+        for name in tasks:
+            own = {"task": name, "output_dir": str(Path(given["output_dir"]) / name)}
+            words = [word for flag, value in own.items() for word in (f"--{flag.replace('_', '-')}", value)]
+            results[name] = finetune(parser, given | own, [*argv, *words])
+        return report.write_glue(record, parent.folder, results, missing, average_over_tasks)
+    finally:
+        parent.release()
 
 
 def _has_data(data_dir: str, task: Task) -> bool:

@@ -34,7 +34,10 @@ def search(
         raise InputError("--search-trials needs optuna: pip install 'ernie-sparse[search]'") from None
     path = Path(training.output_dir) / "search.json"
     if training.resume_from_checkpoint == "last" and path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))["best"]
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))["best"])
+        except (ValueError, TypeError, KeyError):
+            raise InputError(f"{path} is damaged: delete it, and the search is made anew") from None
     own = copy.copy(training)
     own.output_dir = str(Path(training.output_dir) / "search")
     own.save_strategy, own.load_best_model_at_end = "no", False

@@ -101,6 +101,10 @@ class Settings:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise InputError(f"{folder} has no {FILE_NAME}: it was not written by `ernie-sparse finetune`")
+        names = list(config.id2label.values())
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise InputError(f"{folder}: id2label in config.json names the class {twice[0]!r} twice: give each its own")
         max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
         with input_errors(TypeError, KeyError, ValueError, about=f"{path} is not a file of `ernie-sparse finetune`"):
             return cls.of(config, max_length, **json.loads(path.read_text(encoding="utf-8")))

@@ -171,18 +171,32 @@ def main(argv: list[str]):
     check_optimizer(training)
     check_label_smoothing(training.label_smoothing_factor, saor, ErnieSparseForMaskedLM)
     facts = {**fields_of(args, saor), **training_facts(training)}
-    run = Run(Record(parser.prog, argv), training, facts)
+    config = build_config(args)
+    # What stands in for flags that are not given, so that a run is the same one where they are spelt out.
+    resolved = {
+        "tokenizer": args.tokenizer or args.model,
+        "pattern": str(config.pattern),
+        "max_length": args.max_length or config.max_position_embeddings,
+    }
+    run = Run(Record(parser.prog, argv), training, facts | resolved)
     checkpoint = run.checkpoint()
     try:
-        pretrain(args, saor, training, run, facts, checkpoint)
+        pretrain(args, config, saor, training, run, facts, checkpoint)
     finally:
         run.release()
 
 
-def pretrain(args: PretrainArguments, saor, training: RunArguments, run: Run, facts: dict, checkpoint: str | None):
+def pretrain(
+    args: PretrainArguments,
+    config: ErnieSparseConfig,
+    saor: SaorArguments,
+    training: RunArguments,
+    run: Run,
+    facts: dict,
+    checkpoint: str | None,
+):
     """One run: read and pack the text, train, evaluate, leave model, results and picture in its folder."""
     set_seed(training.seed)
-    config = build_config(args)
     max_length = args.max_length or config.max_position_embeddings
     if max_length > config.max_position_embeddings:
         raise InputError(

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
-from ..tables import check_text, load_hub_rows, load_rows, read_rows
+from ..tables import check_text, columns_in, load_hub_rows, load_rows, read_rows
 
 FEATURES = Features({"text": Value("string")})
 
@@ -56,7 +56,7 @@ def load_texts(
 
 def _document(row: dict, number: int, column: str) -> dict:
     if column not in row:
-        raise InputError(f"--text-column {column} is not one of {', '.join(row)}")
+        raise InputError(f"--text-column {column}: there is no such column, {columns_in(row)}")
     text = row[column]
     if not isinstance(text, str | None):
         raise InputError(f"column {column!r} holds {text!r:.40} ({type(text).__name__}): a text is needed")

@@ -619,7 +619,7 @@ def errors(folder: Path):
         ("--model", "longformer", "--saor-alpha", "1"),
         "--saor-alpha 1.0: longformer is transformers' own and has no pattern",
     )
-    yield ("--colour", "red"), "unrecognized arguments: --colour red"
+    yield ("--colour", "red"), "unrecognized arguments: --colour ("
     yield ("--learning-rate", "nan"), "--learning-rate nan: it must be a finite number"
     yield ("--train-size", "many"), "invalid int value: 'many'"
 
