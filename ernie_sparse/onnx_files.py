@@ -32,7 +32,7 @@ PER_TOKEN = (
     modeling.ErnieSparseForQuestionAnswering,
 )
 
-COMPARED_LENGTHS = (16, 512, 4096)
+COMPARED_LENGTHS = (1, 16, 512, 4096)
 TIMED_LENGTHS = (512, 4096)
 TIMED_RUNS = 5
 
