@@ -36,11 +36,11 @@ OUT/{FP32}, and with --int8 OUT/{INT8}, lie where sentence-transformers and text
 look for them, with config.json and the tokenizer in OUT. Inputs are input_ids, attention_mask and, where the tokenizer gives them,
 token_type_ids, all int64: any number of rows, of any length from 1 to the model's max_position_embeddings, padded on either side.
 The sparse pattern is part of the file. Outputs by head
-  base model                        last_hidden_state
-  masked LM, classification of texts or tokens, choices    logits
-  question answering                start_logits, end_logits
+  base model                                             last_hidden_state
+  masked LM, classification of texts or tokens, choices  logits
+  question answering                                     start_logits, end_logits
 
-Before OUT is made, the file runs on the CPU beside PyTorch at {", ".join(map(str, COMPARED_LENGTHS))} tokens, as far as the model reads, with padding:
+Before OUT is made, the file runs on the CPU beside PyTorch at {", ".join(map("{:,}".format, COMPARED_LENGTHS))} tokens, as far as the model reads, with padding:
 where the largest difference is beyond --tolerance nothing is left. --int8 turns the weights of linear layers and embeddings into int8, one scale
 per output, and says what that costs and gains; with --data-file also on rows of your own, for a model of `ernie-sparse finetune`.
 {REPORT} holds the results. An OUT that an earlier export made, and that holds nothing else, is replaced; any other must be empty.
