@@ -220,7 +220,7 @@ def export(model: PreTrainedModel, names: list[str], out: Path, tolerance: float
 
 
 def _megabytes(path: Path) -> float:
-    return round(sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")) / 1e6, 2)
+    return round(sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")) / 1e6, 3)
 
 
 def table(found: dict) -> list[tuple[str, object]]:
@@ -233,8 +233,8 @@ def table(found: dict) -> list[tuple[str, object]]:
         *((f"largest difference at {int(n):,} tokens", f"{value:.1e}") for n, value in found["differences"].items()),
     ]
     if "int8" not in sizes:
-        return [*rows, ("megabytes", sizes["fp32"])]
-    rows.append(("megabytes, fp32 and int8", f"{sizes['fp32']} and {sizes['int8']}"))
+        return [*rows, ("megabytes", f"{sizes['fp32']:.1f}")]
+    rows.append(("megabytes, fp32 and int8", f"{sizes['fp32']:.1f} and {sizes['int8']:.1f}"))
     for length, times in found["int8"]["seconds"].items():
         text = f"{1000 * times['fp32']:.1f} and {1000 * times['int8']:.1f}, {times['ratio']:.2f} times as fast"
         rows.append((f"milliseconds at {int(length):,} tokens", text))
