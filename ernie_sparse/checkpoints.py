@@ -27,13 +27,13 @@ def check_checkpoint(name: str, argument: str):
         raise InputError(f"{argument} {name}: there is no such folder")
 
 
-def load_config(model: str, pattern: str | None) -> ErnieSparseConfig:
+def load_config(model: str, pattern: str | None, argument: str = "--model") -> ErnieSparseConfig:
     """The config of an ERNIE-Sparse checkpoint (folder or hub id), under another pattern if one is given."""
-    check_checkpoint(model, "--model")
-    with input_errors(ValueError, OSError, about=f"--model {model}"):
+    check_checkpoint(model, argument)
+    with input_errors(ValueError, OSError, about=f"{argument} {model}"):
         config = AutoConfig.from_pretrained(model)
     if not isinstance(config, ErnieSparseConfig):
-        raise InputError(f"--model {model} is a {config.model_type} checkpoint: an ernie_sparse one is needed")
+        raise InputError(f"{argument} {model} is a {config.model_type} checkpoint: an ernie_sparse one is needed")
     set_pattern(config, pattern)
     return config
 
@@ -57,7 +57,11 @@ def load_tokenizer(name: str, config: ErnieSparseConfig | None = None) -> PreTra
 
 
 def load_model(
-    model_class: type[PreTrainedModel], name: str, config: ErnieSparseConfig, new_head: bool = False
+    model_class: type[PreTrainedModel],
+    name: str,
+    config: ErnieSparseConfig,
+    new_head: bool = False,
+    argument: str = "--model",
 ) -> PreTrainedModel:
     """
     A model with the weights of a folder or hub id, in fp32 whatever type they are stored in.
@@ -66,6 +70,7 @@ def load_model(
         new_head (`bool`):
             Whether the head may be a new one, where the checkpoint has that of another task or of other classes; and the
             representatives, where it has none. What is new is logged.
+        argument (`str`, defaults to `"--model"`): How the command line calls it.
 
     Raises:
         [`InputError`]: The checkpoint cannot be read, lacks other weights, has some of other sizes or for which the model has
@@ -75,7 +80,7 @@ def load_model(
     reports = logging.get_logger("transformers.modeling_utils")
     reports.addFilter(_is_error)
     try:
-        with input_errors(ValueError, OSError, SafetensorError, about=f"--model {name}"):
+        with input_errors(ValueError, OSError, SafetensorError, about=f"{argument} {name}"):
             model, info = model_class.from_pretrained(
                 name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
@@ -93,7 +98,7 @@ def load_model(
         ("has weights that are not finite", {n for n, w in model.named_parameters() if not w.isfinite().all()}),
     ):
         if keys:
-            raise InputError(f"--model {name} {reason}: {_listed(keys)}")
+            raise InputError(f"{argument} {name} {reason}: {_listed(keys)}")
     if fresh:
         logger.warning_once(f"new weights, which {name} does not have: {_listed(fresh)}")
     return model

@@ -18,6 +18,7 @@ COMMANDS = {
         "GLUE, IMDb, Hyperpartisan, arXiv, TriviaQA, WikiHop, SQuAD, or files of your own",
     ),
     "predict": ("ernie_sparse.finetune.predict", "a fine-tuned model on a file of any size"),
+    "export": ("ernie_sparse.export", "a model as ONNX, in fp32 and int8, compared with PyTorch"),
 }
 
 

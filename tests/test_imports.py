@@ -21,10 +21,10 @@ LEVELS = (
     ("hst_layer",),
     ("modeling_ernie_sparse",),
     ("checkpoints", "training_checkpoints", "tables", "trainer_internals"),
-    ("trainer", "training_arguments", "conversion_families"),
+    ("trainer", "training_arguments", "conversion_families", "onnx_files"),
     ("run", "conversion"),
     ("pretraining", "finetune"),
-    ("pipelines",),
+    ("export", "pipelines"),
     ("cli",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
