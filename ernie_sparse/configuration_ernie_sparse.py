@@ -28,6 +28,19 @@ AUTO_MAP = {
 }
 
 
+def code_files() -> list[Path]:
+    """
+    The files a model needs that is loaded without this package. None where this file was itself loaded from among them: it may
+    stand alone there, and transformers saves the others.
+    """
+    modeling = Path(__file__).with_name("modeling_ernie_sparse.py")
+    return (
+        [Path(file) for file in sorted({str(modeling), *get_relative_import_files(modeling)})]
+        if modeling.exists()
+        else []
+    )
+
+
 @strict
 class ErnieSparseConfig(PreTrainedConfig):
     r"""
@@ -134,14 +147,11 @@ class ErnieSparseConfig(PreTrainedConfig):
         `PreTrainedConfig.save_pretrained`, with the code of the model beside it: the Auto classes load the folder with
         `trust_remote_code=True` where this package is not installed.
         """
-        self.auto_map = dict(AUTO_MAP)
-        folder = Path(save_directory)
-        # Code that was itself loaded from such a folder may stand alone here; then transformers saves the rest.
-        modeling = Path(__file__).with_name("modeling_ernie_sparse.py")
-        if modeling.exists() and not folder.is_file():
+        self.auto_map, folder = dict(AUTO_MAP), Path(save_directory)
+        if not folder.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            for file in {str(modeling), *get_relative_import_files(modeling)}:
-                shutil.copyfile(file, folder / Path(file).name)
+            for file in code_files():
+                shutil.copyfile(file, folder / file.name)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_pattern(self):

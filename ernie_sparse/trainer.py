@@ -22,7 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from .block_plan import plan_batch
-from .configuration_ernie_sparse import ErnieSparseConfig
+from .configuration_ernie_sparse import ErnieSparseConfig, code_files
 from .errors import InputError
 from .sparse_pattern import SparsePattern
 from .trainer_internals import PatchedTrainer
@@ -35,7 +35,7 @@ PUSHED = (
         "*.safetensors",
         "*.safetensors.index.json",
         "config.json",
-        "*.py",
+        *(file.name for file in code_files()),
         "finetune.json",
         "README.md",
         "results.json",

@@ -355,7 +355,7 @@ def test_where_saving_fails_nothing_is_left(failing, target, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         if failing == "model":
             # As on a full disk, safetensors raises an error of its own.
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
         elif failing == "tokenizer":
             patch.setattr(BertTokenizer, "save_pretrained", fail)
         else:

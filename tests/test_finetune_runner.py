@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from ernie_sparse import ErnieSparseForCandidateChoice, cli
+from ernie_sparse.configuration_ernie_sparse import code_files
 from ernie_sparse.errors import InputError
 from ernie_sparse.finetune import evaluate_modules, preparation, runner
 from ernie_sparse.finetune.prediction_files import SAME_ID
@@ -552,6 +553,7 @@ def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch
     assert files == {
         *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "results.json"),
         *("finetune.json", "training.png", "predictions.png"),
+        *(file.name for file in code_files()),
     }
     # The card is ours, and not the one that transformers writes.
     assert "predictions.csv" in (tmp_path / "out" / "README.md").read_text()

@@ -13,7 +13,7 @@ from ..saor import bernoulli_divergence, categorical_divergence, gaussian_diverg
 from ..tables import FORMATS, find_files
 from .data import row_by_role, row_features
 from .predict import load_settings
-from .predictor import Predictor, RowEncoder, check_first_rows, chunks
+from .predictor import Predictor, RowEncoder, check_any_row, chunks
 from .settings import HAS_CLASSES
 from .task_types import TASK_TYPES
 from .tasks import OWN_FILES
@@ -62,7 +62,7 @@ class RowsOfFile:
         self.settings = dataclasses.replace(settings, metrics=OWN_FILES[settings.task_type].metrics)
         self.encoder = RowEncoder(self.settings, tokenizer)
         self.limit, self.pad_token_id = model.config.max_position_embeddings, tokenizer.pad_token_id
-        check_first_rows(self.source, self.encoder)
+        check_any_row(self.source, self.encoder)
 
     def compare(self, fp32: Callable, int8: Callable) -> dict:
         """
