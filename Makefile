@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow check compat bench clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,8 +24,18 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+# Saved models, read by the lowest and the newest transformers of setup.cfg in environments without this package.
+COMPAT := 5.4.0 5.24.0
+compat: $(VENV)/.installed
+	rm -rf compat_output && $(BIN)/python tests/remote_code.py write compat_output
+	set -e; for version in $(COMPAT); do \
+		test -d .compat/$$version || $(PYTHON) -m venv .compat/$$version; \
+		.compat/$$version/bin/pip install --quiet --disable-pip-version-check torch==$$($(BIN)/python -c "import torch; print(torch.__version__.split('+')[0])") numpy transformers==$$version; \
+		HF_HOME=compat_output/cache .compat/$$version/bin/python tests/remote_code.py read compat_output; \
+	done
+
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training --output-dir benchmark_output
 
 clean:
-	rm -rf $(VENV) demo_output benchmark_output build *.egg-info
+	rm -rf $(VENV) .compat compat_output demo_output benchmark_output build *.egg-info

@@ -23,6 +23,7 @@ from .command_line import ArgumentParser
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .conversion_families import CONFIG_FIELDS, DROPPED, FAMILIES, HEADS, WITH_POOLER, Family
 from .errors import InputError, input_errors
+from .model_card import CardFacts, write_card
 from .modeling_ernie_sparse import ErnieSparseModel, ErnieSparsePreTrainedModel
 from .results import print_table, versions, write_json
 from .sparse_pattern import SparsePattern
@@ -121,10 +122,22 @@ class Conversion:
                 self.tokenizer.save_pretrained(complete)
             record = {**vars(self.report), "command": command and shlex.join(command), "versions": versions()}
             write_json(complete / "conversion.json", record)
+            write_card(complete, out.name, self.model, _card(self.report))
             out.parent.mkdir(parents=True, exist_ok=True)
             if out.exists():
                 out.rmdir()
             complete.replace(out)
+
+
+def _card(report: ConversionReport) -> CardFacts:
+    return CardFacts(
+        about=f"The weights of a {report.source_class}, converted to ERNIE-Sparse and not trained since.",
+        facts={"positions": f"{report.num_source_positions:,} in the source, repeated up to {report.max_length:,}"},
+        source=report.source,
+        limits=[
+            "Positions beyond the source's and the representatives have not been trained: fine-tune it for long inputs."
+        ],
+    )
 
 
 def check_target(out: Path) -> Path:

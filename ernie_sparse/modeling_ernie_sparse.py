@@ -15,8 +15,11 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+# Of a folder with code, transformers before 5.12 finds the files that this one imports, and not those that these import.
+from .block_attention import block_attention  # noqa: F401
 from .block_plan import BlockPlan, plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig
+from .hst_attention import eager_hst_attention  # noqa: F401
 from .hst_layer import (
     ErnieSparseEmbeddings,
     ErnieSparseEncoder,
@@ -671,13 +674,13 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
         return _head_output(passes, logits[0], losses)
 
 
-@auto_docstring
-class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
-    """
+@auto_docstring(
+    custom_intro="""
     One choice among candidates that stand in the input itself, each behind a marker token, as in WikiHop: a candidate's
     score is read from its marker. Any number of candidates shares one row, and with it one reading of the documents.
     """
-
+)
+class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
     accepts_label_smoothing = False
 
     def __init__(self, config: ErnieSparseConfig):

@@ -8,8 +8,10 @@ import contextlib
 import dataclasses
 import math
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -24,6 +26,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from .block_plan import plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig, code_files
 from .errors import InputError
+from .model_card import CardFacts, Score, write_card
 from .sparse_pattern import SparsePattern
 from .trainer_internals import PatchedTrainer
 from .training_checkpoints import last_checkpoint
@@ -38,7 +41,6 @@ PUSHED = (
         *(file.name for file in code_files()),
         "finetune.json",
         "README.md",
-        "results.json",
         "*.png",
     ),
     *(
@@ -318,6 +320,29 @@ class SaorTrainer(PatchedTrainer):
             f"the training diverged: {what}; {kept}; train with a lower --learning-rate than {self.args.learning_rate:g}"
         )
 
+    def create_model_card(
+        self, license: str | None = None, finetuned_from: str | None = None, dataset: str | None = None, **kwargs
+    ):
+        """The model card of this project in place of transformers' own, with the metrics of the last evaluation."""
+        if not self.is_world_process_zero():
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        evaluated = next((entry for entry in reversed(self.state.log_history) if "eval_loss" in entry), {})
+        is_score = re.compile("eval_(?!runtime|.*_per_second|model_preparation)")
+        scores = [Score(is_score.sub("", name), value) for name, value in evaluated.items() if is_score.match(name)]
+        count = f"{len(self.train_dataset):,} rows, " if hasattr(self.train_dataset, "__len__") else ""
+        facts = CardFacts(
+            about=f"An ERNIE-Sparse encoder ({type(model).__name__}).",
+            facts={"trained on": f"{count}{self.state.global_step:,} steps, seed {self.args.seed}"},
+            source=finetuned_from or model.name_or_path or None,
+            license=license,
+            data=dataset if isinstance(dataset, str) else None,
+            evaluated_on="the evaluation rows of the training",
+            scores=[score for score in scores if isinstance(score.value, int | float)],
+        )
+        folder = Path(self.args.output_dir)
+        write_card(folder, self.hub_model_id or folder.name, model, facts)
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -325,15 +350,22 @@ class SaorTrainer(PatchedTrainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        has_card: bool = False,
         **kwargs,
     ):
-        """As transformers has it, but of the output folder nothing is pushed beside [`PUSHED`]."""
+        """
+        As transformers has it, but of the output folder nothing is pushed beside [`PUSHED`].
+
+        Args:
+            has_card (`bool`, defaults to `False`): Whether the README.md in the output folder stays as it is.
+        """
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self.create_model_card(model_name=self.hub_model_id.split("/")[-1], **kwargs)
+        if not has_card:
+            self.create_model_card(**kwargs)
         return HfApi().upload_folder(
             repo_id=self.hub_model_id,
             folder_path=self.args.output_dir,

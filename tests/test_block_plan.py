@@ -104,6 +104,7 @@ def test_tables_say_what_the_pattern_says_of_every_document(pattern, sizes, is_o
     # The documents as rows, and those of the representatives.
     filled = [d for d, size in enumerate(sizes) if size]
     rows = rows_of(plan.documents, length)
+    assert plan.documents.rows(torch.arange(length)).shape[1] == max(map(len, rows))
     assert [rows[d] for d in filled] == [(documents == d).nonzero().flatten().tolist() for d in filled]
     summaries, counts = rows_of(plan.summaries, len(plan.representatives)), plan.documents.count
     assert counts == len(sizes) and plan.num_tokens.tolist() == sizes

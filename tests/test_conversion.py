@@ -592,7 +592,13 @@ def test_without_a_tokenizer_the_model_is_converted_alone(place, tmp_path):
     converted = convert_from(place, build("Bert"), tmp_path, max_length=LENGTH)
     assert converted.tokenizer is None and converted.report.tokenizer == "none"
     converted.save(tmp_path / "out")
-    assert set(contents(tmp_path / "out")) == {"config.json", "model.safetensors", "conversion.json", *CODE}
+    assert set(contents(tmp_path / "out")) == {
+        "config.json",
+        "model.safetensors",
+        "conversion.json",
+        "README.md",
+        *CODE,
+    }
 
 
 def test_a_tokenizer_for_a_model_in_memory_may_be_as_large_as_the_vocabulary_but_no_larger(tmp_path):

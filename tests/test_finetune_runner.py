@@ -551,7 +551,7 @@ def test_a_model_goes_to_the_hub_with_its_card_and_results(tmp_path, monkeypatch
     repo, folder, files = pushed[-1]
     assert repo == "you/toy" and folder == str(tmp_path / "out")
     assert files == {
-        *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "results.json"),
+        *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md"),
         *("finetune.json", "training.png", "predictions.png"),
         *(file.name for file in code_files()),
     }

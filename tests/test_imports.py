@@ -20,7 +20,7 @@ LEVELS = (
     ("hst_attention",),
     ("hst_layer",),
     ("modeling_ernie_sparse",),
-    ("checkpoints", "training_checkpoints", "tables", "trainer_internals"),
+    ("checkpoints", "model_card", "training_checkpoints", "tables", "trainer_internals"),
     ("trainer", "training_arguments", "conversion_families", "onnx_files"),
     ("run", "conversion"),
     ("pretraining", "finetune"),

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .. import model_card
 from ..errors import input_errors
+from ..model_card import CardFacts, Score
 from ..results import Record, as_json, print_table, write_json
 from ..run import Run
 from .answer_spans import predictions_as_json
-from .task_types import TASK_TYPES
 
 MOST_CLASSES = 30
 NAMED_ROWS = 20
@@ -76,7 +76,6 @@ def write(job, run: Run, results: dict, predictions: dict[str, list[dict]], hist
             )
         if job.task.task_type == "question_answering":
             write_json(out / f"answers-{split}.json", predictions_as_json(rows), is_data=True)
-    write_card(job, out, results)
     rows = [
         ("task", job.name),
         ("rows", _counts(results["rows"])),
@@ -166,38 +165,30 @@ def write_glue(record: Record, folder: Path, results: dict[str, dict], missing: 
     return everything
 
 
-def write_card(job, folder: Path, results: dict):
-    """The model card, README.md, with its metrics in the form the hub reads."""
-    metrics = {name: value for name, value in numbers(results["splits"][job.last]).items() if name != "loss"}
-    data = job.task.hub[0] if job.task.hub and job.name != "own files" else "own files"
-    task = TASK_TYPES[job.task.task_type].pipeline_tag
-    card_data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=task,
-        tags=["ernie_sparse", "long-document"],
-        model_name=folder.name,
-        eval_results=[
-            EvalResult(
-                task_type=task,
-                dataset_type=data,
-                dataset_name=job.name,
-                dataset_split=job.last,
-                metric_type=name.replace(" ", "_"),
-                metric_value=round(value, 6),
-            )
-            for name, value in metrics.items()
-        ],
+def write_card(job, folder: Path, name: str, model, results: dict, args):
+    """The model card, with the metrics of the last split."""
+    scores = [
+        Score(metric, value, results["intervals"].get(metric))
+        for metric, value in numbers(results["splits"][job.last]).items()
+        if metric != "loss"
+    ]
+    counts = results["rows"]
+    facts = CardFacts(
+        about=f"An ERNIE-Sparse encoder fine-tuned on {job.name}: {job.task.task_type.replace('_', ' ')}.",
+        facts={
+            "trained on": f"{counts['train']:,} rows, {results['steps']:,} steps, seed {results['seed']}",
+            "tokens per row": f"up to {job.settings.max_length:,}",
+            **({"classes": _classes(job.settings.label_names)} if job.settings.label_names else {}),
+        },
+        source=args.model,
+        data=job.task.hub[0] if job.task.hub and job.name != "own files" else args.dataset,
+        evaluated_on=f"{job.name}, {job.last}: {counts[job.last]:,} rows",
+        split=job.last,
+        scores=scores,
+        limits=["One training with one seed: another one differs by more than these intervals say."],
+        usage="Files of any size: `ernie-sparse predict --model DIR --input-file rows.csv --output-file predictions.csv`.",
     )
-    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
-    text = (
-        f"---\n{card_data.to_yaml()}\n---\n\n# {folder.name}\n\n"
-        f"An ERNIE-Sparse encoder fine-tuned on {job.name} ({job.task.task_type.replace('_', ' ')}), seed {results['seed']}, "
-        f"{results['steps']} steps, rows of up to {job.settings.max_length} tokens, pattern `{results['pattern']}`.\n\n"
-        f"On {len(job.rows[job.last]):,} rows ({job.last}):\n\n| metric | value |\n| --- | ---: |\n{table}\n\n"
-        "`ernie-sparse predict --model DIR --input-file rows.csv --output-file predictions.csv` runs it; `results.json` has the "
-        "command it was made with and everything that was measured.\n"
-    )
-    ModelCard(text).save(folder / "README.md")
+    model_card.write_card(folder, name, model, facts)
 
 
 def draw(job, predictions: list[dict], path: Path) -> bool:

@@ -18,7 +18,7 @@ from ..trainer import SaorArguments
 from ..training_arguments import RunArguments, training_facts
 from . import report
 from .arguments import COLUMN_FLAGS, USAGE, FinetuneArguments
-from .metrics import average_over_tasks, hub_metric
+from .metrics import average_over_tasks, bootstrap, hub_metric
 from .preparation import Job, load_task_config, make_settings, prepare
 from .search import search
 from .task_types import TASK_TYPES
@@ -35,6 +35,10 @@ DEFAULTS = {
     # Rows carry more than the head reads: where they belong, how long they are.
     "remove_unused_columns": False,
 }
+
+
+# The columns of rows that scores are made of.
+SCORED_COLUMNS = ("label", "labels", "answer", "answers", "aliases")
 
 
 def main(argv: list[str]):
@@ -194,11 +198,24 @@ def train_once(job: Job, run: Run, args, saor, training: TrainingArguments, chec
             )
     everything = report.collect(job, facts_of(args, saor, training), results, trainer.state)
     if run.is_main_process:
+        everything["intervals"] = intervals(job, predictions[job.last], training.seed)
         job.settings.save(run.folder)
+        model = trainer.accelerator.unwrap_model(trainer.model)
         report.write(job, run, everything, predictions, trainer.state.log_history)
+        report.write_card(job, run.folder, training.hub_model_id or run.folder.name, model, everything, args)
     if training.push_to_hub:
         trainer.push_to_hub()
     return everything
+
+
+def intervals(job: Job, predictions: list[dict], seed: int) -> dict[str, tuple[float, float]]:
+    """95 % confidence intervals of the last split's metrics."""
+    rows, score = job.rows[job.last], TASK_TYPES[job.task.task_type].score
+    # What scores are made of: no long texts.
+    labels = rows.select_columns([name for name in SCORED_COLUMNS if name in rows.column_names])
+    return bootstrap(
+        lambda index: score([predictions[i] for i in index], labels.select(index), job.settings), len(rows), seed
+    )
 
 
 def longer_documents(job: Job, split: str, predictions: list[dict], limit: int) -> dict:

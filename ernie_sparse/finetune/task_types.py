@@ -27,7 +27,6 @@ class TaskType(NamedTuple):
         fields (`tuple[str, …]`): What a prediction has beside its `id`.
         reduce (`Callable`, *optional*): `(outputs, inputs, settings)` on the device, where outputs are wide.
         problem_type (`str`, *optional*): The config's, for sequence classification.
-        pipeline_tag (`str`): The Hub's name of such tasks.
     """
 
     model_class: type[PreTrainedModel]
@@ -37,7 +36,6 @@ class TaskType(NamedTuple):
     fields: tuple[str, ...]
     reduce: Callable | None = None
     problem_type: str | None = None
-    pipeline_tag: str = "text-classification"
 
 
 def _classification(problem_type: str, *fields: str) -> TaskType:
@@ -56,7 +54,6 @@ TASK_TYPES = {
         token_classification.score,
         ("labels", "scores", "entities"),
         token_classification.reduce,
-        pipeline_tag="token-classification",
     ),
     "question_answering": TaskType(
         ErnieSparseForQuestionAnswering,
@@ -65,7 +62,6 @@ TASK_TYPES = {
         question_answering.score,
         ("answer", "score", "probability", "start", "end", "n_best"),
         answer_spans.reduce,
-        pipeline_tag="question-answering",
     ),
     "candidate_choice": TaskType(
         ErnieSparseForCandidateChoice,
@@ -73,6 +69,5 @@ TASK_TYPES = {
         candidate_choice.decode,
         candidate_choice.score,
         ("answer", "score", "scores"),
-        pipeline_tag="multiple-choice",
     ),
 }

@@ -13,6 +13,7 @@ from ..checkpoints import load_config, load_model, load_tokenizer, set_pattern
 from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError, input_errors
+from ..model_card import CardFacts, Score, write_card
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
 from ..results import Record
 from ..run import Run
@@ -236,6 +237,8 @@ def pretrain(
     results = {
         "eval_loss": metrics["eval_loss"],
         "perplexity": perplexity,
+        "steps": trainer.state.global_step,
+        "max_length": max_length,
         "training_rows": len(rows),
         "validation_rows": len(validation),
         "arguments": facts,
@@ -248,4 +251,26 @@ def pretrain(
         ("validation perplexity", perplexity),
         ("model", training.output_dir),
     ]
+    written = trainer.accelerator.unwrap_model(trainer.model)
+    write_card(run.folder, training.hub_model_id or run.folder.name, written, card_of(args, training, results))
+    if training.push_to_hub:
+        trainer.push_to_hub(has_card=True)
     run.finish(results, table, trainer.state.log_history)
+
+
+def card_of(args: PretrainArguments, training: RunArguments, results: dict) -> CardFacts:
+    steps, rows = results["steps"], results["training_rows"]
+    return CardFacts(
+        about="An ERNIE-Sparse encoder, pretrained to predict masked tokens"
+        + (
+            f" with SAOR (alpha {results['arguments']['saor_alpha']:g})." if results["arguments"]["saor_alpha"] else "."
+        ),
+        facts={
+            "trained on": f"{rows:,} rows of {results['max_length']:,} tokens, {steps:,} steps, seed {training.seed}",
+        },
+        source=args.model,
+        data=args.dataset,
+        evaluated_on=f"{results['validation_rows']:,} rows that were held out",
+        scores=[Score("loss", results["eval_loss"]), Score("perplexity", results["perplexity"])],
+        limits=["One training with one seed."],
+    )
