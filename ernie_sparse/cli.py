@@ -4,6 +4,7 @@
 import ctypes
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -52,20 +53,23 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
     """
     # Not at the top: it imports the hub's client.
     from .errors import InputError, without_secrets
+    from .signals import StopSignals, speaks
 
     try:
         for stream in (sys.stdout, sys.stderr):
             # What a terminal's locale has no sign for is no reason to stop.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
-        try:
-            command(argv)
-        finally:
-            sys.stdout.flush()
-        _leave_process_group()
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as a shell has it
+        with StopSignals():
+            try:
+                command(argv)
+            finally:
+                sys.stdout.flush()
+            _leave_process_group()
+    except KeyboardInterrupt as stopped:
+        if speaks():
+            print(without_secrets(f"{prog}: {str(stopped) or 'interrupted'}"), file=sys.stderr)
+        return 128 + getattr(stopped, "number", signal.SIGINT)  # as a shell has it
     except BrokenPipeError:
         # Whoever read the output has gone, as `head` does: Python must not try to write the rest of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

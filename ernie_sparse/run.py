@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 
 from .errors import InputError
 from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
+from .stopping import stops_at_updates
 from .training_arguments import RunArguments
 from .training_checkpoints import all_checkpoints, check_whole, is_complete, last_checkpoint, read_json, write_digests
 
@@ -216,6 +217,7 @@ class Run:
         Raises:
             [`InputError`]: A checkpoint that cannot be read, is another model's, or is beyond the end of this run; or
                 arguments with which no training can begin.
+            [`Stopped`]: A signal has stopped it behind a checkpoint.
         """
         progress = _Progress(self)
         trainer.add_callback(progress)
@@ -223,7 +225,8 @@ class Run:
         evaluates_first = trainer.args.eval_on_start
         trainer.args.eval_on_start = evaluates_first and checkpoint is None
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            with stops_at_updates(trainer):
+                trainer.train(resume_from_checkpoint=checkpoint)
         except InputError:
             raise
         except Exception as error:

@@ -39,7 +39,7 @@ REFUSED = {
     "dataloader_in_order": _ON_ORDER,
     "batch_eval_metrics": "metrics are computed of all predictions, and not of each batch",
     "include_for_metrics": "metrics are computed of predictions alone",
-    "enable_jit_checkpoint": "a run that was stopped would be taken for a finished one: --save-strategy steps leaves checkpoints",
+    "enable_jit_checkpoint": "SIGTERM and Ctrl-C leave a checkpoint anyway",
     "hub_strategy": _ON_HUB,
     "hub_always_push": _ON_HUB,
     "ignore_data_skip": "a run that goes on would train on rows of its epoch once more",

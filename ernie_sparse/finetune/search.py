@@ -4,6 +4,7 @@
 import copy
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def search(
             return dict(json.loads(path.read_text(encoding="utf-8"))["best"])
         except (ValueError, TypeError, KeyError):
             raise InputError(f"{path} is damaged: delete it, and the search is made anew") from None
+    for handler in logging.getLogger("optuna").handlers:
+        handler.addFilter(_without_traceback)
     own = copy.copy(training)
     own.output_dir = str(Path(training.output_dir) / "search")
     own.save_strategy, own.load_best_model_at_end = "no", False
@@ -71,3 +74,9 @@ def search(
         values = [(name, f"{value:.6g}") for name, value in best.items()]
         print_table([("best of the search", f"{objective:.4f}"), *values])
     return best
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A trial that diverged or was stopped has its reason in the log; any other failure is raised."""
+    record.exc_info = None
+    return True
