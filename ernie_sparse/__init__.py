@@ -2,9 +2,9 @@
 """
 ERNIE-Sparse for Hugging Face Transformers: a long-document encoder with hierarchical sparse attention.
 
-Importing the package registers its classes, so that `AutoConfig`, `AutoModel` and `AutoModelFor…` know `ernie_sparse`, and
-`pipeline` the task "question-answering". Models, pipelines and the trainer are loaded when they are first used: the import alone
-takes no longer than that of the Auto classes.
+Importing the package registers its classes, so that `AutoConfig`, `AutoModel` and `AutoModelFor…` know `ernie_sparse`,
+`pipeline` the task "question-answering", and peft what to adapt. Models, pipelines and the trainer are loaded when they are first
+used: the import alone takes no longer than that of the Auto classes.
 """
 
 import importlib
@@ -20,8 +20,9 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+from . import peft_targets, pipeline_tasks
 from .configuration_ernie_sparse import ErnieSparseConfig
-from .pipeline_tasks import register_when_imported
+from .late_imports import when_imported
 from .sparse_pattern import SparsePattern
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class _ModelClass:
 AutoConfig.register("ernie_sparse", ErnieSparseConfig)
 for _name, _auto_class in _AUTO_CLASSES.items():
     _auto_class.register(ErnieSparseConfig, _ModelClass(_name))
-register_when_imported()
+when_imported(pipeline_tasks.PIPELINES, pipeline_tasks.register)
+when_imported(peft_targets.TABLES, peft_targets.register)
 
 
 def __getattr__(name: str):

@@ -7,9 +7,6 @@ the classes are loaded when one of them is used.
 """
 
 import importlib
-import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
 from types import ModuleType
 
 from transformers import AutoModelForQuestionAnswering
@@ -53,22 +50,6 @@ class _PipelineClass:
         return self.other
 
 
-class _Finder(MetaPathFinder):
-    """Has the pipelines registered as soon as transformers' own are imported."""
-
-    def find_spec(self, name, path=None, target=None):
-        spec = PathFinder.find_spec(name, path) if name == PIPELINES else None
-        if spec is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType):
-                execute(module)
-                register(module)
-
-            spec.loader.exec_module = exec_module
-        return spec
-
-
 def register(pipelines: ModuleType):
     """
     Enter our pipelines into the registry of `transformers.pipelines`. "question-answering", which transformers 5 removed, is
@@ -92,11 +73,3 @@ def register(pipelines: ModuleType):
             default={"model": ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5")},
             type="text",
         )
-
-
-def register_when_imported():
-    """Have the pipelines registered now if `transformers.pipelines` is imported, or when it is."""
-    if PIPELINES in sys.modules:
-        register(sys.modules[PIPELINES])
-    else:
-        sys.meta_path.insert(0, _Finder())

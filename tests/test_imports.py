@@ -14,14 +14,14 @@ import ernie_sparse
 PACKAGE = Path(ernie_sparse.__file__).parent
 # Each row may import from the rows above it alone; a folder's files also from one another.
 LEVELS = (
-    ("errors", "sparse_pattern", "saor", "pipeline_tasks"),
-    ("block_plan", "configuration_ernie_sparse", "command_line", "uncut_pipelines"),
+    ("errors", "sparse_pattern", "saor", "late_imports", "peft_targets", "pipeline_tasks"),
+    ("block_plan", "configuration_ernie_sparse", "command_line", "signals", "uncut_pipelines"),
     ("block_attention", "results"),
     ("hst_attention",),
     ("hst_layer",),
     ("modeling_ernie_sparse",),
     ("checkpoints", "model_card", "training_checkpoints", "tables", "trainer_internals"),
-    ("trainer", "training_arguments", "conversion_families", "onnx_files"),
+    ("trainer", "training_arguments", "stopping", "conversion_families", "onnx_files"),
     ("run", "conversion"),
     ("pretraining", "finetune"),
     ("export", "pipelines"),
@@ -33,7 +33,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # Nothing but these may import Trainer or datasets.
-TRAINING = ("trainer", "trainer_internals", "run", "tables", "pretraining", "finetune", "pipelines")
+TRAINING = ("trainer", "trainer_internals", "stopping", "run", "tables", "pretraining", "finetune", "pipelines")
 
 IMPORT_ALL = """
 import importlib, json, sys
@@ -58,7 +58,7 @@ def run(code: str, *argv: str) -> str:
 def test_importing_the_package_imports_no_more_than_the_auto_classes():
     code = "import sys; from transformers import AutoModel, AutoModelForMaskedLM; import collections.abc; before = set(sys.modules)"
     added = run(f"{code}; import ernie_sparse; print(*sorted(set(sys.modules) - before))").split()
-    own = ("configuration_ernie_sparse", "pipeline_tasks", "sparse_pattern")
+    own = ("configuration_ernie_sparse", "late_imports", "peft_targets", "pipeline_tasks", "sparse_pattern")
     assert added == ["ernie_sparse", *(f"ernie_sparse.{name}" for name in own)]
 
 

@@ -31,6 +31,7 @@ import ernie_sparse
 from ernie_sparse import cli, pipeline_tasks, pipelines
 from ernie_sparse.errors import InputError
 from ernie_sparse.finetune.settings import Settings
+from ernie_sparse.late_imports import when_imported
 from ernie_sparse.pipelines import QuestionAnsweringPipeline
 
 LENGTH = 1200
@@ -473,7 +474,7 @@ def test_pipelines_are_registered_when_those_of_transformers_are_imported():
 def test_pipelines_are_registered_at_once_where_those_of_transformers_are_imported(monkeypatch):
     monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", dict(PIPELINE_REGISTRY.supported_tasks))
     del PIPELINE_REGISTRY.supported_tasks["question-answering"]
-    pipeline_tasks.register_when_imported()
+    when_imported(pipeline_tasks.PIPELINES, pipeline_tasks.register)
     assert PIPELINE_REGISTRY.supported_tasks["question-answering"]["impl"].__name__ == "QuestionAnsweringPipeline"
 
 
