@@ -2,6 +2,8 @@
 """sentence-transformers on our folders: vectors by hand, batches, saving, training, and the page about it, as it is written."""
 
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,18 @@ def test_the_pages_passages_are_means_of_every_token_once_and_name_their_charact
         torch.testing.assert_close(vector, mean, rtol=0, atol=1e-5)
         done += count
     assert done == len(letters) and len(vectors) == -(-len(letters) // size)
+
+
+def test_in_a_fresh_process_the_import_alone_makes_folders_known(folders):
+    code = """
+import sys
+from sentence_transformers import SentenceTransformer
+import ernie_sparse
+print(type(SentenceTransformer(sys.argv[1], device="cpu")[0].model).__name__)
+"""
+    command = [sys.executable, "-c", code, str(folders / "ForMaskedLM")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.split() == ["ErnieSparseModel"]
 
 
 def test_the_core_does_without_sentence_transformers():
