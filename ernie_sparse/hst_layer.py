@@ -46,7 +46,11 @@ class ErnieSparseEmbeddings(nn.Module):
         stream = self._finish(inputs_embeds + self.token_type_embeddings(token_type_ids) + positions)
         if not plan.is_hierarchical:
             return stream
-        representatives = positions[plan.first_tokens, None] + self.representative_embeddings.weight
+        # Called like the others: what is offloaded has its weights only then.
+        own = self.representative_embeddings(
+            torch.arange(self.representative_embeddings.num_embeddings, device=positions.device)
+        )
+        representatives = positions[plan.first_tokens, None] + own
         return plan.join(stream, self._finish(representatives.flatten(0, 1)))
 
     def _finish(self, embeddings: torch.Tensor) -> torch.Tensor:
@@ -99,8 +103,12 @@ class ErnieSparseSelfOutput(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, states: torch.Tensor, residual: torch.Tensor, layer_norm: nn.LayerNorm | None = None):
-        return (layer_norm or self.LayerNorm)(self.dropout(self.dense(states)) + residual)
+    def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.project(states, residual))
+
+    def project(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """What is normalised."""
+        return self.dropout(self.dense(states)) + residual
 
 
 class ErnieSparseAttention(nn.Module):
@@ -125,7 +133,7 @@ class ErnieSparseAttention(nn.Module):
             return states
         representatives = states.index_select(0, plan.representatives)
         summary, _ = self.self(representatives, plan.summaries, **kwargs)
-        representatives = self.output(summary, representatives, self.representative_LayerNorm)
+        representatives = self.representative_LayerNorm(self.output.project(summary, representatives))
         return states.index_copy(0, plan.representatives, representatives)
 
 

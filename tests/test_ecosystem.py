@@ -12,7 +12,7 @@ import optuna
 import peft
 import pytest
 import torch
-from accelerate import infer_auto_device_map
+from accelerate import disk_offload, infer_auto_device_map
 from distributed_training import build_dataset, build_model, build_trainer
 from peft.utils import constants
 from test_pipelines import python_blocks
@@ -127,6 +127,15 @@ def test_layers_are_spread_whole():
     places = infer_auto_device_map(model, memory, no_split_module_classes=model._no_split_modules)
     assert len(set(places.values())) > 1
     assert {name for name in places if "layer" in name} <= {f"ernie_sparse.encoder.layer.{i}" for i in range(2)}
+
+
+def test_weights_may_wait_on_a_disk(tmp_path):
+    """As where the devices of a `device_map` are too small: a weight is there while its module is called, and no longer."""
+    model, batch = build_model("single_label").eval(), batch_of("single_label")
+    expected = model(**batch).logits
+    model = disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
+    assert torch.equal(model(**batch).logits, expected)
 
 
 def test_a_compiled_model_takes_a_padded_batch():
