@@ -202,7 +202,7 @@ def _chunks(plan: BlockPlan, num_heads: int) -> Iterator[tuple[_Part, list[_Part
     """
     Queries, and all that they see, as much at a time as the cache takes; every position of every head is once among the
     queries. Global blocks see their document. Blocks in the middle of full ones are evenly spaced: they go together, head by
-    head. Every other block goes alone, for all heads.
+    head, if one has room there. Every other block goes alone, for all heads.
     """
     starts, reach, size = plan.block_bounds.tolist(), plan.reach, plan.block_width
     for block, end in itertools.pairwise(plan.document_bounds.tolist()):
@@ -210,7 +210,9 @@ def _chunks(plan: BlockPlan, num_heads: int) -> Iterator[tuple[_Part, list[_Part
         head = slice(starts[block], starts[first])
         if first > block:
             yield from _spans(head, [slice(starts[block], starts[end])], num_heads)
-        inner = _inner_blocks(plan, starts, first, end)
+        width = 2 * reach + 1
+        count = CHUNK_SCORES // (size * (width * size + head.stop - head.start))
+        inner = _inner_blocks(plan, starts, first, end) if count else range(end, end)
         for number in (*range(first, inner.start), *range(inner.stop, end)):
             keys = [slice(starts[max(first, number - reach)], starts[min(end, number + reach + 1)])]
             if first > block:
@@ -219,10 +221,8 @@ def _chunks(plan: BlockPlan, num_heads: int) -> Iterator[tuple[_Part, list[_Part
                 drawn = [block + other for other in plan.random_blocks[number].tolist() if other >= 0]
                 keys += [slice(starts[other], starts[other + 1]) for other in drawn]
             yield from _spans(slice(starts[number], starts[number + 1]), keys, num_heads)
-        width = 2 * reach + 1
-        count = max(1, CHUNK_SCORES // (size * (width * size + head.stop - head.start)))
         for number, part in itertools.product(
-            range(num_heads), (inner[i : i + count] for i in range(0, len(inner), count))
+            range(num_heads), (inner[i : i + count] for i in range(0, len(inner), max(1, count)))
         ):
             keys = [_Blocks(starts[part.start - reach], number, len(part), size, width)]
             if first > block:

@@ -203,7 +203,7 @@ def test_every_position_is_once_among_the_queries_of_a_chunk(case, size, monkeyp
     for queries, keys in _chunks(plan, num_heads):
         rows, columns = queries.of(numbers)[..., 0], torch.cat([part.of(numbers)[..., 0] for part in keys], dim=1)
         covered.append(rows.flatten())
-        assert columns.numel() * rows.shape[1] <= size or min(rows.shape) == 1
+        assert columns.numel() * rows.shape[1] <= size or rows.numel() == 1
         for row, column in zip(rows.long(), columns.long(), strict=True):
             # Of one head, and all that is seen, once.
             assert len({*(row % num_heads).tolist(), *(column % num_heads).tolist()}) == 1
