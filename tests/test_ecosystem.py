@@ -15,7 +15,7 @@ import torch
 from accelerate import disk_offload, infer_auto_device_map
 from distributed_training import build_dataset, build_model, build_trainer
 from peft.utils import constants
-from test_pipelines import python_blocks
+from test_pipelines import run_page
 from transformers import AutoModelForSequenceClassification
 
 from ernie_sparse import peft_targets
@@ -41,10 +41,7 @@ def batch_of(head: str) -> dict[str, torch.Tensor]:
 
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = python_blocks("ecosystem.md")
-    assert len(blocks) >= 4
-    for block in blocks:
-        exec(compile(block, "docs/ecosystem.md", "exec"), {})
+    run_page("ecosystem.md", 4)
     assert len(list(Path("sharded").glob("*.safetensors"))) > 1
 
 

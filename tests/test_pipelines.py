@@ -492,9 +492,14 @@ def python_blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def run_page(page: str, least: int):
+    """Run the Python blocks of a page one after another, each by itself; there are at least so many."""
+    blocks = python_blocks(page)
+    assert len(blocks) >= least
+    for block in blocks:
+        exec(compile(block, f"docs/{page}", "exec"), {})
+
+
 def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = python_blocks("pipelines.md")
-    assert len(blocks) >= 4
-    for block in blocks:
-        exec(compile(block, "docs/pipelines.md", "exec"), {})
+    run_page("pipelines.md", 4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import remote_code
 import torch
-from test_pipelines import python_blocks
+from test_pipelines import run_page
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -103,5 +103,4 @@ def test_a_config_alone_is_saved_with_the_code(tiny_config, tmp_path):
 
 def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for block in python_blocks("sharing.md"):
-        exec(compile(block, "docs/sharing.md", "exec"), {})
+    run_page("sharing.md", 2)
