@@ -116,6 +116,8 @@ class _Spread(NamedTuple):
 
 def _joined(tokens: torch.Tensor, of_tokens, representatives: torch.Tensor, of_representatives) -> torch.Tensor:
     """A stream of what stands at the positions of tokens and at those of representatives."""
+    if representatives.shape[0] == 0:
+        return of_tokens
     stream = of_tokens.new_empty(tokens.shape[0] + representatives.shape[0], *of_tokens.shape[1:])
     return stream.index_copy_(0, tokens, of_tokens).index_copy_(0, representatives, of_representatives)
 
