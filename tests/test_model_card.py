@@ -128,6 +128,7 @@ print(json.dumps([model.config.id2label, model(**tokenizer("the north wind", ret
 """
 
 
+@pytest.mark.slow
 def test_a_model_goes_to_the_hub_and_comes_back_without_the_package(tmp_path):
     rows = [
         {"text": f"{number} the {label} wind", "label": label} for number in range(8) for label in ("north", "south")
