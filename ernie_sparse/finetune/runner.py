@@ -201,8 +201,9 @@ def train_once(job: Job, run: Run, args, saor, training: TrainingArguments, chec
         everything["intervals"] = intervals(job, predictions[job.last], training.seed)
         job.settings.save(run.folder)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        report.write(job, run, everything, predictions, trainer.state.log_history)
         report.write_card(job, run.folder, training.hub_model_id or run.folder.name, model, everything, args)
+        # Last, for it says that the run is finished.
+        report.write(job, run, everything, predictions, trainer.state.log_history)
     if training.push_to_hub:
         trainer.push_to_hub()
     return everything

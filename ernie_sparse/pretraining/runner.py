@@ -253,9 +253,9 @@ def pretrain(
     ]
     written = trainer.accelerator.unwrap_model(trainer.model)
     write_card(run.folder, training.hub_model_id or run.folder.name, written, card_of(args, training, results))
+    run.finish(results, table, trainer.state.log_history)
     if training.push_to_hub:
         trainer.push_to_hub(has_card=True)
-    run.finish(results, table, trainer.state.log_history)
 
 
 def card_of(args: PretrainArguments, training: RunArguments, results: dict) -> CardFacts:
