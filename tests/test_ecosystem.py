@@ -45,6 +45,7 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     assert len(list(Path("sharded").glob("*.safetensors"))) > 1
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_example_learns(tmp_path):
     words = ["--output-dir", str(tmp_path / "out"), "--epochs", "2"]
     loop = [sys.executable, REPOSITORY / "examples" / "accelerate_loop.py", *words, "--mixed-precision", "bf16"]

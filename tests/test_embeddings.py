@@ -181,6 +181,7 @@ def test_the_pages_passages_are_means_of_every_token_once_and_name_their_charact
     assert done == len(letters) and len(vectors) == -(-len(letters) // size)
 
 
+@pytest.mark.slow
 def test_in_a_fresh_process_the_import_alone_makes_folders_known(folders):
     code = """
 import sys
