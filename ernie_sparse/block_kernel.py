@@ -1,0 +1,690 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+Attention by block table on a GPU: Triton kernels, forward and backward, that read queries, keys and values where they lie in the
+stream.
+
+A program takes a *tile* of rows: up to 64 tokens of one block, or at most 16 representatives of blocks in a row. What a block sees
+are ranges of the stream: the global blocks of its document and its window, gone through as one line of columns, and behind them
+its random blocks. Only what is left at the end of the line needs a mask, and representatives, whose windows differ. Who sees
+is also seen, but for random blocks, whose table is transposed: so in the backward pass the same tiles, now of keys, go through
+the queries that see them, and nothing is written twice. Global blocks see, and are seen by, their whole document: where it is
+long it is divided into parts, whose results are merged.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.library import triton_op, wrap_triton
+
+try:
+    import triton
+    import triton.language as tl
+
+    jit = triton.jit
+except ImportError:
+    triton = None
+
+    def jit(function):
+        return function
+
+
+if TYPE_CHECKING:
+    from .block_plan import BlockPlan
+
+# Rows of a product on tensor cores: at most, of tokens; and always, of representatives.
+MAX_TILE_TOKENS, TILE_REPRESENTATIVES = 64, 16
+# How many positions of a document a program takes whose rows see all of it.
+PART = 1024
+
+
+class KernelTables(NamedTuple):
+    """
+    What the kernels read of a [`BlockPlan`], `int32` all. A tile is four numbers: a block, -1 in an empty tile; its first token
+    that is in the tile or, of representatives, how many blocks are; the part of what it sees; and the first row of its results
+    in the buffer of those that are merged, -1 where none is.
+
+    Args:
+        blocks (`torch.IntTensor` of shape `(N, 7)`):
+            Where a block begins and ends; where what is real of its document ends; where the range of its document's global
+            blocks begins and ends, and where its window does. A global block's window is its document, the other range empty.
+        token_tiles, representative_tiles (`torch.IntTensor` of shape `(…, 4)`): Those of global blocks first, part by part.
+        drawn, drawn_bounds (`torch.IntTensor` of shape `(N * r,)`, `(N + 1,)`): The random blocks that each block sees; -1 for none.
+        drawing, drawing_bounds: The same for those that see it.
+        merged (`torch.Tensor` of shape `(num_token_tiles, num_representative_tiles, num_parts)`):
+            Of nothing: its shape says how many tiles are merged, and of how many parts.
+    """
+
+    blocks: torch.Tensor
+    token_tiles: torch.Tensor
+    representative_tiles: torch.Tensor
+    drawn: torch.Tensor
+    drawn_bounds: torch.Tensor
+    drawing: torch.Tensor
+    drawing_bounds: torch.Tensor
+    merged: torch.Tensor
+
+    @classmethod
+    def of(cls, plan: BlockPlan, num_representatives: int, max_length: int) -> KernelTables:
+        """
+        Args:
+            num_representatives (`int`): Of a block.
+            max_length (`int`): The positions of the longest document.
+        """
+        bounds, documents, num_global = plan.block_bounds, plan.block_documents, plan.num_global_blocks
+        first, end = plan.document_bounds[documents], plan.document_bounds[documents + 1]
+        every = torch.arange(documents.shape[0], device=bounds.device)
+        head, is_global = torch.minimum(first + num_global, end), plan.block_numbers < num_global
+        real = bounds[end]
+        if plan.is_real is not None:
+            # Padding stands behind what is real of a document.
+            before = torch.nn.functional.pad(plan.is_real.cumsum(0), (1, 0))
+            real = bounds[first] + before[real] - before[bounds[first]]
+        low, high = torch.maximum(every - plan.reach, head), torch.minimum(every + plan.reach + 1, end)
+        edges = (
+            torch.minimum(real, bounds[torch.where(is_global, *pair)])
+            for pair in ((first, first), (first, head), (first, low), (end, high))
+        )
+        blocks = torch.stack([bounds[:-1], bounds[1:], real, *edges], dim=1)
+        tiles = _tiles(plan, num_representatives, max_length)
+        drawn = torch.where((plan.random_blocks < 0) | is_global[:, None], -1, plan.random_blocks + first[:, None])
+        of_row = drawn.shape[1] * torch.arange(documents.shape[0] + 1, device=bounds.device)
+        in_order, order = drawn.flatten().sort(stable=True)
+        of_column = torch.searchsorted(in_order, torch.arange(documents.shape[0] + 1, device=bounds.device))
+        random = (drawn.flatten(), of_row, order // max(1, drawn.shape[1]), of_column)
+        *tables, merged = (blocks, *tiles[:2], *random, tiles[2])
+        return cls(*(table.int() for table in tables), merged)
+
+
+def tile_tokens(num_tokens: int) -> int:
+    """The rows of a tile of tokens, for blocks of `num_tokens`."""
+    return 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else MAX_TILE_TOKENS
+
+
+def _tiles(plan: BlockPlan, num_representatives: int, max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The tiles of tokens and of representatives, and [`KernelTables.merged`]."""
+    bounds, num_global, device = plan.block_bounds, plan.num_global_blocks, plan.block_bounds.device
+    first, end = plan.document_bounds[:-1, None], plan.document_bounds[1:, None]
+    every = torch.arange(plan.block_numbers.shape[0], device=device)
+    size = plan.block_width - num_representatives
+    inner = torch.arange(0, size, tile_tokens(size), device=device)
+    num_parts = (max_length + PART - 1) // PART
+
+    def tokens(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        blocks, places = torch.broadcast_tensors(blocks.flatten()[:, None], inner)
+        return blocks.flatten(), places.flatten()
+
+    of_global = first + torch.arange(num_global, device=device)
+    global_tokens = tokens(torch.where(of_global < end, of_global, -1))
+    local_tokens = tokens(torch.where(plan.block_numbers < num_global, -1, every))
+    # As many blocks at a time as have room for their representatives.
+    step = max(1, TILE_REPRESENTATIVES // max(1, num_representatives))
+    of_global = first + torch.arange(0, num_global, step, device=device)
+    counts = (torch.minimum(first + num_global, end) - of_global).clamp(0, step)
+    global_groups = torch.where(counts > 0, of_global, -1).flatten(), counts.flatten()
+    num_local = (end - first - num_global).clamp(min=0)
+    groups = torch.nn.functional.pad(((num_local + step - 1) // step).flatten().cumsum(0), (1, 0))
+    number = torch.arange(every.shape[0] // step + first.shape[0], device=device)
+    document = torch.searchsorted(groups, number, right=True).clamp(max=first.shape[0]) - 1
+    begin = (number - groups[document]) * step
+    counts = (num_local[document, 0] - begin).clamp(0, step)
+    local_groups = torch.where(counts > 0, first[document, 0] + num_global + begin, -1), counts
+    if num_representatives == 0:
+        global_groups, local_groups = ((part[:0], part[:0]) for part in (global_groups[0], local_groups[0]))
+
+    num_merged = (0, 0)
+    if num_parts > 1:
+        num_merged = (global_tokens[0].shape[0], global_groups[0].shape[0])
+    token_rows = num_merged[0] * num_parts * tile_tokens(size)
+    tiles = [
+        _in_parts(*global_tokens, num_parts, 0, tile_tokens(size)),
+        _in_parts(*local_tokens, 1, 0, 0),
+        _in_parts(*global_groups, num_parts, token_rows, TILE_REPRESENTATIVES),
+        _in_parts(*local_groups, 1, 0, 0),
+    ]
+    merged = torch.empty((), device=device).expand(*num_merged, num_parts)
+    return torch.cat(tiles[:2]), torch.cat(tiles[2:]), merged
+
+
+def _in_parts(blocks: torch.Tensor, inner: torch.Tensor, num_parts: int, first_row: int, num_rows: int) -> torch.Tensor:
+    """Every tile once for each part of what it sees, with its rows in the buffer."""
+    number = torch.arange(blocks.shape[0], device=blocks.device)[:, None]
+    part = torch.arange(num_parts, device=blocks.device)[None, :]
+    row = torch.full_like(number * part, -1)
+    if num_parts > 1:
+        row = first_row + (number * num_parts + part) * num_rows
+    tiles = torch.broadcast_tensors(blocks[:, None], inner[:, None], part, row)
+    return torch.stack([column.flatten() for column in tiles], dim=1)
+
+
+@jit
+def _rows(states, position, is_there, stride, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """Of one head, `(num_positions, WIDTH)`; zero where nothing is."""
+    column = tl.arange(0, WIDTH)[None, :]
+    pointers = states + position.to(tl.int64)[:, None] * stride + column
+    if is_there is None:
+        if HEAD_DIM == WIDTH:
+            return tl.load(pointers)
+        return tl.load(pointers, mask=column < HEAD_DIM, other=0.0)
+    return tl.load(pointers, mask=is_there[:, None] & (column < HEAD_DIM), other=0.0)
+
+
+@jit
+def _store(states, rows, position, is_row, stride, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr):
+    column = tl.arange(0, WIDTH)[None, :]
+    pointers = states + position.to(tl.int64)[:, None] * stride + column
+    tl.store(pointers, rows.to(states.dtype.element_ty), mask=is_row[:, None] & (column < HEAD_DIM))
+
+
+@jit
+def _tile(tile, blocks, num_representatives, part_length, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    """A tile's rows: their positions, and which of them there are; what they see; and where their results go."""
+    block, inner, part, buffer = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+    rows = tl.arange(0, ROWS)
+    if IS_TOKENS:
+        own, last = block + 0 * rows, block
+        position = tl.load(blocks + block * 7) + num_representatives + inner + rows
+        is_row = position < tl.load(blocks + block * 7 + 1)
+    else:
+        last = block + inner - 1
+        own = tl.minimum(block + rows // num_representatives, last)
+        position = tl.load(blocks + own * 7) + rows % num_representatives
+        is_row = rows < inner * num_representatives
+    begin, end = tl.load(blocks + block * 7 + 5), tl.load(blocks + last * 7 + 6)
+    if buffer >= 0:
+        begin += part * part_length
+        end = tl.minimum(end, begin + part_length)
+    return position, is_row, own, (block, last, begin, end), buffer
+
+
+@jit
+def _visit(
+    step: tl.constexpr,
+    state,
+    given,
+    own,
+    seen,
+    blocks,
+    others,
+    others_bounds,
+    settings: tl.constexpr,
+    IS_TOKENS: tl.constexpr,
+):
+    """The state after a step with all that the rows of a tile see, a column tile at a time."""
+    COLUMNS: tl.constexpr = settings[0]
+    TAIL: tl.constexpr = settings[1]
+    block, last, begin, end = seen
+    head = tl.load(blocks + block * 7 + 3)
+    num_head = tl.load(blocks + block * 7 + 4) - head
+    total = num_head + tl.maximum(end - begin, 0)
+    if IS_TOKENS:
+        full = total // COLUMNS * COLUMNS
+        for first in range(0, full, COLUMNS):
+            index = first + tl.arange(0, COLUMNS)
+            position = tl.where(index < num_head, head + index, begin + index - num_head)
+            state = step(state, given, position, None, None, settings)
+        for first in range(full, total, TAIL):
+            index = first + tl.arange(0, TAIL)
+            position = tl.where(index < num_head, head + index, begin + index - num_head)
+            state = step(state, given, position, index < total, (index < total)[None, :], settings)
+    else:
+        low, high = tl.load(blocks + own * 7 + 5)[:, None], tl.load(blocks + own * 7 + 6)[:, None]
+        for first in range(0, total, COLUMNS):
+            index = first + tl.arange(0, COLUMNS)
+            position = tl.where(index < num_head, head + index, begin + index - num_head)
+            is_seen = (position[None, :] >= low) & (position[None, :] < high) | (index < num_head)[None, :]
+            state = step(state, given, position, index < total, is_seen & (index < total)[None, :], settings)
+    if settings[2]:
+        for row in range(block, last + 1):
+            for number in range(tl.load(others_bounds + row), tl.load(others_bounds + row + 1)):
+                other = tl.load(others + number)
+                start = tl.load(blocks + other * 7, mask=other >= 0, other=0)
+                stop = tl.load(blocks + other * 7 + 1, mask=other >= 0, other=0)
+                stop = tl.minimum(stop, tl.load(blocks + other * 7 + 2, mask=other >= 0, other=0))
+                for first in range(start, stop, TAIL):
+                    position = first + tl.arange(0, TAIL)
+                    is_there = position < stop
+                    state = step(state, given, position, is_there, is_there[None, :] & (own == row)[:, None], settings)
+    return state
+
+
+@jit
+def _kept(query_position, key_position, head, dropout, seed):
+    """What dropout multiplies a weight by, 0 or 1 / (1 - dropout): a function of the seed, the head and the two positions."""
+    key_position, query_position = tl.broadcast(key_position, query_position)
+    number, _, _, _ = tl.philox(seed, key_position, query_position, head + 0 * key_position, 0 * key_position)
+    share = (number >> 8).to(tl.int32).to(tl.float32) * 5.9604645e-08
+    return tl.where(share < dropout, 0.0, 1.0 / (1.0 - dropout))
+
+
+@jit
+def _forward_step(state, given, position, is_there, is_seen, settings: tl.constexpr):
+    output, largest, total = state
+    query, keys, values, own_position, scaling, stride, head, dropout, seed = given
+    key = _rows(keys, position, is_there, stride, settings[3], settings[4])
+    value = _rows(values, position, is_there, stride, settings[3], settings[4])
+    scores = tl.dot(query, tl.trans(key), input_precision=settings[5]) * scaling
+    if is_seen is not None:
+        scores = tl.where(is_seen, scores, float("-inf"))
+    now = tl.maximum(largest, tl.max(scores, 1))
+    shrink = tl.exp2(largest - now)
+    weights = tl.exp2(scores - now[:, None])
+    total = total * shrink + tl.sum(weights, 1)
+    if settings[6]:
+        weights *= _kept(own_position[:, None], position[None, :], head, dropout, seed)
+    output = tl.dot(weights.to(value.dtype), value, output * shrink[:, None], input_precision=settings[5])
+    return output, now, total
+
+
+@jit
+def _query_step(state, given, position, is_there, is_seen, settings: tl.constexpr):
+    query, upstream, norm, delta, keys, values, own_position, scaling, stride, head, dropout, seed = given
+    key = _rows(keys, position, is_there, stride, settings[3], settings[4])
+    value = _rows(values, position, is_there, stride, settings[3], settings[4])
+    scores = tl.dot(query, tl.trans(key), input_precision=settings[5]) * scaling
+    weights = tl.exp2(scores - norm[:, None])
+    if is_seen is not None:
+        weights = tl.where(is_seen, weights, 0.0)
+    slopes = tl.dot(upstream, tl.trans(value), input_precision=settings[5])
+    if settings[6]:
+        slopes *= _kept(own_position[:, None], position[None, :], head, dropout, seed)
+    slopes = weights * (slopes - delta[:, None])
+    return tl.dot(slopes.to(key.dtype), key, state, input_precision=settings[5])
+
+
+@jit
+def _key_step(state, given, position, is_there, is_seen, settings: tl.constexpr):
+    of_key, of_value = state
+    key, value, queries, upstreams, norms, deltas, own_position, scaling, stride, head, dropout, seed = given
+    query = _rows(queries, position, is_there, stride, settings[3], settings[4])
+    upstream = _rows(upstreams, position, is_there, stride, settings[3], settings[4])
+    if is_there is None:
+        norm, delta = tl.load(norms + position), tl.load(deltas + position)
+    else:
+        norm = tl.load(norms + position, mask=is_there, other=0.0)
+        delta = tl.load(deltas + position, mask=is_there, other=0.0)
+    scores = tl.dot(key, tl.trans(query), input_precision=settings[5]) * scaling
+    weights = tl.exp2(scores - norm[None, :])
+    if is_seen is not None:
+        weights = tl.where(is_seen, weights, 0.0)
+    slopes = tl.dot(value, tl.trans(upstream), input_precision=settings[5])
+    dropped = weights
+    if settings[6]:
+        kept = _kept(position[None, :], own_position[:, None], head, dropout, seed)
+        dropped = weights * kept
+        slopes *= kept
+    of_value = tl.dot(dropped.to(upstream.dtype), upstream, of_value, input_precision=settings[5])
+    slopes = weights * (slopes - delta[None, :])
+    of_key = tl.dot(slopes.to(query.dtype), query, of_key, input_precision=settings[5])
+    return of_key, of_value
+
+
+@jit
+def _forward_tile(
+    tile, query, key, value, output, norms, buffer, buffer_norms, blocks, others, others_bounds,
+    num_representatives, part_length, scaling, head, dropout, seed, stride,
+    settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
+):  # fmt: skip
+    if tl.load(tile) >= 0:
+        position, is_row, own, seen, first = _tile(tile, blocks, num_representatives, part_length, ROWS, IS_TOKENS)
+        rows = _rows(query, position, is_row, stride, settings[3], settings[4])
+        given = rows, key, value, position, scaling, stride, head, dropout, seed
+        state = (
+            tl.zeros([ROWS, settings[4]], tl.float32),
+            tl.full([ROWS], -1e30, tl.float32),
+            tl.zeros([ROWS], tl.float32),
+        )
+        state = _visit(_forward_step, state, given, own, seen, blocks, others, others_bounds, settings, IS_TOKENS)
+        result, largest, total = state
+        # What sees nothing, which is padding, has the sum of nothing.
+        norm = tl.where(total > 0, largest + tl.log2(total), -1e30)
+        result /= tl.where(total > 0, total, 1.0)[:, None]
+        if first >= 0:
+            place = first + tl.arange(0, ROWS)
+            _store(buffer, result, place, is_row, stride, settings[3], settings[4])
+            tl.store(buffer_norms + place, norm, mask=is_row)
+        else:
+            _store(output, result, position, is_row, stride, settings[3], settings[4])
+            tl.store(norms + position, norm, mask=is_row)
+
+
+@jit
+def _query_tile(
+    tile, query, key, value, output, upstream, norms, deltas, gradient, buffer, blocks, others, others_bounds,
+    num_representatives, part_length, scaling, factor, head, dropout, seed, stride,
+    settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
+):  # fmt: skip
+    if tl.load(tile) >= 0:
+        position, is_row, own, seen, first = _tile(tile, blocks, num_representatives, part_length, ROWS, IS_TOKENS)
+        rows = _rows(query, position, is_row, stride, settings[3], settings[4])
+        slopes = _rows(upstream, position, is_row, stride, settings[3], settings[4])
+        result = _rows(output, position, is_row, stride, settings[3], settings[4])
+        delta = tl.sum(result.to(tl.float32) * slopes.to(tl.float32), 1)
+        tl.store(deltas + position, delta, mask=is_row)
+        norm = tl.load(norms + position, mask=is_row, other=0.0)
+        given = rows, slopes, norm, delta, key, value, position, scaling, stride, head, dropout, seed
+        state = tl.zeros([ROWS, settings[4]], tl.float32)
+        state = _visit(_query_step, state, given, own, seen, blocks, others, others_bounds, settings, IS_TOKENS)
+        if first >= 0:
+            place = first + tl.arange(0, ROWS)
+            _store(buffer, state * factor, place, is_row, stride, settings[3], settings[4])
+        else:
+            _store(gradient, state * factor, position, is_row, stride, settings[3], settings[4])
+
+
+@jit
+def _key_tile(
+    tile, query, key, value, upstream, norms, deltas, of_key, of_value, buffer, buffer_size, blocks, others, others_bounds,
+    num_representatives, part_length, scaling, factor, head, dropout, seed, stride,
+    settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
+):  # fmt: skip
+    if tl.load(tile) >= 0:
+        position, is_row, own, seen, first = _tile(tile, blocks, num_representatives, part_length, ROWS, IS_TOKENS)
+        keys = _rows(key, position, is_row, stride, settings[3], settings[4])
+        values = _rows(value, position, is_row, stride, settings[3], settings[4])
+        given = keys, values, query, upstream, norms, deltas, position, scaling, stride, head, dropout, seed
+        state = (tl.zeros([ROWS, settings[4]], tl.float32), tl.zeros([ROWS, settings[4]], tl.float32))
+        state = _visit(_key_step, state, given, own, seen, blocks, others, others_bounds, settings, IS_TOKENS)
+        # Nothing real sees padding.
+        is_real = (position < tl.load(blocks + own * 7 + 2))[:, None]
+        for_key, for_value = tl.where(is_real, state[0] * factor, 0.0), tl.where(is_real, state[1], 0.0)
+        if first >= 0:
+            place = first + tl.arange(0, ROWS)
+            _store(buffer, for_key, place, is_row, stride, settings[3], settings[4])
+            _store(buffer + buffer_size, for_value, place, is_row, stride, settings[3], settings[4])
+        else:
+            _store(of_key, for_key, position, is_row, stride, settings[3], settings[4])
+            _store(of_value, for_value, position, is_row, stride, settings[3], settings[4])
+
+
+@jit
+def _forward_kernel(
+    query, key, value, output, norms, buffer, buffer_norms, seed, blocks, token_tiles, representative_tiles, others,
+    others_bounds, num_token_tiles, num_representatives, length, buffer_length, scaling, dropout,
+    PART: tl.constexpr, ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, COLUMNS: tl.constexpr, TAIL: tl.constexpr,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, IS_DROPPING: tl.constexpr,
+    HAS_RANDOM: tl.constexpr, HAS_REPRESENTATIVES: tl.constexpr,
+):  # fmt: skip
+    number, head = tl.program_id(0), tl.program_id(1)
+    settings: tl.constexpr = (COLUMNS, TAIL, HAS_RANDOM, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING)
+    drawn = 0
+    if IS_DROPPING:
+        drawn = tl.load(seed)
+    of_head, stride = head * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
+    query, key, value, output, buffer = (
+        query + of_head, key + of_head, value + of_head, output + of_head, buffer + of_head
+    )  # fmt: skip
+    norms, buffer_norms = norms + head * length, buffer_norms + head * buffer_length
+    if number < num_token_tiles:
+        _forward_tile(
+            token_tiles + number * 4, query, key, value, output, norms, buffer, buffer_norms, blocks, others, others_bounds,
+            num_representatives, PART, scaling, head, dropout, drawn, stride, settings, ROWS, True,
+        )  # fmt: skip
+    elif HAS_REPRESENTATIVES:
+        _forward_tile(
+            representative_tiles + (number - num_token_tiles) * 4, query, key, value, output, norms, buffer, buffer_norms,
+            blocks, others, others_bounds, num_representatives, PART, scaling, head, dropout, drawn, stride, settings,
+            FEW_ROWS, False,
+        )  # fmt: skip
+
+
+@jit
+def _query_kernel(
+    query, key, value, output, upstream, norms, deltas, gradient, buffer, seed, blocks, token_tiles, representative_tiles,
+    others, others_bounds, num_token_tiles, num_representatives, length, scaling, factor, dropout,
+    PART: tl.constexpr, ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, COLUMNS: tl.constexpr, TAIL: tl.constexpr,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, IS_DROPPING: tl.constexpr,
+    HAS_RANDOM: tl.constexpr, HAS_REPRESENTATIVES: tl.constexpr,
+):  # fmt: skip
+    number, head = tl.program_id(0), tl.program_id(1)
+    settings: tl.constexpr = (COLUMNS, TAIL, HAS_RANDOM, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING)
+    drawn = 0
+    if IS_DROPPING:
+        drawn = tl.load(seed)
+    of_head, stride = head * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
+    query, key, value, output = query + of_head, key + of_head, value + of_head, output + of_head
+    upstream, gradient, buffer = upstream + of_head, gradient + of_head, buffer + of_head
+    norms, deltas = norms + head * length, deltas + head * length
+    if number < num_token_tiles:
+        _query_tile(
+            token_tiles + number * 4, query, key, value, output, upstream, norms, deltas, gradient, buffer, blocks,
+            others, others_bounds, num_representatives, PART, scaling, factor, head, dropout, drawn, stride, settings,
+            ROWS, True,
+        )  # fmt: skip
+    elif HAS_REPRESENTATIVES:
+        _query_tile(
+            representative_tiles + (number - num_token_tiles) * 4, query, key, value, output, upstream, norms, deltas,
+            gradient, buffer, blocks, others, others_bounds, num_representatives, PART, scaling, factor, head, dropout,
+            drawn, stride, settings, FEW_ROWS, False,
+        )  # fmt: skip
+
+
+@jit
+def _key_kernel(
+    query, key, value, upstream, norms, deltas, of_key, of_value, buffer, seed, blocks, token_tiles, representative_tiles,
+    others, others_bounds, num_token_tiles, num_representatives, length, buffer_length, scaling, factor, dropout,
+    PART: tl.constexpr, ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, COLUMNS: tl.constexpr, TAIL: tl.constexpr,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, IS_DROPPING: tl.constexpr,
+    HAS_RANDOM: tl.constexpr, HAS_REPRESENTATIVES: tl.constexpr,
+):  # fmt: skip
+    number, head = tl.program_id(0), tl.program_id(1)
+    settings: tl.constexpr = (COLUMNS, TAIL, HAS_RANDOM, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING)
+    drawn = 0
+    if IS_DROPPING:
+        drawn = tl.load(seed)
+    of_head, stride = head * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
+    query, key, value, upstream = query + of_head, key + of_head, value + of_head, upstream + of_head
+    of_key, of_value, buffer = of_key + of_head, of_value + of_head, buffer + of_head
+    norms, deltas = norms + head * length, deltas + head * length
+    if number < num_token_tiles:
+        _key_tile(
+            token_tiles + number * 4, query, key, value, upstream, norms, deltas, of_key, of_value, buffer,
+            buffer_length * stride, blocks, others, others_bounds, num_representatives, PART, scaling, factor, head,
+            dropout, drawn, stride, settings, ROWS, True,
+        )  # fmt: skip
+    elif HAS_REPRESENTATIVES:
+        _key_tile(
+            representative_tiles + (number - num_token_tiles) * 4, query, key, value, upstream, norms, deltas, of_key,
+            of_value, buffer, buffer_length * stride, blocks, others, others_bounds, num_representatives, PART, scaling,
+            factor, head, dropout, drawn, stride, settings, FEW_ROWS, False,
+        )  # fmt: skip
+
+
+@jit
+def _merge_tile(
+    tile, output, norms, buffer, buffer_norms, blocks, num_representatives, num_parts, stride,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, IS_MEAN: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
+):  # fmt: skip
+    if tl.load(tile) >= 0:
+        position, is_row, _, _, first = _tile(tile, blocks, num_representatives, 0, ROWS, IS_TOKENS)
+        result, largest = tl.zeros([ROWS, WIDTH], tl.float32), tl.full([ROWS], -1e30, tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        for part in range(0, num_parts):
+            place = first + part * ROWS + tl.arange(0, ROWS)
+            rows = _rows(buffer, place, is_row, stride, HEAD_DIM, WIDTH)
+            if IS_MEAN:
+                norm = tl.load(buffer_norms + place, mask=is_row, other=0.0)
+                now = tl.maximum(largest, norm)
+                shrink, weight = tl.exp2(largest - now), tl.exp2(norm - now)
+                result = result * shrink[:, None] + rows * weight[:, None]
+                largest, total = now, total * shrink + weight
+            else:
+                result += rows
+        if IS_MEAN:
+            result /= total[:, None]
+            tl.store(norms + position, largest + tl.log2(total), mask=is_row)
+        _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
+
+
+@jit
+def _merge_kernel(
+    output, norms, buffer, buffer_norms, blocks, token_tiles, representative_tiles, num_token_tiles, num_representatives,
+    num_parts, length, buffer_length, ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr, IS_MEAN: tl.constexpr, HAS_REPRESENTATIVES: tl.constexpr,
+):  # fmt: skip
+    number, head = tl.program_id(0), tl.program_id(1)
+    stride = tl.num_programs(1) * HEAD_DIM
+    output, buffer = output + head * HEAD_DIM, buffer + head * HEAD_DIM
+    norms, buffer_norms = norms + head * length, buffer_norms + head * buffer_length
+    if number < num_token_tiles:
+        _merge_tile(
+            token_tiles + number * num_parts * 4, output, norms, buffer, buffer_norms, blocks, num_representatives,
+            num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, ROWS, True,
+        )  # fmt: skip
+    elif HAS_REPRESENTATIVES:
+        _merge_tile(
+            representative_tiles + (number - num_token_tiles) * num_parts * 4, output, norms, buffer, buffer_norms, blocks,
+            num_representatives, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, FEW_ROWS, False,
+        )  # fmt: skip
+
+
+def _settings(states: torch.Tensor, block_tokens: int, num_representatives: int) -> dict:
+    """The constants that every kernel takes, and how it is launched."""
+    head_dim, is_wide = states.shape[2], states.dtype == torch.float32
+    return {
+        "ROWS": tile_tokens(block_tokens),
+        "FEW_ROWS": TILE_REPRESENTATIVES,
+        "HEAD_DIM": head_dim,
+        "WIDTH": 16 if head_dim <= 16 else 32 if head_dim <= 32 else 64 if head_dim <= 64 else 128,
+        "HAS_REPRESENTATIVES": num_representatives > 0,
+        "num_warps": 4,
+        "num_stages": 1 if is_wide else 2,
+    }
+
+
+def _visiting(states: torch.Tensor, tables: list[torch.Tensor], dropout: float) -> dict:
+    """The constants of the kernels that go through what tiles see."""
+    has_tf32 = states.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return {
+        "PART": PART,
+        "COLUMNS": 32 if states.dtype == torch.float32 else 64,
+        "TAIL": 16,
+        "PRECISION": "tf32" if has_tf32 else "ieee",
+        "IS_DROPPING": dropout > 0,
+        "HAS_RANDOM": tables[3].shape[0] > 0,
+    }
+
+
+def _num_buffered(merged: torch.Tensor, block_tokens: int) -> int:
+    of_tokens, of_representatives, num_parts = merged.shape
+    return num_parts * (of_tokens * tile_tokens(block_tokens) + of_representatives * TILE_REPRESENTATIVES)
+
+
+@triton_op(f"ernie_sparse_{zlib.crc32(__name__.encode()):08x}::block_attention", mutates_args={})
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tables: list[torch.Tensor],
+    seed: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+    block_tokens: int,
+    num_representatives: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output, and the logarithm to the base of 2 of the sum of every row's weights, `(num_heads, length)`."""
+    blocks, token_tiles, representative_tiles, drawn, drawn_bounds, _, _, merged = tables
+    length, num_heads, _ = query.shape
+    num_buffered = _num_buffered(merged, block_tokens)
+    output, norms = torch.empty_like(query), query.new_empty(num_heads, length, dtype=torch.float32)
+    buffer = query.new_empty(num_buffered, *query.shape[1:], dtype=torch.float32)
+    buffer_norms = query.new_empty(num_heads, num_buffered, dtype=torch.float32)
+    settings = _settings(query, block_tokens, num_representatives)
+    grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads)
+    wrap_triton(_forward_kernel)[grid](
+        query, key, value, output, norms, buffer, buffer_norms, blocks if seed is None else seed, blocks, token_tiles,
+        representative_tiles, drawn, drawn_bounds, token_tiles.shape[0], num_representatives, length, num_buffered,
+        scaling * math.log2(math.e), dropout, **_visiting(query, tables, dropout), **settings,
+    )  # fmt: skip
+    if num_buffered:
+        _merge(output, norms, buffer, buffer_norms, tables, num_representatives, True, settings)
+    return output, norms
+
+
+def _merge(output, norms, buffer, buffer_norms, tables, num_representatives, is_mean: bool, settings: dict):
+    blocks, token_tiles, representative_tiles, *_, merged = tables
+    grid = (merged.shape[0] + merged.shape[1], output.shape[1])
+    wrap_triton(_merge_kernel)[grid](
+        output, norms, buffer, buffer_norms, blocks, token_tiles, representative_tiles, merged.shape[0],
+        num_representatives, merged.shape[2], output.shape[0], buffer.shape[0], IS_MEAN=is_mean, **settings,
+    )  # fmt: skip
+
+
+@triton_op(f"ernie_sparse_{zlib.crc32(__name__.encode()):08x}::block_attention_backward", mutates_args={})
+def _attend_backward(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    norms: torch.Tensor,
+    upstream: torch.Tensor,
+    tables: list[torch.Tensor],
+    seed: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+    block_tokens: int,
+    num_representatives: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    blocks, token_tiles, representative_tiles, drawn, drawn_bounds, drawing, drawing_bounds, merged = tables
+    length, num_heads, _ = query.shape
+    num_buffered = _num_buffered(merged, block_tokens)
+    of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    deltas = torch.empty_like(norms)
+    buffer = query.new_empty(2, num_buffered, *query.shape[1:], dtype=torch.float32)
+    settings = _settings(query, block_tokens, num_representatives)
+    visiting = _visiting(query, tables, dropout)
+    grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads)
+    seed = blocks if seed is None else seed
+    factors = (scaling * math.log2(math.e), scaling, dropout)
+    wrap_triton(_query_kernel)[grid](
+        query, key, value, output, upstream, norms, deltas, of_query, buffer, seed, blocks, token_tiles,
+        representative_tiles, drawn, drawn_bounds, token_tiles.shape[0], num_representatives, length, *factors,
+        **visiting, **settings,
+    )  # fmt: skip
+    if num_buffered:
+        _merge(of_query, norms, buffer[0], norms, tables, num_representatives, False, settings)
+    wrap_triton(_key_kernel)[grid](
+        query, key, value, upstream, norms, deltas, of_key, of_value, buffer, seed, blocks, token_tiles,
+        representative_tiles, drawing, drawing_bounds, token_tiles.shape[0], num_representatives, length, num_buffered,
+        *factors, **visiting, **settings,
+    )  # fmt: skip
+    if num_buffered:
+        for gradient, part in zip((of_key, of_value), buffer.unbind(), strict=True):
+            _merge(gradient, norms, part, norms, tables, num_representatives, False, settings)
+    return of_query, of_key, of_value
+
+
+def _setup_context(ctx, inputs, output):
+    query, key, value, tables, seed, *ctx.numbers = inputs
+    ctx.num_tables, ctx.has_seed = len(tables), seed is not None
+    ctx.save_for_backward(query, key, value, *output, *tables, *([seed] if ctx.has_seed else []))
+
+
+def _backward(ctx, upstream, _):
+    *states, output, norms = ctx.saved_tensors[:5]
+    tables = list(ctx.saved_tensors[5 : 5 + ctx.num_tables])
+    seed = ctx.saved_tensors[-1] if ctx.has_seed else None
+    gradients = _attend_backward(*states, output, norms, upstream.contiguous(), tables, seed, *ctx.numbers)
+    return *gradients, [None] * ctx.num_tables, None, None, None, None, None
+
+
+_attend.register_autograd(_backward, setup_context=_setup_context)
+
+
+def kernel_block_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    plan: BlockPlan,
+    scaling: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """`block_attention` by the kernels, of a plan with [`KernelTables`]."""
+    num_representatives = plan.num_representatives
+    seed = torch.randint(2**62, (1,), device=query.device) if dropout else None
+    states = (part.contiguous() for part in (query, key, value))
+    numbers = (scaling, dropout, plan.block_width - num_representatives, num_representatives)
+    return _attend(*states, list(plan.kernel), seed, *numbers)[0]
