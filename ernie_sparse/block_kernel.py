@@ -68,35 +68,83 @@ class KernelTables(NamedTuple):
     merged: torch.Tensor
 
     @classmethod
-    def of(cls, plan: BlockPlan, num_representatives: int, max_length: int) -> KernelTables:
+    def of(cls, plan: BlockPlan, max_length: int) -> KernelTables:
         """
         Args:
-            num_representatives (`int`): Of a block.
             max_length (`int`): The positions of the longest document.
         """
-        bounds, documents, num_global = plan.block_bounds, plan.block_documents, plan.num_global_blocks
+        bounds, documents, num_blocks = plan.block_bounds, plan.block_documents, plan.block_documents.shape[0]
         first, end = plan.document_bounds[documents], plan.document_bounds[documents + 1]
-        every = torch.arange(documents.shape[0], device=bounds.device)
-        head, is_global = torch.minimum(first + num_global, end), plan.block_numbers < num_global
+        every = torch.arange(num_blocks + 1, device=bounds.device)
+        head, is_global = (
+            torch.minimum(first + plan.num_global_blocks, end),
+            plan.block_numbers < plan.num_global_blocks,
+        )
         real = bounds[end]
         if plan.is_real is not None:
             # Padding stands behind what is real of a document.
             before = torch.nn.functional.pad(plan.is_real.cumsum(0), (1, 0))
             real = bounds[first] + before[real] - before[bounds[first]]
-        low, high = torch.maximum(every - plan.reach, head), torch.minimum(every + plan.reach + 1, end)
+        low, high = torch.maximum(every[:-1] - plan.reach, head), torch.minimum(every[1:] + plan.reach, end)
         edges = (
             torch.minimum(real, bounds[torch.where(is_global, *pair)])
             for pair in ((first, first), (first, head), (first, low), (end, high))
         )
         blocks = torch.stack([bounds[:-1], bounds[1:], real, *edges], dim=1)
-        tiles = _tiles(plan, num_representatives, max_length)
         drawn = torch.where((plan.random_blocks < 0) | is_global[:, None], -1, plan.random_blocks + first[:, None])
-        of_row = drawn.shape[1] * torch.arange(documents.shape[0] + 1, device=bounds.device)
-        in_order, order = drawn.flatten().sort(stable=True)
-        of_column = torch.searchsorted(in_order, torch.arange(documents.shape[0] + 1, device=bounds.device))
-        random = (drawn.flatten(), of_row, order // max(1, drawn.shape[1]), of_column)
-        *tables, merged = (blocks, *tiles[:2], *random, tiles[2])
+        width, drawn = drawn.shape[1], drawn.flatten()
+        in_order, order = drawn.sort(stable=True)
+        drawing = (order // max(1, width), torch.searchsorted(in_order, every))
+        token_tiles, representative_tiles, merged = _tiles(plan, max_length)
+        tables = (blocks, token_tiles, representative_tiles, drawn, width * every, *drawing)
         return cls(*(table.int() for table in tables), merged)
+
+
+def runs_on(device: torch.device, block_size: int, num_representatives: int) -> bool:
+    """Whether the kernels are expected to run there, on such blocks."""
+    is_traced = torch.jit.is_tracing() or torch.compiler.is_exporting()
+    has_rows = block_size >= 16 and num_representatives <= TILE_REPRESENTATIVES
+    return device.type == "cuda" and triton is not None and has_rows and not is_traced
+
+
+def can_take(query: torch.Tensor, plan: BlockPlan) -> bool:
+    """Whether [`kernel_block_attention`] can compute this: the head sizes and types that the kernels are made for."""
+    return (
+        isinstance(plan.tables, KernelTables)
+        and 16 <= query.shape[2] <= 128
+        and query.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def plain_block_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    plan: BlockPlan,
+    scaling: float,
+    kept: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    The plain reference implementation of [`kernel_block_attention`]: block by block, from the same tables.
+
+    Args:
+        kept (`torch.Tensor` of shape `(num_heads, length, length)`, *optional*): What dropout multiplies the weights by.
+    """
+    blocks, drawn, drawn_bounds = (
+        table.tolist() for table in (plan.tables.blocks, plan.tables.drawn, plan.tables.drawn_bounds)
+    )
+    outputs = []
+    for number, (begin, end, _, *edges) in enumerate(blocks):
+        seen = [*range(*edges[:2]), *range(*edges[2:])]
+        for other in drawn[drawn_bounds[number] : drawn_bounds[number + 1]]:
+            seen += range(blocks[other][0], min(blocks[other][1:3])) if other >= 0 else []
+        scores = torch.einsum("qhd,khd->hqk", query[begin:end], key[seen]) * scaling
+        weights = scores.softmax(-1)
+        if kept is not None:
+            weights = weights * kept[:, begin:end, seen]
+        outputs.append(torch.einsum("hqk,khd->qhd", weights, value[seen]))
+    return torch.cat(outputs)
 
 
 def tile_tokens(num_tokens: int) -> int:
@@ -104,9 +152,9 @@ def tile_tokens(num_tokens: int) -> int:
     return 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else MAX_TILE_TOKENS
 
 
-def _tiles(plan: BlockPlan, num_representatives: int, max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _tiles(plan: BlockPlan, max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The tiles of tokens and of representatives, and [`KernelTables.merged`]."""
-    bounds, num_global, device = plan.block_bounds, plan.num_global_blocks, plan.block_bounds.device
+    num_representatives, num_global, device = plan.num_representatives, plan.num_global_blocks, plan.block_bounds.device
     first, end = plan.document_bounds[:-1, None], plan.document_bounds[1:, None]
     every = torch.arange(plan.block_numbers.shape[0], device=device)
     size = plan.block_width - num_representatives
@@ -165,11 +213,13 @@ def _rows(states, position, is_there, stride, HEAD_DIM: tl.constexpr, WIDTH: tl.
     """Of one head, `(num_positions, WIDTH)`; zero where nothing is."""
     column = tl.arange(0, WIDTH)[None, :]
     pointers = states + position.to(tl.int64)[:, None] * stride + column
-    if is_there is None:
-        if HEAD_DIM == WIDTH:
-            return tl.load(pointers)
-        return tl.load(pointers, mask=column < HEAD_DIM, other=0.0)
-    return tl.load(pointers, mask=is_there[:, None] & (column < HEAD_DIM), other=0.0)
+    if is_there is not None:
+        rows = tl.load(pointers, mask=is_there[:, None] & (column < HEAD_DIM), other=0.0)
+    elif HEAD_DIM < WIDTH:
+        rows = tl.load(pointers, mask=column < HEAD_DIM, other=0.0)
+    else:
+        rows = tl.load(pointers)
+    return rows
 
 
 @jit
@@ -185,6 +235,9 @@ def _tile(tile, blocks, num_representatives, part_length, ROWS: tl.constexpr, IS
     block, inner, part, buffer = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
     rows = tl.arange(0, ROWS)
     if IS_TOKENS:
+        # A tile may be divided among programs.
+        inner += tl.program_id(2) * ROWS
+    if IS_TOKENS:
         own, last = block + 0 * rows, block
         position = tl.load(blocks + block * 7) + num_representatives + inner + rows
         is_row = position < tl.load(blocks + block * 7 + 1)
@@ -197,6 +250,7 @@ def _tile(tile, blocks, num_representatives, part_length, ROWS: tl.constexpr, IS
     if buffer >= 0:
         begin += part * part_length
         end = tl.minimum(end, begin + part_length)
+        buffer += tl.program_id(2) * ROWS
     return position, is_row, own, (block, last, begin, end), buffer
 
 
@@ -339,9 +393,9 @@ def _forward_tile(
         )
         state = _visit(_forward_step, state, given, own, seen, blocks, others, others_bounds, settings, IS_TOKENS)
         result, largest, total = state
-        # What sees nothing, which is padding, has the sum of nothing.
-        norm = tl.where(total > 0, largest + tl.log2(total), -1e30)
-        result /= tl.where(total > 0, total, 1.0)[:, None]
+        # Padding may see nothing.
+        total = tl.where(total > 0, total, 1.0)
+        norm, result = largest + tl.log2(total), result / total[:, None]
         if first >= 0:
             place = first + tl.arange(0, ROWS)
             _store(buffer, result, place, is_row, stride, settings[3], settings[4])
@@ -423,7 +477,7 @@ def _forward_kernel(
             token_tiles + number * 4, query, key, value, output, norms, buffer, buffer_norms, blocks, others, others_bounds,
             num_representatives, PART, scaling, head, dropout, drawn, stride, settings, ROWS, True,
         )  # fmt: skip
-    elif HAS_REPRESENTATIVES:
+    elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         _forward_tile(
             representative_tiles + (number - num_token_tiles) * 4, query, key, value, output, norms, buffer, buffer_norms,
             blocks, others, others_bounds, num_representatives, PART, scaling, head, dropout, drawn, stride, settings,
@@ -454,7 +508,7 @@ def _query_kernel(
             others, others_bounds, num_representatives, PART, scaling, factor, head, dropout, drawn, stride, settings,
             ROWS, True,
         )  # fmt: skip
-    elif HAS_REPRESENTATIVES:
+    elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         _query_tile(
             representative_tiles + (number - num_token_tiles) * 4, query, key, value, output, upstream, norms, deltas,
             gradient, buffer, blocks, others, others_bounds, num_representatives, PART, scaling, factor, head, dropout,
@@ -485,7 +539,7 @@ def _key_kernel(
             buffer_length * stride, blocks, others, others_bounds, num_representatives, PART, scaling, factor, head,
             dropout, drawn, stride, settings, ROWS, True,
         )  # fmt: skip
-    elif HAS_REPRESENTATIVES:
+    elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         _key_tile(
             representative_tiles + (number - num_token_tiles) * 4, query, key, value, upstream, norms, deltas, of_key,
             of_value, buffer, buffer_length * stride, blocks, others, others_bounds, num_representatives, PART, scaling,
@@ -534,37 +588,44 @@ def _merge_kernel(
             token_tiles + number * num_parts * 4, output, norms, buffer, buffer_norms, blocks, num_representatives,
             num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, ROWS, True,
         )  # fmt: skip
-    elif HAS_REPRESENTATIVES:
+    elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         _merge_tile(
             representative_tiles + (number - num_token_tiles) * num_parts * 4, output, norms, buffer, buffer_norms, blocks,
             num_representatives, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, FEW_ROWS, False,
         )  # fmt: skip
 
 
-def _settings(states: torch.Tensor, block_tokens: int, num_representatives: int) -> dict:
-    """The constants that every kernel takes, and how it is launched."""
-    head_dim, is_wide = states.shape[2], states.dtype == torch.float32
+def _settings(states: torch.Tensor, num_representatives: int) -> dict:
+    """The constants that every kernel takes."""
+    head_dim = states.shape[2]
     return {
-        "ROWS": tile_tokens(block_tokens),
         "FEW_ROWS": TILE_REPRESENTATIVES,
         "HEAD_DIM": head_dim,
         "WIDTH": 16 if head_dim <= 16 else 32 if head_dim <= 32 else 64 if head_dim <= 64 else 128,
         "HAS_REPRESENTATIVES": num_representatives > 0,
-        "num_warps": 4,
-        "num_stages": 1 if is_wide else 2,
     }
 
 
-def _visiting(states: torch.Tensor, tables: list[torch.Tensor], dropout: float) -> dict:
-    """The constants of the kernels that go through what tiles see."""
+def _visiting(
+    states: torch.Tensor, tables: list[torch.Tensor], dropout: float, rows: int, of_keys: bool = False
+) -> dict:
+    """
+    The constants of the kernels that go through what tiles see, and how they are launched: so that no register is spilled on
+    any card from Ampere on.
+    """
+    is_large, is_wide = states.shape[2] > 64, states.dtype == torch.float32
+    columns = (16 if is_large else 32) if is_wide else 32 if is_large or of_keys or dropout else 64
     has_tf32 = states.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
     return {
         "PART": PART,
-        "COLUMNS": 32 if states.dtype == torch.float32 else 64,
+        "ROWS": min(rows, (16 if is_large else 32) if is_wide else MAX_TILE_TOKENS),
+        "COLUMNS": columns,
         "TAIL": 16,
         "PRECISION": "tf32" if has_tf32 else "ieee",
         "IS_DROPPING": dropout > 0,
         "HAS_RANDOM": tables[3].shape[0] > 0,
+        "num_warps": 8 if is_large and not is_wide else 4,
+        "num_stages": 1 if is_wide else 2,
     }
 
 
@@ -592,24 +653,25 @@ def _attend(
     output, norms = torch.empty_like(query), query.new_empty(num_heads, length, dtype=torch.float32)
     buffer = query.new_empty(num_buffered, *query.shape[1:], dtype=torch.float32)
     buffer_norms = query.new_empty(num_heads, num_buffered, dtype=torch.float32)
-    settings = _settings(query, block_tokens, num_representatives)
-    grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads)
+    settings, rows = _settings(query, num_representatives), tile_tokens(block_tokens)
+    visiting = _visiting(query, tables, dropout, rows)
+    grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads, rows // visiting["ROWS"])
     wrap_triton(_forward_kernel)[grid](
         query, key, value, output, norms, buffer, buffer_norms, blocks if seed is None else seed, blocks, token_tiles,
         representative_tiles, drawn, drawn_bounds, token_tiles.shape[0], num_representatives, length, num_buffered,
-        scaling * math.log2(math.e), dropout, **_visiting(query, tables, dropout), **settings,
+        scaling * math.log2(math.e), dropout, **visiting, **settings,
     )  # fmt: skip
     if num_buffered:
-        _merge(output, norms, buffer, buffer_norms, tables, num_representatives, True, settings)
+        _merge(output, norms, buffer, buffer_norms, tables, num_representatives, rows, True, settings)
     return output, norms
 
 
-def _merge(output, norms, buffer, buffer_norms, tables, num_representatives, is_mean: bool, settings: dict):
+def _merge(output, norms, buffer, buffer_norms, tables, num_representatives, rows: int, is_mean: bool, settings: dict):
     blocks, token_tiles, representative_tiles, *_, merged = tables
     grid = (merged.shape[0] + merged.shape[1], output.shape[1])
     wrap_triton(_merge_kernel)[grid](
         output, norms, buffer, buffer_norms, blocks, token_tiles, representative_tiles, merged.shape[0],
-        num_representatives, merged.shape[2], output.shape[0], buffer.shape[0], IS_MEAN=is_mean, **settings,
+        num_representatives, merged.shape[2], output.shape[0], buffer.shape[0], ROWS=rows, IS_MEAN=is_mean, **settings,
     )  # fmt: skip
 
 
@@ -634,9 +696,9 @@ def _attend_backward(
     of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     deltas = torch.empty_like(norms)
     buffer = query.new_empty(2, num_buffered, *query.shape[1:], dtype=torch.float32)
-    settings = _settings(query, block_tokens, num_representatives)
-    visiting = _visiting(query, tables, dropout)
-    grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads)
+    settings, rows = _settings(query, num_representatives), tile_tokens(block_tokens)
+    visiting = _visiting(query, tables, dropout, rows)
+    grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads, rows // visiting["ROWS"])
     seed = blocks if seed is None else seed
     factors = (scaling * math.log2(math.e), scaling, dropout)
     wrap_triton(_query_kernel)[grid](
@@ -645,15 +707,15 @@ def _attend_backward(
         **visiting, **settings,
     )  # fmt: skip
     if num_buffered:
-        _merge(of_query, norms, buffer[0], norms, tables, num_representatives, False, settings)
+        _merge(of_query, norms, buffer[0], norms, tables, num_representatives, rows, False, settings)
     wrap_triton(_key_kernel)[grid](
         query, key, value, upstream, norms, deltas, of_key, of_value, buffer, seed, blocks, token_tiles,
         representative_tiles, drawing, drawing_bounds, token_tiles.shape[0], num_representatives, length, num_buffered,
-        *factors, **visiting, **settings,
+        *factors, **_visiting(query, tables, dropout, rows, of_keys=True), **settings,
     )  # fmt: skip
     if num_buffered:
         for gradient, part in zip((of_key, of_value), buffer.unbind(), strict=True):
-            _merge(gradient, norms, part, norms, tables, num_representatives, False, settings)
+            _merge(gradient, norms, part, norms, tables, num_representatives, rows, False, settings)
     return of_query, of_key, of_value
 
 
@@ -664,10 +726,10 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, upstream, _):
-    *states, output, norms = ctx.saved_tensors[:5]
-    tables = list(ctx.saved_tensors[5 : 5 + ctx.num_tables])
-    seed = ctx.saved_tensors[-1] if ctx.has_seed else None
-    gradients = _attend_backward(*states, output, norms, upstream.contiguous(), tables, seed, *ctx.numbers)
+    # Once: recomputed activations can be asked for no more often.
+    saved = ctx.saved_tensors
+    tables, seed = list(saved[5 : 5 + ctx.num_tables]), saved[-1] if ctx.has_seed else None
+    gradients = _attend_backward(*saved[:5], upstream.contiguous(), tables, seed, *ctx.numbers)
     return *gradients, [None] * ctx.num_tables, None, None, None, None, None
 
 
@@ -683,8 +745,7 @@ def kernel_block_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """`block_attention` by the kernels, of a plan with [`KernelTables`]."""
-    num_representatives = plan.num_representatives
     seed = torch.randint(2**62, (1,), device=query.device) if dropout else None
     states = (part.contiguous() for part in (query, key, value))
-    numbers = (scaling, dropout, plan.block_width - num_representatives, num_representatives)
-    return _attend(*states, list(plan.kernel), seed, *numbers)[0]
+    numbers = (scaling, dropout, plan.block_width - plan.num_representatives, plan.num_representatives)
+    return _attend(*states, list(plan.tables), seed, *numbers)[0]
