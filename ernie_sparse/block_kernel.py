@@ -230,14 +230,14 @@ def _store(states, rows, position, is_row, stride, HEAD_DIM: tl.constexpr, WIDTH
 
 
 @jit
-def _tile(tile, blocks, num_representatives, part_length, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
-    """A tile's rows: their positions, and which of them there are; what they see; and where their results go."""
+def _tile(tile, tables, part_length, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    """A tile's rows: their positions, and which of them there are; their blocks; the range that they see; the buffer's row."""
+    blocks, num_representatives, _, _ = tables
     block, inner, part, buffer = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
     rows = tl.arange(0, ROWS)
     if IS_TOKENS:
         # A tile may be divided among programs.
         inner += tl.program_id(2) * ROWS
-    if IS_TOKENS:
         own, last = block + 0 * rows, block
         position = tl.load(blocks + block * 7) + num_representatives + inner + rows
         is_row = position < tl.load(blocks + block * 7 + 1)
@@ -255,21 +255,10 @@ def _tile(tile, blocks, num_representatives, part_length, ROWS: tl.constexpr, IS
 
 
 @jit
-def _visit(
-    step: tl.constexpr,
-    state,
-    given,
-    own,
-    seen,
-    blocks,
-    others,
-    others_bounds,
-    settings: tl.constexpr,
-    IS_TOKENS: tl.constexpr,
-):
+def _visit(step: tl.constexpr, state, given, own, seen, tables, settings: tl.constexpr, IS_TOKENS: tl.constexpr):
     """The state after a step with all that the rows of a tile see, a column tile at a time."""
-    COLUMNS: tl.constexpr = settings[0]
-    TAIL: tl.constexpr = settings[1]
+    COLUMNS, TAIL, HAS_RANDOM, _, _, _, _ = settings
+    blocks, _, others, others_bounds = tables
     block, last, begin, end = seen
     head = tl.load(blocks + block * 7 + 3)
     num_head = tl.load(blocks + block * 7 + 4) - head
@@ -291,17 +280,17 @@ def _visit(
             position = tl.where(index < num_head, head + index, begin + index - num_head)
             is_seen = (position[None, :] >= low) & (position[None, :] < high) | (index < num_head)[None, :]
             state = step(state, given, position, index < total, is_seen & (index < total)[None, :], settings)
-    if settings[2]:
+    if HAS_RANDOM:
         for row in range(block, last + 1):
             for number in range(tl.load(others_bounds + row), tl.load(others_bounds + row + 1)):
                 other = tl.load(others + number)
-                start = tl.load(blocks + other * 7, mask=other >= 0, other=0)
+                first = tl.load(blocks + other * 7, mask=other >= 0, other=0)
                 stop = tl.load(blocks + other * 7 + 1, mask=other >= 0, other=0)
                 stop = tl.minimum(stop, tl.load(blocks + other * 7 + 2, mask=other >= 0, other=0))
-                for first in range(start, stop, TAIL):
-                    position = first + tl.arange(0, TAIL)
-                    is_there = position < stop
-                    state = step(state, given, position, is_there, is_there[None, :] & (own == row)[:, None], settings)
+                for start in range(first, stop, TAIL):
+                    position = start + tl.arange(0, TAIL)
+                    is_seen = (position < stop)[None, :] & (own == row)[:, None]
+                    state = step(state, given, position, position < stop, is_seen, settings)
     return state
 
 
@@ -317,172 +306,172 @@ def _kept(query_position, key_position, head, dropout, seed):
 @jit
 def _forward_step(state, given, position, is_there, is_seen, settings: tl.constexpr):
     output, largest, total = state
-    query, keys, values, own_position, scaling, stride, head, dropout, seed = given
-    key = _rows(keys, position, is_there, stride, settings[3], settings[4])
-    value = _rows(values, position, is_there, stride, settings[3], settings[4])
-    scores = tl.dot(query, tl.trans(key), input_precision=settings[5]) * scaling
+    query, keys, values, own_position, call = given
+    scaling, _, stride, head, dropout, seed = call
+    _, _, _, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING = settings
+    key = _rows(keys, position, is_there, stride, HEAD_DIM, WIDTH)
+    value = _rows(values, position, is_there, stride, HEAD_DIM, WIDTH)
+    scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scaling
     if is_seen is not None:
         scores = tl.where(is_seen, scores, float("-inf"))
     now = tl.maximum(largest, tl.max(scores, 1))
     shrink = tl.exp2(largest - now)
     weights = tl.exp2(scores - now[:, None])
     total = total * shrink + tl.sum(weights, 1)
-    if settings[6]:
+    if IS_DROPPING:
         weights *= _kept(own_position[:, None], position[None, :], head, dropout, seed)
-    output = tl.dot(weights.to(value.dtype), value, output * shrink[:, None], input_precision=settings[5])
+    output = tl.dot(weights.to(value.dtype), value, output * shrink[:, None], input_precision=PRECISION)
     return output, now, total
 
 
 @jit
 def _query_step(state, given, position, is_there, is_seen, settings: tl.constexpr):
-    query, upstream, norm, delta, keys, values, own_position, scaling, stride, head, dropout, seed = given
-    key = _rows(keys, position, is_there, stride, settings[3], settings[4])
-    value = _rows(values, position, is_there, stride, settings[3], settings[4])
-    scores = tl.dot(query, tl.trans(key), input_precision=settings[5]) * scaling
+    query, upstream, norm, delta, keys, values, own_position, call = given
+    scaling, _, stride, head, dropout, seed = call
+    _, _, _, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING = settings
+    key = _rows(keys, position, is_there, stride, HEAD_DIM, WIDTH)
+    value = _rows(values, position, is_there, stride, HEAD_DIM, WIDTH)
+    scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scaling
     weights = tl.exp2(scores - norm[:, None])
     if is_seen is not None:
         weights = tl.where(is_seen, weights, 0.0)
-    slopes = tl.dot(upstream, tl.trans(value), input_precision=settings[5])
-    if settings[6]:
+    slopes = tl.dot(upstream, tl.trans(value), input_precision=PRECISION)
+    if IS_DROPPING:
         slopes *= _kept(own_position[:, None], position[None, :], head, dropout, seed)
     slopes = weights * (slopes - delta[:, None])
-    return tl.dot(slopes.to(key.dtype), key, state, input_precision=settings[5])
+    return tl.dot(slopes.to(key.dtype), key, state, input_precision=PRECISION)
 
 
 @jit
 def _key_step(state, given, position, is_there, is_seen, settings: tl.constexpr):
     of_key, of_value = state
-    key, value, queries, upstreams, norms, deltas, own_position, scaling, stride, head, dropout, seed = given
-    query = _rows(queries, position, is_there, stride, settings[3], settings[4])
-    upstream = _rows(upstreams, position, is_there, stride, settings[3], settings[4])
+    key, value, queries, upstreams, norms, deltas, own_position, call = given
+    scaling, _, stride, head, dropout, seed = call
+    _, _, _, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING = settings
+    query = _rows(queries, position, is_there, stride, HEAD_DIM, WIDTH)
+    upstream = _rows(upstreams, position, is_there, stride, HEAD_DIM, WIDTH)
     if is_there is None:
         norm, delta = tl.load(norms + position), tl.load(deltas + position)
     else:
         norm = tl.load(norms + position, mask=is_there, other=0.0)
         delta = tl.load(deltas + position, mask=is_there, other=0.0)
-    scores = tl.dot(key, tl.trans(query), input_precision=settings[5]) * scaling
+    scores = tl.dot(key, tl.trans(query), input_precision=PRECISION) * scaling
     weights = tl.exp2(scores - norm[None, :])
     if is_seen is not None:
         weights = tl.where(is_seen, weights, 0.0)
-    slopes = tl.dot(value, tl.trans(upstream), input_precision=settings[5])
+    slopes = tl.dot(value, tl.trans(upstream), input_precision=PRECISION)
     dropped = weights
-    if settings[6]:
+    if IS_DROPPING:
         kept = _kept(position[None, :], own_position[:, None], head, dropout, seed)
         dropped = weights * kept
         slopes *= kept
-    of_value = tl.dot(dropped.to(upstream.dtype), upstream, of_value, input_precision=settings[5])
+    of_value = tl.dot(dropped.to(upstream.dtype), upstream, of_value, input_precision=PRECISION)
     slopes = weights * (slopes - delta[None, :])
-    of_key = tl.dot(slopes.to(query.dtype), query, of_key, input_precision=settings[5])
+    of_key = tl.dot(slopes.to(query.dtype), query, of_key, input_precision=PRECISION)
     return of_key, of_value
 
 
 @jit
 def _forward_tile(
-    tile, query, key, value, output, norms, buffer, buffer_norms, blocks, others, others_bounds,
-    num_representatives, part_length, scaling, head, dropout, seed, stride,
-    settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
+    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
 ):  # fmt: skip
     if tl.load(tile) >= 0:
-        position, is_row, own, seen, first = _tile(tile, blocks, num_representatives, part_length, ROWS, IS_TOKENS)
-        rows = _rows(query, position, is_row, stride, settings[3], settings[4])
-        given = rows, key, value, position, scaling, stride, head, dropout, seed
-        state = (
-            tl.zeros([ROWS, settings[4]], tl.float32),
-            tl.full([ROWS], -1e30, tl.float32),
-            tl.zeros([ROWS], tl.float32),
-        )
-        state = _visit(_forward_step, state, given, own, seen, blocks, others, others_bounds, settings, IS_TOKENS)
+        _, _, stride, _, _, _ = call
+        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
+        place = first + tl.arange(0, ROWS)
+        query, key, value, output, norms, buffer, buffer_norms = states
+        given = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH), key, value, position, call
+        zeros = tl.zeros([ROWS, WIDTH], tl.float32)
+        state = zeros, tl.full([ROWS], -1e30, tl.float32), tl.zeros([ROWS], tl.float32)
+        state = _visit(_forward_step, state, given, own, seen, tables, settings, IS_TOKENS)
         result, largest, total = state
         # Padding may see nothing.
         total = tl.where(total > 0, total, 1.0)
         norm, result = largest + tl.log2(total), result / total[:, None]
         if first >= 0:
-            place = first + tl.arange(0, ROWS)
-            _store(buffer, result, place, is_row, stride, settings[3], settings[4])
+            _store(buffer, result, place, is_row, stride, HEAD_DIM, WIDTH)
             tl.store(buffer_norms + place, norm, mask=is_row)
         else:
-            _store(output, result, position, is_row, stride, settings[3], settings[4])
+            _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
             tl.store(norms + position, norm, mask=is_row)
 
 
 @jit
 def _query_tile(
-    tile, query, key, value, output, upstream, norms, deltas, gradient, buffer, blocks, others, others_bounds,
-    num_representatives, part_length, scaling, factor, head, dropout, seed, stride,
-    settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
+    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
 ):  # fmt: skip
     if tl.load(tile) >= 0:
-        position, is_row, own, seen, first = _tile(tile, blocks, num_representatives, part_length, ROWS, IS_TOKENS)
-        rows = _rows(query, position, is_row, stride, settings[3], settings[4])
-        slopes = _rows(upstream, position, is_row, stride, settings[3], settings[4])
-        result = _rows(output, position, is_row, stride, settings[3], settings[4])
+        _, factor, stride, _, _, _ = call
+        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
+        place = first + tl.arange(0, ROWS)
+        query, key, value, output, upstream, norms, deltas, gradient, buffer = states
+        slopes = _rows(upstream, position, is_row, stride, HEAD_DIM, WIDTH)
+        result = _rows(output, position, is_row, stride, HEAD_DIM, WIDTH)
         delta = tl.sum(result.to(tl.float32) * slopes.to(tl.float32), 1)
         tl.store(deltas + position, delta, mask=is_row)
         norm = tl.load(norms + position, mask=is_row, other=0.0)
-        given = rows, slopes, norm, delta, key, value, position, scaling, stride, head, dropout, seed
-        state = tl.zeros([ROWS, settings[4]], tl.float32)
-        state = _visit(_query_step, state, given, own, seen, blocks, others, others_bounds, settings, IS_TOKENS)
+        rows = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH)
+        given = rows, slopes, norm, delta, key, value, position, call
+        state = tl.zeros([ROWS, WIDTH], tl.float32)
+        state = _visit(_query_step, state, given, own, seen, tables, settings, IS_TOKENS) * factor
         if first >= 0:
-            place = first + tl.arange(0, ROWS)
-            _store(buffer, state * factor, place, is_row, stride, settings[3], settings[4])
+            _store(buffer, state, place, is_row, stride, HEAD_DIM, WIDTH)
         else:
-            _store(gradient, state * factor, position, is_row, stride, settings[3], settings[4])
+            _store(gradient, state, position, is_row, stride, HEAD_DIM, WIDTH)
 
 
 @jit
 def _key_tile(
-    tile, query, key, value, upstream, norms, deltas, of_key, of_value, buffer, buffer_size, blocks, others, others_bounds,
-    num_representatives, part_length, scaling, factor, head, dropout, seed, stride,
-    settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
+    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
 ):  # fmt: skip
     if tl.load(tile) >= 0:
-        position, is_row, own, seen, first = _tile(tile, blocks, num_representatives, part_length, ROWS, IS_TOKENS)
-        keys = _rows(key, position, is_row, stride, settings[3], settings[4])
-        values = _rows(value, position, is_row, stride, settings[3], settings[4])
-        given = keys, values, query, upstream, norms, deltas, position, scaling, stride, head, dropout, seed
-        state = (tl.zeros([ROWS, settings[4]], tl.float32), tl.zeros([ROWS, settings[4]], tl.float32))
-        state = _visit(_key_step, state, given, own, seen, blocks, others, others_bounds, settings, IS_TOKENS)
+        _, factor, stride, _, _, _ = call
+        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
+        place = first + tl.arange(0, ROWS)
+        query, key, value, upstream, norms, deltas, of_key, of_value, buffer, second_buffer = states
+        keys = _rows(key, position, is_row, stride, HEAD_DIM, WIDTH)
+        values = _rows(value, position, is_row, stride, HEAD_DIM, WIDTH)
+        given = keys, values, query, upstream, norms, deltas, position, call
+        state = tl.zeros([ROWS, WIDTH], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
+        state = _visit(_key_step, state, given, own, seen, tables, settings, IS_TOKENS)
+        for_key, for_value = state
         # Nothing real sees padding.
+        blocks, _, _, _ = tables
         is_real = (position < tl.load(blocks + own * 7 + 2))[:, None]
-        for_key, for_value = tl.where(is_real, state[0] * factor, 0.0), tl.where(is_real, state[1], 0.0)
+        for_key, for_value = tl.where(is_real, for_key * factor, 0.0), tl.where(is_real, for_value, 0.0)
         if first >= 0:
-            place = first + tl.arange(0, ROWS)
-            _store(buffer, for_key, place, is_row, stride, settings[3], settings[4])
-            _store(buffer + buffer_size, for_value, place, is_row, stride, settings[3], settings[4])
+            _store(buffer, for_key, place, is_row, stride, HEAD_DIM, WIDTH)
+            _store(second_buffer, for_value, place, is_row, stride, HEAD_DIM, WIDTH)
         else:
-            _store(of_key, for_key, position, is_row, stride, settings[3], settings[4])
-            _store(of_value, for_value, position, is_row, stride, settings[3], settings[4])
+            _store(of_key, for_key, position, is_row, stride, HEAD_DIM, WIDTH)
+            _store(of_value, for_value, position, is_row, stride, HEAD_DIM, WIDTH)
 
 
 @jit
 def _forward_kernel(
     query, key, value, output, norms, buffer, buffer_norms, seed, blocks, token_tiles, representative_tiles, others,
-    others_bounds, num_token_tiles, num_representatives, length, buffer_length, scaling, dropout,
+    others_bounds, num_token_tiles, num_representatives, length, buffer_length, scaling, factor, dropout,
     PART: tl.constexpr, ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, COLUMNS: tl.constexpr, TAIL: tl.constexpr,
     HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, IS_DROPPING: tl.constexpr,
     HAS_RANDOM: tl.constexpr, HAS_REPRESENTATIVES: tl.constexpr,
 ):  # fmt: skip
-    number, head = tl.program_id(0), tl.program_id(1)
+    head, of_head, stride = tl.program_id(1), tl.program_id(1) * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
     settings: tl.constexpr = (COLUMNS, TAIL, HAS_RANDOM, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING)
-    drawn = 0
-    if IS_DROPPING:
-        drawn = tl.load(seed)
-    of_head, stride = head * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
-    query, key, value, output, buffer = (
-        query + of_head, key + of_head, value + of_head, output + of_head, buffer + of_head
+    call = (scaling, factor, stride, head, dropout, tl.load(seed) if IS_DROPPING else 0)
+    tables = (blocks, num_representatives, others, others_bounds)
+    states = (
+        query + of_head, key + of_head, value + of_head, output + of_head, norms + head * length, buffer + of_head,
+        buffer_norms + head * buffer_length,
     )  # fmt: skip
-    norms, buffer_norms = norms + head * length, buffer_norms + head * buffer_length
+    number = tl.program_id(0)
     if number < num_token_tiles:
-        _forward_tile(
-            token_tiles + number * 4, query, key, value, output, norms, buffer, buffer_norms, blocks, others, others_bounds,
-            num_representatives, PART, scaling, head, dropout, drawn, stride, settings, ROWS, True,
-        )  # fmt: skip
+        _forward_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
-        _forward_tile(
-            representative_tiles + (number - num_token_tiles) * 4, query, key, value, output, norms, buffer, buffer_norms,
-            blocks, others, others_bounds, num_representatives, PART, scaling, head, dropout, drawn, stride, settings,
-            FEW_ROWS, False,
-        )  # fmt: skip
+        tile = representative_tiles + (number - num_token_tiles) * 4
+        _forward_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
@@ -493,67 +482,54 @@ def _query_kernel(
     HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, IS_DROPPING: tl.constexpr,
     HAS_RANDOM: tl.constexpr, HAS_REPRESENTATIVES: tl.constexpr,
 ):  # fmt: skip
-    number, head = tl.program_id(0), tl.program_id(1)
+    head, of_head, stride = tl.program_id(1), tl.program_id(1) * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
     settings: tl.constexpr = (COLUMNS, TAIL, HAS_RANDOM, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING)
-    drawn = 0
-    if IS_DROPPING:
-        drawn = tl.load(seed)
-    of_head, stride = head * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
-    query, key, value, output = query + of_head, key + of_head, value + of_head, output + of_head
-    upstream, gradient, buffer = upstream + of_head, gradient + of_head, buffer + of_head
-    norms, deltas = norms + head * length, deltas + head * length
+    call = (scaling, factor, stride, head, dropout, tl.load(seed) if IS_DROPPING else 0)
+    tables = (blocks, num_representatives, others, others_bounds)
+    states = (
+        query + of_head, key + of_head, value + of_head, output + of_head, upstream + of_head, norms + head * length,
+        deltas + head * length, gradient + of_head, buffer + of_head,
+    )  # fmt: skip
+    number = tl.program_id(0)
     if number < num_token_tiles:
-        _query_tile(
-            token_tiles + number * 4, query, key, value, output, upstream, norms, deltas, gradient, buffer, blocks,
-            others, others_bounds, num_representatives, PART, scaling, factor, head, dropout, drawn, stride, settings,
-            ROWS, True,
-        )  # fmt: skip
+        _query_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
-        _query_tile(
-            representative_tiles + (number - num_token_tiles) * 4, query, key, value, output, upstream, norms, deltas,
-            gradient, buffer, blocks, others, others_bounds, num_representatives, PART, scaling, factor, head, dropout,
-            drawn, stride, settings, FEW_ROWS, False,
-        )  # fmt: skip
+        tile = representative_tiles + (number - num_token_tiles) * 4
+        _query_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
 def _key_kernel(
-    query, key, value, upstream, norms, deltas, of_key, of_value, buffer, seed, blocks, token_tiles, representative_tiles,
-    others, others_bounds, num_token_tiles, num_representatives, length, buffer_length, scaling, factor, dropout,
+    query, key, value, upstream, norms, deltas, of_key, of_value, buffer, second_buffer, seed, blocks, token_tiles,
+    representative_tiles, others, others_bounds, num_token_tiles, num_representatives, length, scaling, factor, dropout,
     PART: tl.constexpr, ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, COLUMNS: tl.constexpr, TAIL: tl.constexpr,
     HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, IS_DROPPING: tl.constexpr,
     HAS_RANDOM: tl.constexpr, HAS_REPRESENTATIVES: tl.constexpr,
 ):  # fmt: skip
-    number, head = tl.program_id(0), tl.program_id(1)
+    head, of_head, stride = tl.program_id(1), tl.program_id(1) * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
     settings: tl.constexpr = (COLUMNS, TAIL, HAS_RANDOM, HEAD_DIM, WIDTH, PRECISION, IS_DROPPING)
-    drawn = 0
-    if IS_DROPPING:
-        drawn = tl.load(seed)
-    of_head, stride = head * HEAD_DIM, tl.num_programs(1) * HEAD_DIM
-    query, key, value, upstream = query + of_head, key + of_head, value + of_head, upstream + of_head
-    of_key, of_value, buffer = of_key + of_head, of_value + of_head, buffer + of_head
-    norms, deltas = norms + head * length, deltas + head * length
+    call = (scaling, factor, stride, head, dropout, tl.load(seed) if IS_DROPPING else 0)
+    tables = (blocks, num_representatives, others, others_bounds)
+    states = (
+        query + of_head, key + of_head, value + of_head, upstream + of_head, norms + head * length, deltas + head * length,
+        of_key + of_head, of_value + of_head, buffer + of_head, second_buffer + of_head,
+    )  # fmt: skip
+    number = tl.program_id(0)
     if number < num_token_tiles:
-        _key_tile(
-            token_tiles + number * 4, query, key, value, upstream, norms, deltas, of_key, of_value, buffer,
-            buffer_length * stride, blocks, others, others_bounds, num_representatives, PART, scaling, factor, head,
-            dropout, drawn, stride, settings, ROWS, True,
-        )  # fmt: skip
+        _key_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
-        _key_tile(
-            representative_tiles + (number - num_token_tiles) * 4, query, key, value, upstream, norms, deltas, of_key,
-            of_value, buffer, buffer_length * stride, blocks, others, others_bounds, num_representatives, PART, scaling,
-            factor, head, dropout, drawn, stride, settings, FEW_ROWS, False,
-        )  # fmt: skip
+        tile = representative_tiles + (number - num_token_tiles) * 4
+        _key_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
 def _merge_tile(
-    tile, output, norms, buffer, buffer_norms, blocks, num_representatives, num_parts, stride,
-    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, IS_MEAN: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
+    tile, states, tables, num_parts, stride, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, IS_MEAN: tl.constexpr,
+    ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
 ):  # fmt: skip
     if tl.load(tile) >= 0:
-        position, is_row, _, _, first = _tile(tile, blocks, num_representatives, 0, ROWS, IS_TOKENS)
+        output, norms, buffer, buffer_norms = states
+        position, is_row, _, _, first = _tile(tile, tables, 0, ROWS, IS_TOKENS)
         result, largest = tl.zeros([ROWS, WIDTH], tl.float32), tl.full([ROWS], -1e30, tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         for part in range(0, num_parts):
@@ -579,20 +555,21 @@ def _merge_kernel(
     num_parts, length, buffer_length, ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr, IS_MEAN: tl.constexpr, HAS_REPRESENTATIVES: tl.constexpr,
 ):  # fmt: skip
-    number, head = tl.program_id(0), tl.program_id(1)
-    stride = tl.num_programs(1) * HEAD_DIM
-    output, buffer = output + head * HEAD_DIM, buffer + head * HEAD_DIM
-    norms, buffer_norms = norms + head * length, buffer_norms + head * buffer_length
+    """The parts of what sees, or is seen by, all of its document: their mean by their weights, or their sum."""
+    number, head, stride = tl.program_id(0), tl.program_id(1), tl.num_programs(1) * HEAD_DIM
+    states = (
+        output + head * HEAD_DIM,
+        norms + head * length,
+        buffer + head * HEAD_DIM,
+        buffer_norms + head * buffer_length,
+    )
+    tables = (blocks, num_representatives, blocks, blocks)
     if number < num_token_tiles:
-        _merge_tile(
-            token_tiles + number * num_parts * 4, output, norms, buffer, buffer_norms, blocks, num_representatives,
-            num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, ROWS, True,
-        )  # fmt: skip
-    elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
-        _merge_tile(
-            representative_tiles + (number - num_token_tiles) * num_parts * 4, output, norms, buffer, buffer_norms, blocks,
-            num_representatives, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, FEW_ROWS, False,
-        )  # fmt: skip
+        tile = token_tiles + number * num_parts * 4
+        _merge_tile(tile, states, tables, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, ROWS, True)
+    elif HAS_REPRESENTATIVES:
+        tile = representative_tiles + (number - num_token_tiles) * num_parts * 4
+        _merge_tile(tile, states, tables, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, FEW_ROWS, False)
 
 
 def _settings(states: torch.Tensor, num_representatives: int) -> dict:
@@ -614,17 +591,17 @@ def _visiting(
     any card from Ampere on.
     """
     is_large, is_wide = states.shape[2] > 64, states.dtype == torch.float32
-    columns = (16 if is_large else 32) if is_wide else 32 if is_large or of_keys or dropout else 64
+    columns = 16 if is_wide else 32 if is_large or of_keys or dropout else 64
     has_tf32 = states.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
     return {
         "PART": PART,
-        "ROWS": min(rows, (16 if is_large else 32) if is_wide else MAX_TILE_TOKENS),
+        "ROWS": min(rows, 16) if is_large and is_wide else rows,
         "COLUMNS": columns,
         "TAIL": 16,
         "PRECISION": "tf32" if has_tf32 else "ieee",
         "IS_DROPPING": dropout > 0,
         "HAS_RANDOM": tables[3].shape[0] > 0,
-        "num_warps": 8 if is_large and not is_wide else 4,
+        "num_warps": 8 if is_large or is_wide else 4,
         "num_stages": 1 if is_wide else 2,
     }
 
@@ -659,7 +636,7 @@ def _attend(
     wrap_triton(_forward_kernel)[grid](
         query, key, value, output, norms, buffer, buffer_norms, blocks if seed is None else seed, blocks, token_tiles,
         representative_tiles, drawn, drawn_bounds, token_tiles.shape[0], num_representatives, length, num_buffered,
-        scaling * math.log2(math.e), dropout, **visiting, **settings,
+        scaling * math.log2(math.e), 1.0, dropout, **visiting, **settings,
     )  # fmt: skip
     if num_buffered:
         _merge(output, norms, buffer, buffer_norms, tables, num_representatives, rows, True, settings)
@@ -702,16 +679,16 @@ def _attend_backward(
     seed = blocks if seed is None else seed
     factors = (scaling * math.log2(math.e), scaling, dropout)
     wrap_triton(_query_kernel)[grid](
-        query, key, value, output, upstream, norms, deltas, of_query, buffer, seed, blocks, token_tiles,
+        query, key, value, output, upstream, norms, deltas, of_query, buffer[0], seed, blocks, token_tiles,
         representative_tiles, drawn, drawn_bounds, token_tiles.shape[0], num_representatives, length, *factors,
         **visiting, **settings,
     )  # fmt: skip
     if num_buffered:
         _merge(of_query, norms, buffer[0], norms, tables, num_representatives, rows, False, settings)
     wrap_triton(_key_kernel)[grid](
-        query, key, value, upstream, norms, deltas, of_key, of_value, buffer, seed, blocks, token_tiles,
-        representative_tiles, drawing, drawing_bounds, token_tiles.shape[0], num_representatives, length, num_buffered,
-        *factors, **_visiting(query, tables, dropout, rows, of_keys=True), **settings,
+        query, key, value, upstream, norms, deltas, of_key, of_value, buffer[0], buffer[1], seed, blocks, token_tiles,
+        representative_tiles, drawing, drawing_bounds, token_tiles.shape[0], num_representatives, length, *factors,
+        **_visiting(query, tables, dropout, rows, of_keys=True), **settings,
     )  # fmt: skip
     if num_buffered:
         for gradient, part in zip((of_key, of_value), buffer.unbind(), strict=True):
