@@ -230,28 +230,37 @@ def _store(states, rows, position, is_row, stride, HEAD_DIM: tl.constexpr, WIDTH
 
 
 @jit
-def _tile(tile, tables, part_length, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
-    """A tile's rows: their positions, and which of them there are; their blocks; the range that they see; the buffer's row."""
-    blocks, num_representatives, _, _ = tables
-    block, inner, part, buffer = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
-    rows = tl.arange(0, ROWS)
-    if IS_TOKENS:
-        # A tile may be divided among programs.
-        inner += tl.program_id(2) * ROWS
-        own, last = block + 0 * rows, block
-        position = tl.load(blocks + block * 7) + num_representatives + inner + rows
-        is_row = position < tl.load(blocks + block * 7 + 1)
-    else:
-        last = block + inner - 1
-        own = tl.minimum(block + rows // num_representatives, last)
-        position = tl.load(blocks + own * 7) + rows % num_representatives
-        is_row = rows < inner * num_representatives
-    begin, end = tl.load(blocks + block * 7 + 5), tl.load(blocks + last * 7 + 6)
-    if buffer >= 0:
-        begin += part * part_length
-        end = tl.minimum(end, begin + part_length)
-        buffer += tl.program_id(2) * ROWS
-    return position, is_row, own, (block, last, begin, end), buffer
+def _tile(
+    work: tl.constexpr, tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr,
+    IS_TOKENS: tl.constexpr,
+):  # fmt: skip
+    """
+    `work` with the rows of a tile: their positions, and which of them there are; their blocks; what they see; and the first row
+    of their results in the buffer. All that positions come from is loaded here: a compiler that asks what a kernel writes takes
+    every pointer for written that is handed to a function which returns a position.
+    """
+    if tl.load(tile) >= 0:
+        blocks, num_representatives, _, _ = tables
+        block, inner, part, buffer = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+        rows = tl.arange(0, ROWS)
+        if IS_TOKENS:
+            # A tile may be divided among programs.
+            inner += tl.program_id(2) * ROWS
+            own, last = block + 0 * rows, block
+            position = tl.load(blocks + block * 7) + num_representatives + inner + rows
+            is_row = position < tl.load(blocks + block * 7 + 1)
+        else:
+            last = block + inner - 1
+            own = tl.minimum(block + rows // num_representatives, last)
+            position = tl.load(blocks + own * 7) + rows % num_representatives
+            is_row = rows < inner * num_representatives
+        begin, end = tl.load(blocks + block * 7 + 5), tl.load(blocks + last * 7 + 6)
+        if buffer >= 0:
+            begin += part * PART
+            end = tl.minimum(end, begin + PART)
+            buffer += tl.program_id(2) * ROWS
+        place = position, is_row, own, (block, last, begin, end), buffer
+        work(states, place, tables, call, settings, ROWS, IS_TOKENS)
 
 
 @jit
@@ -372,82 +381,73 @@ def _key_step(state, given, position, is_there, is_seen, settings: tl.constexpr)
 
 
 @jit
-def _forward_tile(
-    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
-):  # fmt: skip
-    if tl.load(tile) >= 0:
-        _, _, stride, _, _, _ = call
-        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
-        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
-        place = first + tl.arange(0, ROWS)
-        query, key, value, output, norms, buffer, buffer_norms = states
-        given = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH), key, value, position, call
-        zeros = tl.zeros([ROWS, WIDTH], tl.float32)
-        state = zeros, tl.full([ROWS], -1e30, tl.float32), tl.zeros([ROWS], tl.float32)
-        state = _visit(_forward_step, state, given, own, seen, tables, settings, IS_TOKENS)
-        result, largest, total = state
-        # Padding may see nothing.
-        total = tl.where(total > 0, total, 1.0)
-        norm, result = largest + tl.log2(total), result / total[:, None]
-        if first >= 0:
-            _store(buffer, result, place, is_row, stride, HEAD_DIM, WIDTH)
-            tl.store(buffer_norms + place, norm, mask=is_row)
-        else:
-            _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
-            tl.store(norms + position, norm, mask=is_row)
+def _forward_rows(states, place, tables, call, settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    _, _, stride, _, _, _ = call
+    _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+    position, is_row, own, seen, first = place
+    buffered = first + tl.arange(0, ROWS)
+    query, key, value, output, norms, buffer, buffer_norms = states
+    given = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH), key, value, position, call
+    zeros = tl.zeros([ROWS, WIDTH], tl.float32)
+    state = zeros, tl.full([ROWS], -1e30, tl.float32), tl.zeros([ROWS], tl.float32)
+    state = _visit(_forward_step, state, given, own, seen, tables, settings, IS_TOKENS)
+    result, largest, total = state
+    # Padding may see nothing.
+    total = tl.where(total > 0, total, 1.0)
+    norm, result = largest + tl.log2(total), result / total[:, None]
+    if first >= 0:
+        _store(buffer, result, buffered, is_row, stride, HEAD_DIM, WIDTH)
+        tl.store(buffer_norms + buffered, norm, mask=is_row)
+    else:
+        _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
+        tl.store(norms + position, norm, mask=is_row)
 
 
 @jit
-def _query_tile(
-    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
-):  # fmt: skip
-    if tl.load(tile) >= 0:
-        _, factor, stride, _, _, _ = call
-        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
-        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
-        place = first + tl.arange(0, ROWS)
-        query, key, value, output, upstream, norms, deltas, gradient, buffer = states
-        slopes = _rows(upstream, position, is_row, stride, HEAD_DIM, WIDTH)
-        result = _rows(output, position, is_row, stride, HEAD_DIM, WIDTH)
-        delta = tl.sum(result.to(tl.float32) * slopes.to(tl.float32), 1)
-        tl.store(deltas + position, delta, mask=is_row)
-        norm = tl.load(norms + position, mask=is_row, other=0.0)
-        rows = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH)
-        given = rows, slopes, norm, delta, key, value, position, call
-        state = tl.zeros([ROWS, WIDTH], tl.float32)
-        state = _visit(_query_step, state, given, own, seen, tables, settings, IS_TOKENS) * factor
-        if first >= 0:
-            _store(buffer, state, place, is_row, stride, HEAD_DIM, WIDTH)
-        else:
-            _store(gradient, state, position, is_row, stride, HEAD_DIM, WIDTH)
+def _query_rows(states, place, tables, call, settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    _, factor, stride, _, _, _ = call
+    _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+    position, is_row, own, seen, first = place
+    buffered = first + tl.arange(0, ROWS)
+    query, key, value, output, upstream, norms, deltas, gradient, buffer = states
+    slopes = _rows(upstream, position, is_row, stride, HEAD_DIM, WIDTH)
+    result = _rows(output, position, is_row, stride, HEAD_DIM, WIDTH)
+    delta = tl.sum(result.to(tl.float32) * slopes.to(tl.float32), 1)
+    tl.store(deltas + position, delta, mask=is_row)
+    norm = tl.load(norms + position, mask=is_row, other=0.0)
+    rows = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH)
+    given = rows, slopes, norm, delta, key, value, position, call
+    state = tl.zeros([ROWS, WIDTH], tl.float32)
+    state = _visit(_query_step, state, given, own, seen, tables, settings, IS_TOKENS) * factor
+    if first >= 0:
+        _store(buffer, state, buffered, is_row, stride, HEAD_DIM, WIDTH)
+    else:
+        _store(gradient, state, position, is_row, stride, HEAD_DIM, WIDTH)
 
 
 @jit
-def _key_tile(
-    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
-):  # fmt: skip
-    if tl.load(tile) >= 0:
-        _, factor, stride, _, _, _ = call
-        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
-        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
-        place = first + tl.arange(0, ROWS)
-        query, key, value, upstream, norms, deltas, of_key, of_value, buffer, second_buffer = states
-        keys = _rows(key, position, is_row, stride, HEAD_DIM, WIDTH)
-        values = _rows(value, position, is_row, stride, HEAD_DIM, WIDTH)
-        given = keys, values, query, upstream, norms, deltas, position, call
-        state = tl.zeros([ROWS, WIDTH], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
-        state = _visit(_key_step, state, given, own, seen, tables, settings, IS_TOKENS)
-        for_key, for_value = state
-        # Nothing real sees padding.
-        blocks, _, _, _ = tables
-        is_real = (position < tl.load(blocks + own * 7 + 2))[:, None]
-        for_key, for_value = tl.where(is_real, for_key * factor, 0.0), tl.where(is_real, for_value, 0.0)
-        if first >= 0:
-            _store(buffer, for_key, place, is_row, stride, HEAD_DIM, WIDTH)
-            _store(second_buffer, for_value, place, is_row, stride, HEAD_DIM, WIDTH)
-        else:
-            _store(of_key, for_key, position, is_row, stride, HEAD_DIM, WIDTH)
-            _store(of_value, for_value, position, is_row, stride, HEAD_DIM, WIDTH)
+def _key_rows(states, place, tables, call, settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    _, factor, stride, _, _, _ = call
+    _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+    position, is_row, own, seen, first = place
+    buffered = first + tl.arange(0, ROWS)
+    query, key, value, upstream, norms, deltas, of_key, of_value, buffer, second_buffer = states
+    keys = _rows(key, position, is_row, stride, HEAD_DIM, WIDTH)
+    values = _rows(value, position, is_row, stride, HEAD_DIM, WIDTH)
+    given = keys, values, query, upstream, norms, deltas, position, call
+    state = tl.zeros([ROWS, WIDTH], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
+    state = _visit(_key_step, state, given, own, seen, tables, settings, IS_TOKENS)
+    for_key, for_value = state
+    # Nothing real sees padding.
+    blocks, _, _, _ = tables
+    is_real = (position < tl.load(blocks + own * 7 + 2))[:, None]
+    for_key, for_value = tl.where(is_real, for_key * factor, 0.0), tl.where(is_real, for_value, 0.0)
+    if first >= 0:
+        _store(buffer, for_key, buffered, is_row, stride, HEAD_DIM, WIDTH)
+        _store(second_buffer, for_value, buffered, is_row, stride, HEAD_DIM, WIDTH)
+    else:
+        _store(of_key, for_key, position, is_row, stride, HEAD_DIM, WIDTH)
+        _store(of_value, for_value, position, is_row, stride, HEAD_DIM, WIDTH)
 
 
 @jit
@@ -468,10 +468,11 @@ def _forward_kernel(
     )  # fmt: skip
     number = tl.program_id(0)
     if number < num_token_tiles:
-        _forward_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
+        tile = token_tiles + number * 4
+        _tile(_forward_rows, tile, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         tile = representative_tiles + (number - num_token_tiles) * 4
-        _forward_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
+        _tile(_forward_rows, tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
@@ -492,10 +493,11 @@ def _query_kernel(
     )  # fmt: skip
     number = tl.program_id(0)
     if number < num_token_tiles:
-        _query_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
+        tile = token_tiles + number * 4
+        _tile(_query_rows, tile, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         tile = representative_tiles + (number - num_token_tiles) * 4
-        _query_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
+        _tile(_query_rows, tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
@@ -516,37 +518,36 @@ def _key_kernel(
     )  # fmt: skip
     number = tl.program_id(0)
     if number < num_token_tiles:
-        _key_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
+        tile = token_tiles + number * 4
+        _tile(_key_rows, tile, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         tile = representative_tiles + (number - num_token_tiles) * 4
-        _key_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
+        _tile(_key_rows, tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
-def _merge_tile(
-    tile, states, tables, num_parts, stride, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, IS_MEAN: tl.constexpr,
-    ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
-):  # fmt: skip
-    if tl.load(tile) >= 0:
-        output, norms, buffer, buffer_norms = states
-        position, is_row, _, _, first = _tile(tile, tables, 0, ROWS, IS_TOKENS)
-        result, largest = tl.zeros([ROWS, WIDTH], tl.float32), tl.full([ROWS], -1e30, tl.float32)
-        total = tl.zeros([ROWS], tl.float32)
-        for part in range(0, num_parts):
-            place = first + part * ROWS + tl.arange(0, ROWS)
-            rows = _rows(buffer, place, is_row, stride, HEAD_DIM, WIDTH)
-            if IS_MEAN:
-                norm = tl.load(buffer_norms + place, mask=is_row, other=0.0)
-                now = tl.maximum(largest, norm)
-                shrink, weight = tl.exp2(largest - now), tl.exp2(norm - now)
-                result = result * shrink[:, None] + rows * weight[:, None]
-                largest, total = now, total * shrink + weight
-            else:
-                result += rows
+def _merge_rows(states, place, tables, call, settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    output, norms, buffer, buffer_norms = states
+    position, is_row, _, _, first = place
+    num_parts, stride = call
+    HEAD_DIM, WIDTH, IS_MEAN = settings
+    result, largest = tl.zeros([ROWS, WIDTH], tl.float32), tl.full([ROWS], -1e30, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for part in range(0, num_parts):
+        buffered = first + part * ROWS + tl.arange(0, ROWS)
+        rows = _rows(buffer, buffered, is_row, stride, HEAD_DIM, WIDTH)
         if IS_MEAN:
-            result /= total[:, None]
-            tl.store(norms + position, largest + tl.log2(total), mask=is_row)
-        _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
+            norm = tl.load(buffer_norms + buffered, mask=is_row, other=0.0)
+            now = tl.maximum(largest, norm)
+            shrink, weight = tl.exp2(largest - now), tl.exp2(norm - now)
+            result = result * shrink[:, None] + rows * weight[:, None]
+            largest, total = now, total * shrink + weight
+        else:
+            result += rows
+    if IS_MEAN:
+        result /= total[:, None]
+        tl.store(norms + position, largest + tl.log2(total), mask=is_row)
+    _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
 
 
 @jit
@@ -557,19 +558,19 @@ def _merge_kernel(
 ):  # fmt: skip
     """The parts of what sees, or is seen by, all of its document: their mean by their weights, or their sum."""
     number, head, stride = tl.program_id(0), tl.program_id(1), tl.num_programs(1) * HEAD_DIM
+    settings: tl.constexpr = (HEAD_DIM, WIDTH, IS_MEAN)
+    call, tables = (num_parts, stride), (blocks, num_representatives, blocks, blocks)
     states = (
         output + head * HEAD_DIM,
         norms + head * length,
         buffer + head * HEAD_DIM,
         buffer_norms + head * buffer_length,
     )
-    tables = (blocks, num_representatives, blocks, blocks)
     if number < num_token_tiles:
-        tile = token_tiles + number * num_parts * 4
-        _merge_tile(tile, states, tables, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, ROWS, True)
+        _tile(_merge_rows, token_tiles + number * num_parts * 4, states, tables, call, settings, 1, ROWS, True)
     elif HAS_REPRESENTATIVES:
         tile = representative_tiles + (number - num_token_tiles) * num_parts * 4
-        _merge_tile(tile, states, tables, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, FEW_ROWS, False)
+        _tile(_merge_rows, tile, states, tables, call, settings, 1, FEW_ROWS, False)
 
 
 def _settings(states: torch.Tensor, num_representatives: int) -> dict:
