@@ -81,7 +81,7 @@ def launches(variant: Variant) -> list[Launch]:
     tables = list(KernelTables.of(plan, plan.position_blocks.shape[0]))
     query = torch.empty(plan.position_blocks.shape[0], 12, variant.head_dim, dtype=variant.dtype)
     seed = torch.zeros(1, dtype=torch.int64) if variant.has_all else None
-    numbers = (tables, seed, 0.125, 0.1 * variant.has_all, variant.block_size, 1)
+    numbers = (tables, seed, 0.125, 0.1 * variant.has_all, 1)
     with mock.patch.object(block_kernel, "wrap_triton", recorded):
         output, norms = block_kernel._attend(query, query, query, *numbers)
         block_kernel._attend_backward(query, query, query, output, norms, query, *numbers)

@@ -54,8 +54,8 @@ class KernelTables(NamedTuple):
         token_tiles, representative_tiles (`torch.IntTensor` of shape `(…, 4)`): Those of global blocks first, part by part.
         drawn, drawn_bounds (`torch.IntTensor` of shape `(N * r,)`, `(N + 1,)`): The random blocks that each block sees; -1 for none.
         drawing, drawing_bounds: The same for those that see it.
-        merged (`torch.Tensor` of shape `(num_token_tiles, num_representative_tiles, num_parts)`):
-            Of nothing: its shape says how many tiles are merged, and of how many parts.
+        merged (`torch.Tensor` of shape `(num_token_tiles, num_representative_tiles, num_parts, num_rows)`):
+            Of nothing: its shape says how many tiles are merged, of how many parts, and how many rows a tile of tokens has.
     """
 
     blocks: torch.Tensor
@@ -147,8 +147,8 @@ def plain_block_attention(
     return torch.cat(outputs)
 
 
-def tile_tokens(num_tokens: int) -> int:
-    """The rows of a tile of tokens, for blocks of `num_tokens`."""
+def tile_rows(num_tokens: int) -> int:
+    """Of a tile of tokens, for blocks of `num_tokens`: a number even where that is a compiler's symbol."""
     return 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else MAX_TILE_TOKENS
 
 
@@ -158,7 +158,8 @@ def _tiles(plan: BlockPlan, max_length: int) -> tuple[torch.Tensor, torch.Tensor
     first, end = plan.document_bounds[:-1, None], plan.document_bounds[1:, None]
     every = torch.arange(plan.block_numbers.shape[0], device=device)
     size = plan.block_width - num_representatives
-    inner = torch.arange(0, size, tile_tokens(size), device=device)
+    rows = tile_rows(size)
+    inner = torch.arange(0, size, rows, device=device)
     num_parts = (max_length + PART - 1) // PART
 
     def tokens(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,14 +187,14 @@ def _tiles(plan: BlockPlan, max_length: int) -> tuple[torch.Tensor, torch.Tensor
     num_merged = (0, 0)
     if num_parts > 1:
         num_merged = (global_tokens[0].shape[0], global_groups[0].shape[0])
-    token_rows = num_merged[0] * num_parts * tile_tokens(size)
+    token_rows = num_merged[0] * num_parts * rows
     tiles = [
-        _in_parts(*global_tokens, num_parts, 0, tile_tokens(size)),
+        _in_parts(*global_tokens, num_parts, 0, rows),
         _in_parts(*local_tokens, 1, 0, 0),
         _in_parts(*global_groups, num_parts, token_rows, TILE_REPRESENTATIVES),
         _in_parts(*local_groups, 1, 0, 0),
     ]
-    merged = torch.empty((), device=device).expand(*num_merged, num_parts)
+    merged = torch.empty((), device=device).expand(*num_merged, num_parts, rows)
     return torch.cat(tiles[:2]), torch.cat(tiles[2:]), merged
 
 
@@ -607,9 +608,9 @@ def _visiting(
     }
 
 
-def _num_buffered(merged: torch.Tensor, block_tokens: int) -> int:
-    of_tokens, of_representatives, num_parts = merged.shape
-    return num_parts * (of_tokens * tile_tokens(block_tokens) + of_representatives * TILE_REPRESENTATIVES)
+def _num_buffered(merged: torch.Tensor) -> int:
+    of_tokens, of_representatives, num_parts, rows = merged.shape
+    return num_parts * (of_tokens * rows + of_representatives * TILE_REPRESENTATIVES)
 
 
 @triton_op(f"ernie_sparse_{zlib.crc32(__name__.encode()):08x}::block_attention", mutates_args={})
@@ -621,17 +622,16 @@ def _attend(
     seed: torch.Tensor | None,
     scaling: float,
     dropout: float,
-    block_tokens: int,
     num_representatives: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output, and the logarithm to the base of 2 of the sum of every row's weights, `(num_heads, length)`."""
     blocks, token_tiles, representative_tiles, drawn, drawn_bounds, _, _, merged = tables
     length, num_heads, _ = query.shape
-    num_buffered = _num_buffered(merged, block_tokens)
+    num_buffered = _num_buffered(merged)
     output, norms = torch.empty_like(query), query.new_empty(num_heads, length, dtype=torch.float32)
     buffer = query.new_empty(num_buffered, *query.shape[1:], dtype=torch.float32)
     buffer_norms = query.new_empty(num_heads, num_buffered, dtype=torch.float32)
-    settings, rows = _settings(query, num_representatives), tile_tokens(block_tokens)
+    settings, rows = _settings(query, num_representatives), tile_rows(merged.shape[3])
     visiting = _visiting(query, tables, dropout, rows)
     grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads, rows // visiting["ROWS"])
     wrap_triton(_forward_kernel)[grid](
@@ -665,16 +665,15 @@ def _attend_backward(
     seed: torch.Tensor | None,
     scaling: float,
     dropout: float,
-    block_tokens: int,
     num_representatives: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     blocks, token_tiles, representative_tiles, drawn, drawn_bounds, drawing, drawing_bounds, merged = tables
     length, num_heads, _ = query.shape
-    num_buffered = _num_buffered(merged, block_tokens)
+    num_buffered = _num_buffered(merged)
     of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     deltas = torch.empty_like(norms)
     buffer = query.new_empty(2, num_buffered, *query.shape[1:], dtype=torch.float32)
-    settings, rows = _settings(query, num_representatives), tile_tokens(block_tokens)
+    settings, rows = _settings(query, num_representatives), tile_rows(merged.shape[3])
     visiting = _visiting(query, tables, dropout, rows)
     grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads, rows // visiting["ROWS"])
     seed = blocks if seed is None else seed
@@ -708,7 +707,7 @@ def _backward(ctx, upstream, _):
     saved = ctx.saved_tensors
     tables, seed = list(saved[5 : 5 + ctx.num_tables]), saved[-1] if ctx.has_seed else None
     gradients = _attend_backward(*saved[:5], upstream.contiguous(), tables, seed, *ctx.numbers)
-    return *gradients, [None] * ctx.num_tables, None, None, None, None, None
+    return *gradients, [None] * ctx.num_tables, None, None, None, None
 
 
 _attend.register_autograd(_backward, setup_context=_setup_context)
@@ -725,5 +724,4 @@ def kernel_block_attention(
     """`block_attention` by the kernels, of a plan with [`KernelTables`]."""
     seed = torch.randint(2**62, (1,), device=query.device) if dropout else None
     states = (part.contiguous() for part in (query, key, value))
-    numbers = (scaling, dropout, plan.block_width - plan.num_representatives, plan.num_representatives)
-    return _attend(*states, list(plan.tables), seed, *numbers)[0]
+    return _attend(*states, list(plan.tables), seed, scaling, dropout, plan.num_representatives)[0]
