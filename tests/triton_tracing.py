@@ -54,12 +54,8 @@ def main():
     sizes = {"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
     model = ErnieSparseForMaskedLM(ErnieSparseConfig(**sizes, num_hidden_layers=NUM_LAYERS))
     compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
-    for length, pattern in (
-        (1500, SparsePattern()),
-        (2000, SparsePattern(block_shift=7)),
-        (2000, SparsePattern(96)),
-        (2100, SparsePattern(50)),
-    ):
+    patterns = ((1500, SparsePattern()), (2000, SparsePattern(block_shift=7)), (2100, SparsePattern(50)))
+    for length, pattern in patterns:
         input_ids = torch.ones(5, length, dtype=torch.long)
         plan = plan_batch(pattern, 1, (5, length), torch.device("cpu"), is_static=True)
         compiled(input_ids, labels=input_ids, pattern=plan)
