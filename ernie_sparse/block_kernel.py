@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.library import triton_op, wrap_triton
@@ -31,9 +31,6 @@ except ImportError:
     def jit(function):
         return function
 
-
-if TYPE_CHECKING:
-    from .block_plan import BlockPlan
 
 # Rows of a product on tensor cores: at most, of tokens; and always, of representatives.
 MAX_TILE_TOKENS, TILE_REPRESENTATIVES = 64, 16
@@ -68,7 +65,7 @@ class KernelTables(NamedTuple):
     merged: torch.Tensor
 
     @classmethod
-    def of(cls, plan: BlockPlan, max_length: int) -> KernelTables:
+    def of(cls, plan: NamedTuple, max_length: int) -> KernelTables:
         """
         Args:
             max_length (`int`): The positions of the longest document.
@@ -107,7 +104,7 @@ def runs_on(device: torch.device, block_size: int, num_representatives: int) -> 
     return device.type == "cuda" and triton is not None and has_rows and not is_traced
 
 
-def can_take(query: torch.Tensor, plan: BlockPlan) -> bool:
+def can_take(query: torch.Tensor, plan: NamedTuple) -> bool:
     """Whether [`kernel_block_attention`] can compute this: the head sizes and types that the kernels are made for."""
     return (
         isinstance(plan.tables, KernelTables)
@@ -121,7 +118,7 @@ def plain_block_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    plan: BlockPlan,
+    plan: NamedTuple,
     scaling: float,
     kept: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -152,7 +149,7 @@ def tile_rows(num_tokens: int) -> int:
     return 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else MAX_TILE_TOKENS
 
 
-def _tiles(plan: BlockPlan, max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _tiles(plan: NamedTuple, max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The tiles of tokens and of representatives, and [`KernelTables.merged`]."""
     num_representatives, num_global, device = plan.num_representatives, plan.num_global_blocks, plan.block_bounds.device
     first, end = plan.document_bounds[:-1, None], plan.document_bounds[1:, None]
@@ -717,7 +714,7 @@ def kernel_block_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    plan: BlockPlan,
+    plan: NamedTuple,
     scaling: float,
     dropout: float = 0.0,
 ) -> torch.Tensor:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""What is saved loads where the package is not installed, and gives the same outputs to the last bit."""
+"""What is saved loads where the package is not installed, and gives the same outputs."""
 
 import json
 import subprocess
