@@ -586,11 +586,12 @@ def _visiting(
     states: torch.Tensor, tables: list[torch.Tensor], dropout: float, rows: int, of_keys: bool = False
 ) -> dict:
     """
-    The constants of the kernels that go through what tiles see, and how they are launched: so that no register is spilled on
-    any card from Ampere on.
+    The constants of the kernels that go through what tiles see, and how they are launched: so that registers suffice on an A100 and
+    on an H100. With bf16 and heads of 64 a thread has 108 of them on an H100 in the forward kernel, 146 in that of queries and
+    137 in that of keys, and a program 40, 48 and 32 KiB of shared memory (`python -m benchmarks.kernel_resources` has them all).
     """
     is_large, is_wide = states.shape[2] > 64, states.dtype == torch.float32
-    columns = 16 if is_wide else 32 if is_large or of_keys or dropout else 64
+    columns = 16 if is_wide else 32 if is_large or of_keys or dropout or rows < 32 else 64
     has_tf32 = states.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
     return {
         "PART": PART,

@@ -33,8 +33,8 @@ def test_triton_compiles_to_code_that_spills_nothing_fits_the_card_and_uses_tens
     }
     for row in rows:
         is_wide = row["variant"].startswith(("fp32", "tf32"))
-        # Some bytes, of fp32 with all that is rare at once.
-        assert row["spilled_bytes"] <= (64 if is_wide and "dropout" in row["variant"] else 0), row
+        # Four registers at most, of what has all that is rare at once.
+        assert row["spilled_bytes"] <= (16 if "dropout" in row["variant"] else 0), row
         assert row["shared_memory"] <= SHARED_MEMORY[row["capability"]]
         if row["kernel"] != "merge":
             assert (row["warp_products"] > 0) is not row["variant"].startswith("fp32"), row
