@@ -55,7 +55,7 @@ def blocks(size: int = 16, **fields) -> SparsePattern:
 
 
 CASES = {
-    "default": Case(num_heads=2, dtype=torch.float32),
+    "default": Case(dtype=torch.float32),
     "last-block-short": Case(shape=(1, 70)),
     "one-block": Case(shape=(1, 9)),
     "block-of-no-power-of-two": Case(blocks(20, block_shift=7)),
@@ -86,6 +86,11 @@ CASES = {
     "single-precision": Case(blocks(num_random_blocks=1), shape=(1, 80), dtype=torch.float32, part=32),
     "single-precision-of-padding": Case(shape=(2, 48), attention_mask=PADDING, dtype=torch.float32, is_static=True),
 }
+# What its neighbours nearly say.
+SLOW = (
+    *("batch", "wide-window", "window-of-one", "last-block-short", "two-global-blocks", "half-precision", "shift"),
+    *("random-of-many-representatives", "single-precision-of-padding", "head-of-80-in-single-precision"),
+)
 
 
 def states(case: Case, plan: BlockPlan, device: str) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -115,7 +120,7 @@ def assert_same(found, expected, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
 def test_triton_outputs_and_gradients_are_those_of_the_dense_reference(name, device, monkeypatch):
     case = CASES[name]
     monkeypatch.setattr(block_kernel, "PART", case.part)
@@ -192,7 +197,9 @@ def test_triton_model_under_sdpa_is_that_of_the_dense_reference(device, tiny_con
     attend = block_kernel._attend
     monkeypatch.setattr(block_kernel, "_attend", lambda *args: taken.append(len(args)) or attend(*args))
     model = (
-        ErnieSparseForMaskedLM(tiny_config(block_size=16, num_attention_heads=1, hidden_dropout_prob=0.0))
+        ErnieSparseForMaskedLM(
+            tiny_config(block_size=16, num_attention_heads=1, num_hidden_layers=1, hidden_dropout_prob=0.0)
+        )
         .to(device)
         .train()
     )
@@ -211,8 +218,8 @@ def test_triton_model_under_sdpa_is_that_of_the_dense_reference(device, tiny_con
     expected = outcome_of("eager")
     assert not taken
     found = outcome_of("sdpa")
-    # Two layers, each once more in the backward pass.
-    assert len(taken) == 4
+    # Once more in the backward pass.
+    assert len(taken) == 2
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
