@@ -305,11 +305,8 @@ class SaorTrainer(PatchedTrainer):
 
     def _finish_gradient(self, model, loss: torch.Tensor):
         """Before an update: whether its loss and gradient are finite, in all processes, and the loss of the run so far."""
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if self.accelerator.scaler is not None:
-            # fp16: some updates are left out by design, those that overflow under the present scale.
-            gradients = []
-        norm = get_total_norm(gradients) if gradients else torch.zeros_like(loss)
+        # fp16: some updates are left out by design, those that overflow under the present scale.
+        norm = torch.zeros_like(loss) if self.accelerator.scaler is not None else self.gradient_norm(model)
         # Of all parts, where it is sharded.
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         found = self.accelerator.gather(torch.stack([loss, norm.to(loss)])[None]).tolist()
@@ -317,6 +314,10 @@ class SaorTrainer(PatchedTrainer):
             if not all(map(math.isfinite, values)):
                 raise self._diverged(f"the {name} of update {self.state.global_step + 1} is not finite")
         self._loss_of_run.add(sum(process_loss for process_loss, _ in found) / len(found))
+
+    def gradient_norm(self, model) -> torch.Tensor:
+        """Of all gradients together."""
+        return get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
 
     def _diverged(self, what: str) -> DivergedError:
         last = last_checkpoint(self.args.output_dir)

@@ -29,7 +29,8 @@ def choose_widths(longest: np.ndarray, limit: int, count: int = NUM_WIDTHS) -> l
     while len(widths) > count:
         added = [number * (widths[i + 1] - widths[i]) for i, number in enumerate(rows[:-1])]
         cheapest = added.index(min(added))
-        rows[cheapest + 1] += rows.pop(cheapest)
+        gone = rows.pop(cheapest)
+        rows[cheapest] += gone
         del widths[cheapest]
     return widths
 

@@ -56,7 +56,7 @@ class CudaGraphs:
 
     def __init__(self):
         self.stream = torch.cuda.Stream()
-        self.pool = None
+        self.pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, step: Callable):
         """Run a step for nothing, as often as it takes until all its runs are alike."""
@@ -72,7 +72,6 @@ class CudaGraphs:
         # In the stream of the warm-up: gradients are added up where they were first.
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             outputs = step()
-        self.pool = graph.pool()
 
         def replay():
             graph.replay()
@@ -210,7 +209,8 @@ class GraphedTrainer(SaorTrainer):
         if self._gradients is None:
             self._gradients = Gradients(model.parameters())
         self._gradients.begin()
-        model.train()
+        if not model.training:
+            model.train()
         now = StepInputs(inputs["rows"], inputs["labels"], num_items_in_batch, self._second_plan(inputs["rows"], width))
         key = (width, *now.form())
         if key not in self._steps:
@@ -223,6 +223,14 @@ class GraphedTrainer(SaorTrainer):
         if self.saor.saor_alpha > 0:
             self.add_loss_parts(outputs, num_items_in_batch)
         return outputs["loss"].clone()
+
+    def gradient_norm(self, model) -> torch.Tensor:
+        # The parts that belong to no weight of this update are zero.
+        return torch.linalg.vector_norm(self._gradients.flat)
+
+    def _is_labelled(self, batch):
+        # To find out whether the model knows better takes longer than the answer.
+        return batch["labels"] != -100 if "labels" in batch else None
 
     def _step(self, model, width: int, inputs: StepInputs) -> dict[str, torch.Tensor | None]:
         """What is captured: nothing in it may hang on what stands in a tensor, or wait for it."""
@@ -241,7 +249,7 @@ class GraphedTrainer(SaorTrainer):
 
     @property
     def _own_pattern(self) -> SparsePattern:
-        return self.accelerator.unwrap_model(self.model).config.pattern
+        return self.model.config.pattern
 
     def _second_plan(self, rows: torch.Tensor, width: int) -> BlockPlan | None:
         if self.saor.saor_alpha == 0:
@@ -250,7 +258,7 @@ class GraphedTrainer(SaorTrainer):
         return self._plan(pattern, rows.to(self.rows.symbols.device), width)
 
     def _plan(self, pattern: SparsePattern, rows: torch.Tensor, width: int) -> BlockPlan:
-        per_block = self.accelerator.unwrap_model(self.model).config.num_representatives_per_block
+        per_block = self.model.config.num_representatives_per_block
         is_real = None if self.rows.are_full else self.rows.is_real(rows, width).flatten(0, 1)
         shape = (rows.shape[0] * self.rows.lengths.shape[1], width)
         return plan_batch(pattern, per_block, shape, rows.device, is_real, is_static=True)
