@@ -478,7 +478,7 @@ class _OrderOfEpoch(TrainerCallback):
             draw = random.Random(f"{seed}/{int(state.epoch or 0)}")
             sampler.generator = torch.Generator().manual_seed(draw.getrandbits(63))
             # It sorts by them, and a column of a data set looks each one up in a file.
-            sampler.lengths = list(sampler.lengths)
+            sampler.lengths = sampler.lengths[:]
         elif args.train_sampling_strategy == "batch_rebalance":
             # To which it adds the epoch.
             batches.seed = random.Random(seed).getrandbits(62)

@@ -107,6 +107,7 @@ def trainer_of(folder: Path, name: str, task: str, rows: Dataset, captures=None,
         "args": arguments,
         "saor": saor or SaorArguments(saor_alpha=MODELS[name].saor_alpha),
         "train_dataset": rows,
+        "eval_dataset": rows,
         "data_collator": DocumentCollator(TASKS[task]),
         "callbacks": [GradientsSeen()],
     }
@@ -145,6 +146,8 @@ def test_widths_are_those_that_cost_least_padding():
     # 9 rows of 64 and 1 of 128 up to 192, or the one of 128 alone: that costs 64 places.
     assert choose_widths(np.array([64] * 9 + [128] + [192] * 5), 2000, 2) == [64, 192]
     assert choose_widths(np.array([64] + [128] * 9 + [192] * 5), 2000, 2) == [128, 192]
+    # The 3 that went along with the next 3 go along with them.
+    assert choose_widths(np.array([64] * 3 + [128] * 3 + [192] * 4 + [256]), 2000, 2) == [128, 256]
     longest = np.random.default_rng(0).integers(1, 4097, 1000)
     widths = choose_widths(longest, 4096)
     assert len(widths) == 6 and widths == sorted(widths) and widths[-1] == 4096
@@ -202,6 +205,13 @@ def test_a_training_is_the_one_without_graphs(name, task, number, shortest, long
     assert_same_training(graphed, usual)
 
 
+@pytest.mark.parametrize("captures", [None, DoneAnew()])
+def test_rows_are_sorted_by_numbers_and_not_by_a_lookup_for_each(captures, tmp_path, sizes):
+    trainer = trainer_of(tmp_path, "hst", "text", rows_of("text", 5, 20, 120), captures, max_steps=1)
+    trainer.train()
+    assert type(trainer.callback_handler.train_dataloader.batch_sampler.sampler.lengths) is list
+
+
 def test_what_a_second_pattern_alone_trains_is_left_alone_in_other_steps(tmp_path, sizes):
     rows, saor = rows_of("listops", 8, 70, 120), SaorArguments(saor_patterns=["hierarchy", "window"])
     usual, graphed = (
@@ -213,6 +223,23 @@ def test_what_a_second_pattern_alone_trains_is_left_alone_in_other_steps(tmp_pat
     assert_same_training(graphed, usual)
     found = {sum(step.has_gradient) for step in graphed._steps.values()}
     assert len(found) == 2, "no step with and none without representatives"
+
+
+def test_dropout_is_on_again_behind_an_evaluation(tmp_path, sizes, monkeypatch):
+    modes, step = [], GraphedTrainer._step
+    monkeypatch.setattr(
+        GraphedTrainer, "_step", lambda self, model, *words: modes.append(model.training) or step(self, model, *words)
+    )
+    options = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+    trainer_of(tmp_path, "hst", "text", rows_of("text", 4, 20, 60), DoneAnew(), **options).train()
+    assert modes == [True] * 3
+
+
+def test_rows_without_padding_are_planned_without_a_mask(tmp_path, sizes):
+    for longest in (128, 127):
+        rows = rows_of("text", 2, longest, longest)
+        plan = trainer_of(tmp_path, "hst", "text", rows, DoneAnew())._plan(MODELS["hst"].pattern, torch.arange(2), 128)
+        assert (plan.is_real is None) == (longest == 128)
 
 
 def test_a_resumed_training_draws_and_ends_as_one_that_was_not_stopped(tmp_path, sizes, monkeypatch):
@@ -245,6 +272,8 @@ def test_shapes_and_numbers_make_a_step_another_and_contents_do_not():
     others = ["block_size=32", "num_window_blocks=5", "num_random_blocks=2", "hierarchical=false", "block_shift=0"]
     forms = [form, step_inputs().form(), *(step_inputs(plan(pattern)).form() for pattern in others)]
     assert len(set(forms)) == len(forms)
+    other_number = plan("block_shift=7")._replace(reach=9)
+    assert step_inputs(other_number).form() != form
 
 
 class Replayed(DoneAnew):
@@ -305,13 +334,16 @@ def test_inputs_outputs_and_gradients_stay_where_they_are():
 
 
 def test_outputs_that_are_overwritten_are_not_kept(tmp_path, sizes):
-    rows, captures = rows_of("listops", 8, 70, 120), Replayed()
-    usual = trainer_of(tmp_path / "usual", "hst-rdrop", "listops", rows, gradient_accumulation_steps=2)
-    graphed = trainer_of(tmp_path / "graphed", "hst-rdrop", "listops", rows, captures, gradient_accumulation_steps=2)
-    for trainer in (usual, graphed):
-        trainer.args.logging_steps = trainer.state.logging_steps = 3
+    rows, captures, options = rows_of("listops", 8, 70, 120), Replayed(), {"gradient_accumulation_steps": 2}
+    usual = trainer_of(tmp_path / "usual", "hst-rdrop", "listops", rows, **options, logging_steps=3)
+    graphed = trainer_of(tmp_path / "graphed", "hst-rdrop", "listops", rows, captures, **options, logging_steps=3)
+    losses = ([], [])
+    for trainer, seen in zip((usual, graphed), losses, strict=True):
+        step = trainer.forward_and_backward
+        trainer.forward_and_backward = lambda *inputs, step=step, seen=seen: seen.append(step(*inputs)) or seen[-1]
         trainer.train()
-    assert captures.captures == len(graphed._steps) < 12
+    assert captures.captures == len(graphed._steps) < len(losses[0]) == 12
+    torch.testing.assert_close(torch.stack(losses[1]), torch.stack(losses[0]))
     assert_same_training(graphed, usual)
 
 
