@@ -27,6 +27,10 @@ from sklearn.metrics import (
 from ..errors import InputError
 
 
+# Of a bootstrap, at most.
+NUM_DRAWS = 200
+
+
 def accuracy(predictions, references) -> dict[str, float]:
     """The share of rows whose class is right."""
     return {"accuracy": accuracy_score(references, predictions)}
@@ -255,7 +259,7 @@ def resampled(
         num_draws (`int`, *optional*): 200, and fewer of very many rows, when `None`.
     """
     generator = np.random.default_rng(seed)
-    num_draws = num_draws or max(20, min(200, 10**6 // num_rows))
+    num_draws = num_draws or max(20, min(NUM_DRAWS, 10**6 // num_rows))
     drawn = [score(generator.integers(num_rows, size=num_rows)) for _ in range(num_draws)]
     return {name: [float(metrics[name]) for metrics in drawn] for name in drawn[0]}
 
