@@ -26,7 +26,6 @@ from sklearn.metrics import (
 
 from ..errors import InputError
 
-
 # Of a bootstrap, at most.
 NUM_DRAWS = 200
 
