@@ -129,8 +129,9 @@ def page(results: dict) -> str:
         [
             f"# {Path(results['model']).name} under other sparse patterns",
             "",
-            f"The own pattern is `{results['own_pattern']}`. Measured on {results['documents']:,} documents of "
-            f"{results['mean_length']:,.0f} tokens on average, {results['longest']:,} at most; no weight was changed.",
+            f"The own pattern is `{results['own_pattern']}`. Measured on {results['documents']:,} documents, in "
+            f"{results['inputs']:,} inputs of {results['mean_length']:,.0f} tokens on average and {results['longest']:,} at most; no "
+            "weight was changed.",
             "",
             *(f"- {line}" for line in said(results)),
             "",
@@ -181,6 +182,8 @@ def draw(results: dict, path: Path) -> bool:
     panels += [_draw_flips] if entries[0]["flips"] is not None else []
     panels.append(_draw_divergence)
     figure = Figure(figsize=(1.5 + 3.6 * len(panels), 1.4 + 0.34 * len(entries)), layout="constrained")
+    name = Path(results["model"]).name
+    figure.suptitle(f"{name} under other sparse patterns, {results['documents']:,} documents", parse_math=False)
     for number, (axes, panel) in enumerate(zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)):
         panel(axes, results)
         if panel is not _draw_scores:
@@ -202,21 +205,18 @@ def _draw_scores(axes, results: dict):
     """Points with intervals; they are numbered, for names would lie on one another."""
     entries = results["patterns"]
     own = entries[0]["score"]
+    places = {}
     for number, entry in enumerate(entries):
-        low, high = entry["interval"]
+        place, (low, high) = (entry["relative_cost"], entry["score"]), entry["interval"]
         bars = [[max(0.0, entry["score"] - low)], [max(0.0, high - entry["score"])]]
-        style = (
-            {"color": "C3", "marker": "*", "markersize": 13, "zorder": 3}
-            if number == 0
-            else {"color": "C0", "marker": "o"}
-        )
-        axes.errorbar(
-            [entry["relative_cost"]], [entry["score"]], yerr=bars, capsize=2, elinewidth=0.8, alpha=0.9, **style
-        )
-        if number:
-            axes.annotate(
-                str(number), (entry["relative_cost"], entry["score"]), (4, 4), textcoords="offset points", fontsize=9
-            )
+        style = {"color": "C0", "marker": "o", "alpha": 0.9}
+        if number == 0:
+            style = {"color": "C3", "marker": "*", "markersize": 13, "zorder": 3}
+        else:
+            places.setdefault(tuple(round(value, 3) for value in place), []).append(str(number))
+        axes.errorbar(*([value] for value in place), yerr=bars, capsize=2, elinewidth=0.8, **style)
+    for place, numbers in places.items():
+        axes.annotate(", ".join(numbers), place, (4, 4), textcoords="offset points", fontsize=9)
     axes.axhline(own, color="C3", linewidth=0.8, linestyle=":")
     axes.axvline(1, color="C3", linewidth=0.8, linestyle=":")
     axes.set(xlabel="cost, as a multiple of the own pattern's (star)", ylabel=results["metric"].replace("_", " "))

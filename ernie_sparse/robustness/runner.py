@@ -234,6 +234,7 @@ def collect(args, subject: Subject, patterns: list[SparsePattern], left_out: dic
         "metric": subject.metric,
         "points": subject.points,
         "documents": len(subject.rows),
+        "inputs": len(subject.features),
         "longest": max(lengths),
         "mean_length": sum(lengths) / len(lengths),
         "attention": {"documents": maps, "tokens": min(MAP_TOKENS, max(lengths))},
