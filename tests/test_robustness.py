@@ -19,10 +19,17 @@ from test_pipelines import run_page
 from test_resuming import killed
 from transformers import AutoConfig, set_seed
 
-from ernie_sparse import ErnieSparseForMaskedLM, ErnieSparseForSequenceClassification, SparsePattern, cli
+from ernie_sparse import (
+    ErnieSparseForMaskedLM,
+    ErnieSparseForSequenceClassification,
+    ErnieSparseForTokenClassification,
+    SparsePattern,
+    cli,
+)
 from ernie_sparse.finetune import metrics
 from ernie_sparse.finetune.task_types import TASK_TYPES
 from ernie_sparse.robustness import measures, report, runner, subject
+from ernie_sparse.saor import categorical_divergence
 
 DRAW = report.draw
 MEASURED = {"seconds_per_document", "relative_time", "peak_memory_mib", "relative_memory"}
@@ -99,6 +106,19 @@ def test_every_head_has_a_report(kind, workspace, tmp_path):
     assert others[1]["relative_cost"] < 1 and results["kind"] == kind
     names = {"robustness.json", "robustness.md", "run.json", "patterns"}
     assert {path.name for path in (tmp_path / "out").iterdir()} - {".lock"} == names
+
+
+@torch.no_grad()
+def test_the_divergence_of_words_is_of_words_alone(workspace, tmp_path):
+    results = reported(workspace, tmp_path / "out", "token_classification")
+    model = ErnieSparseForTokenClassification.from_pretrained(workspace / "token_classification").eval()
+    tokenizer, found = make_tokenizer(), []
+    for row in make_rows("token_classification", 12, 0):
+        inputs = tokenizer(row["tokens"], is_split_into_words=True, return_tensors="pt")
+        own, other = (model(**inputs, pattern=results["patterns"][i]["pattern"]).logits for i in (0, 2))
+        # Each word is a token, and [CLS] and [SEP] are none.
+        found.append(categorical_divergence(own[0, 1:-1], other[0, 1:-1]))
+    assert results["patterns"][2]["mean_kl"] == pytest.approx(torch.cat(found).mean().item(), rel=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -138,6 +138,10 @@ def test_time_is_measured_by_turns(monkeypatch):
     assert seconds_beside(forward, OWN, OWN, [batch])[1] == 1
 
 
+def test_batches_of_all_lengths_are_timed_and_few_of_few():
+    assert [measures.timed_batches(range(size)) for size in (1, 12, 20, 60)] == [[0], [6], [5, 15], [10, 30, 50]]
+
+
 def test_memory_is_what_a_forward_takes_at_its_peak():
     def forward(inputs, pattern):
         torch.zeros(pattern.block_size * 2**18).sum()

@@ -123,9 +123,9 @@ def dropped_attention(pattern: SparsePattern, maps: Iterable[np.ndarray]) -> flo
 
 
 def timed_batches(batches: Sequence) -> list:
-    """Some of the batches, from the first, which is the longest, to the last."""
-    places = np.linspace(0, len(batches) - 1, min(TIMED_BATCHES, len(batches)))
-    return [batches[round(place)] for place in places]
+    """Some of the batches, from long ones to short ones: few of few, for each is read many times."""
+    count = min(TIMED_BATCHES, max(1, len(batches) // 10))
+    return [batches[int((number + 0.5) * len(batches) / count)] for number in range(count)]
 
 
 @torch.no_grad()

@@ -141,6 +141,7 @@ def measure(
     parts = subject.batches()
     maps = attention_maps(subject, args.attention_documents) if is_full else []
     timed = [subject.inputs(numbers) for numbers in timed_batches(parts)] if is_full else []
+    longest = subject.inputs(parts[0])
     with tqdm(total=size * len(patterns), initial=size * (len(patterns) - len(missing)), unit=" documents") as bar:
         try:
             for pattern in missing:
@@ -155,7 +156,7 @@ def measure(
                     measures["draws"] = subject.draws(measures["answers"], args.seed)
                 if is_full:
                     measures["dropped_attention"] = dropped_attention(pattern, maps) if maps else None
-                    measures |= clocked(subject, pattern, own, timed)
+                    measures |= clocked(subject, pattern, own, timed, longest)
                 measures["environment"] = record.environment()
                 found[pattern] = measures
                 write_json(folder / f"{pattern}.json", measures, is_data=True)
@@ -192,11 +193,11 @@ def attention_maps(subject: Subject, count: int) -> list:
     ]
 
 
-def clocked(subject: Subject, pattern: SparsePattern, own: SparsePattern, batches: list) -> dict:
-    """Seconds and memory, and their ratios to those of the own pattern."""
+def clocked(subject: Subject, pattern: SparsePattern, own: SparsePattern, batches: list, longest: dict) -> dict:
+    """Seconds of some batches and memory of the longest one, and their ratios to those of the own pattern."""
     seconds, ratio = seconds_beside(subject.forward, pattern, own, batches)
-    memory = peak_memory(subject.forward, pattern, batches[0])
-    own_memory = memory if pattern == own else peak_memory(subject.forward, own, batches[0])
+    memory = peak_memory(subject.forward, pattern, longest)
+    own_memory = memory if pattern == own else peak_memory(subject.forward, own, longest)
     return {
         "seconds_per_document": seconds,
         "relative_time": ratio,
