@@ -72,15 +72,9 @@ def main(argv: list[str]):
         found = measure(subject, patterns, run.folder / KEPT, args, record)
         results = collect(args, subject, patterns, left_out, found)
         if args.choose:
-            results["choice"] = chosen = choose(args, subject, patterns, found)
-            if chosen["pattern"] is not None and tests is not None:
-                pair = [own, SparsePattern.parse(chosen["pattern"])]
-                chosen["test"] = compare(
-                    args, tests, measure(tests, pair, run.folder / "test", args, record, False), pair
-                )
-            if chosen["pattern"] is not None and args.save is not None:
-                save(Path(args.save), args.model, chosen["pattern"], subject, tokenizer)
-                chosen["saved_in"] = args.save
+            results["choice"] = choose(args, subject, patterns, found)
+        if args.choose and results["choice"]["pattern"] is not None:
+            results["choice"] |= try_out(results["choice"]["pattern"], subject, tests, args, run, tokenizer)
         report.write(run.folder, {**results, **record.facts(), "environments": environments(found)})
     finally:
         run.release()
@@ -276,7 +270,20 @@ def choose(args: RobustnessArguments, subject: Subject, patterns: list[SparsePat
     }
 
 
-def compare(args: RobustnessArguments, subject: Subject, found: dict, pair: list[SparsePattern]) -> dict:
+def try_out(
+    chosen: str, subject: Subject, tests: Subject | None, args: RobustnessArguments, run: Run, tokenizer
+) -> dict:
+    """What the pattern that was chosen costs on the test set, if there is one; and the model with it, where it is to be saved."""
+    made, pair = {}, [subject.model.config.pattern, SparsePattern.parse(chosen)]
+    if tests is not None:
+        made["test"] = compare(tests, measure(tests, pair, run.folder / "test", args, run.record, False), pair)
+    if args.save is not None:
+        save(Path(args.save), args.model, chosen, subject, tokenizer)
+        made["saved_in"] = args.save
+    return made
+
+
+def compare(subject: Subject, found: dict, pair: list[SparsePattern]) -> dict:
     """What the pattern that was chosen costs on other documents."""
     own, chosen = pair
     lost = losses(subject, found, own)[chosen]
