@@ -72,7 +72,7 @@ class RobustnessArguments:
     )
     epsilon: float | None = field(
         default=None,
-        metadata={"help": f"Points of the score (of 100) that may be lost, with 95 % confidence; {EPSILON} if None."},
+        metadata={"help": f"Points of the score (of 100) that may be lost, with 95 %% confidence; {EPSILON} if None."},
     )
     test_file: list[str] | None = field(
         default=None, metadata={"help": "Files on which the pattern that was chosen is compared with the own one."}
