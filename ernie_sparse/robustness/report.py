@@ -198,7 +198,7 @@ def draw(results: dict, path: Path) -> bool:
 
 
 def _numbered(number: int, entries: list[dict]) -> str:
-    return f"{entries[number]['name']}  {number}" if number else "own pattern"
+    return f"{entries[number]['name']} ({number})" if number else "own pattern"
 
 
 def _draw_scores(axes, results: dict):
@@ -237,3 +237,4 @@ def _bars(axes, values: list[float], form: str):
     bars = axes.barh(range(len(values)), values, color=["C3", *["C0"] * (len(values) - 1)], height=0.65)
     axes.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=8)
     axes.set_xlim(0, 1.18 * max(values) or 1)
+    axes.locator_params(axis="x", nbins=4)
