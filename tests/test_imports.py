@@ -24,7 +24,7 @@ LEVELS = (
     ("trainer", "training_arguments", "stopping", "conversion_families", "onnx_files"),
     ("run", "conversion"),
     ("pretraining", "finetune"),
-    ("export", "pipelines"),
+    ("export", "pipelines", "robustness"),
     ("cli",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -33,7 +33,17 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # Nothing but these may import Trainer or datasets.
-TRAINING = ("trainer", "trainer_internals", "stopping", "run", "tables", "pretraining", "finetune", "pipelines")
+TRAINING = (
+    "trainer",
+    "trainer_internals",
+    "stopping",
+    "run",
+    "tables",
+    "pretraining",
+    "finetune",
+    "pipelines",
+    "robustness",
+)
 
 IMPORT_ALL = """
 import importlib, json, sys
