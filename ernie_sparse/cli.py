@@ -19,6 +19,7 @@ COMMANDS = {
         "GLUE, IMDb, Hyperpartisan, arXiv, TriviaQA, WikiHop, SQuAD, or files of your own",
     ),
     "predict": ("ernie_sparse.finetune.predict", "a fine-tuned model on a file of any size"),
+    "show": ("ernie_sparse.show", "a sparse pattern as a picture: who sees whom, and what that costs"),
     "export": ("ernie_sparse.export", "a model as ONNX, in fp32 and int8, compared with PyTorch"),
 }
 
