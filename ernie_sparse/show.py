@@ -88,7 +88,7 @@ class Drawing(NamedTuple):
         num_positions = length + num_blocks * num_representatives * pattern.hierarchical
         if num_blocks > MOST_BLOCKS:
             raise InputError(
-                f"{length:,} tokens are {num_blocks:,} blocks of {pattern.block_size}, and at most {MOST_BLOCKS} can be drawn: "
+                f"{length:,} tokens are {num_blocks:,} blocks of {pattern.block_size}, and at most {MOST_BLOCKS:,} can be drawn: "
                 "use a smaller --length, at which the pattern looks the same, or a larger block_size"
             )
         if num_positions > MOST_POSITIONS:

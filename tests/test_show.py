@@ -57,7 +57,6 @@ DRAWN = [
     (SparsePattern(8, 5, 2, 2, 5, seed=3), 91, 2),
     (SparsePattern(4, 1, 0, 1, 1, hierarchical=False), 50, 1),
     (SparsePattern(1, num_random_blocks=1), show.MOST_BLOCKS_WITH_DETAILS + 9, 1),
-    (SparsePattern(16), 1, 1),
 ]
 
 
@@ -202,7 +201,6 @@ BAD = {
     "no suffix": (["-o", "OUT/png"], "its name must end in .png, .svg or .pdf"),
     "a folder": (["-o", "OUT/folder.png"], "is a folder: name a file"),
     "below a file": (["-o", "OUT/file/new/pattern.png"], "pattern.png cannot be written: "),
-    "nowhere to write": (["-o", "/proc/new/pattern.png"], "/proc/new"),
 }
 
 
@@ -228,7 +226,7 @@ def test_a_write_that_fails_leaves_the_picture_that_was_there(tmp_path, capsys, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    assert cli.main(["show", "--length", "64", "-o", str(file)]) == 2
+    assert cli.main(["show", "--length", "1", "-o", str(file)]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [file] and file.read_bytes() == b"the picture that was there"
 
