@@ -143,7 +143,7 @@ def test_the_text_in_a_terminal(capsys):
     assert "counted at widths             768 and 3,072\n" in text
 
 
-@pytest.mark.parametrize(("suffix", "begins"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")])
+@pytest.mark.parametrize(("suffix", "begins"), [(".svg", b"<?xml"), (".PDF", b"%PDF")])
 def test_a_picture_lies_alone_in_its_folder(suffix, begins, tmp_path, capsys):
     file = tmp_path / "new" / f"pattern{suffix}"
     assert cli.main(["show", "block_size=4", "--length", "8", "--output", str(file)]) == 0
