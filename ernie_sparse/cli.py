@@ -23,6 +23,7 @@ COMMANDS = {
         "ernie_sparse.robustness.runner",
         "a model under other sparse patterns, and the cheapest that keeps its score",
     ),
+    "show": ("ernie_sparse.show", "a sparse pattern as a picture: who sees whom, and what that costs"),
     "export": ("ernie_sparse.export", "a model as ONNX, in fp32 and int8, compared with PyTorch"),
 }
 

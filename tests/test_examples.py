@@ -2,6 +2,7 @@
 """The examples, to their end: the demo, and the search for documents on a small encoder."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -120,6 +121,40 @@ def test_the_search_ranks_by_score_and_counts_ties_against_itself(search):
     assert summary["a"]["recall_at_1"] == {"value": 0.5, "low": 0.0, "high": 1.0}
     assert summary["a"]["mrr"]["value"] == (1 + 1 + 1 / 2 + 1 / 4) / 4
     assert summary["a"]["recall_at_1_over_baseline"] == {"value": 0.25, "low": 0.0, "high": 0.5}
+
+
+@pytest.fixture(scope="module")
+def bigbird():
+    return SimpleNamespace(**runpy.run_path(str(EXAMPLES / "bigbird_patterns.py")))
+
+
+def test_bigbird_does_what_its_page_says(bigbird):
+    """Red with a transformers whose BigBird does otherwise: then docs/bigbird.md has to say so."""
+    model, ours = bigbird.bigbird(), bigbird.ours()
+    middle = slice(2, -2)
+    # The window, two global blocks and three random ones, of which some are read anyway.
+    assert (bigbird.counts(model.train())[middle].sum(dim=1) == 8).all()
+    assert bigbird.number_of_patterns([model, model, bigbird.bigbird(seed=1).train()]) == 1
+    assert bigbird.resets_numpy(model)
+    evaluated = bigbird.counts(model.eval())
+    assert (evaluated[3:-3, 0] == 4).all() and ((evaluated > 0)[middle].sum(dim=1) == 5).all()
+    bigbird.output(model, length=704)
+    assert (bigbird.counts(model) == 1).all() and (bigbird.counts(model.train()) == 1).all()
+    pattern = bigbird.counts(ours.train())
+    assert (pattern[middle].sum(dim=1) == 7).all() and pattern.max() == 1
+    assert not bigbird.resets_numpy(ours) and bigbird.number_of_patterns([ours, bigbird.ours(seed=1)]) == 2
+    bigbird.output(ours, length=100)
+    assert torch.equal(bigbird.counts(ours.eval()), pattern)
+
+
+@pytest.mark.slow
+def test_the_page_on_bigbird_has_what_the_example_measures(bigbird):
+    page = (EXAMPLES.parent / "docs" / "bigbird.md").read_text()
+    assert bigbird.table() in page
+    names = {}
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    exec(compile(block, "docs/bigbird.md", "exec"), names)
+    assert names["model"].attention_type == "block_sparse"
 
 
 @pytest.mark.parametrize(

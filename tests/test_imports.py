@@ -24,7 +24,7 @@ LEVELS = (
     ("trainer", "training_arguments", "stopping", "conversion_families", "onnx_files"),
     ("run", "conversion"),
     ("pretraining", "finetune"),
-    ("export", "pipelines", "robustness"),
+    ("export", "pipelines", "robustness", "show"),
     ("cli",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
