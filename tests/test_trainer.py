@@ -29,7 +29,8 @@ import ernie_sparse
 from ernie_sparse import SparsePattern
 from ernie_sparse.block_plan import BlockPlan, plan_batch
 from ernie_sparse.errors import InputError
-from ernie_sparse.trainer import PERTURBATIONS, DivergedError, SaorArguments, SaorTrainer, perturb, second_pattern
+from ernie_sparse.regularization import PERTURBATIONS, SaorArguments, perturb, second_pattern
+from ernie_sparse.trainer import DivergedError, SaorTrainer
 
 OWN = SparsePattern(block_size=8, num_window_blocks=3, num_random_blocks=1, block_shift=5, seed=4)
 

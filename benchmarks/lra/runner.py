@@ -157,6 +157,15 @@ def changed_settings(training: TrainingArguments) -> dict:
     return {name: value for name, value in found.items() if value != usual[name]}
 
 
+def saor_facts(saor: SaorArguments) -> dict | None:
+    """The regularisation of a run: what SAOR's is, and what of it is otherwise than by default."""
+    if not saor.saor_alpha:
+        return None
+    usual, named = asdict(SaorArguments()), ("saor_alpha", "saor_patterns", "saor_seed")
+    more = {name: value for name, value in asdict(saor).items() if name not in named and value != usual[name]}
+    return {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns, **more}
+
+
 def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArguments, run: Run) -> tuple:
     """The encoder to train, new or self-pretrained, and the facts of its self-pretraining, if any."""
     task, model = TASKS[args.task], MODELS[args.model]
@@ -228,7 +237,7 @@ def train_and_test_run(
         "learning_rate": training.learning_rate,
         "warmup_steps": training.get_warmup_steps(training.max_steps),
         "changed": changed_settings(training),
-        "saor": {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns} if saor.saor_alpha else None,
+        "saor": saor_facts(saor),
         "rows": {split: len(split_rows) for split, split_rows in rows.items()},
         # Those that left something out.
         "limits": {split: size for split, size in args.limits().items() if size == len(rows[split])},
