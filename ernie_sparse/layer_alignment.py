@@ -50,9 +50,8 @@ class LayerAlignment(NamedTuple):
             )
         representatives = first.representatives
         if second.is_hierarchical:
-            num_blocks = first.first_tokens.shape[0]
             blocks = first.position_blocks[first.tokens[_middle_tokens(second)]]
-            representatives = first.representatives.view(num_blocks, -1)[blocks].flatten()
+            representatives = representatives.unflatten(0, (-1, first.num_representatives))[blocks].flatten()
         is_padding = None if first.is_real is None else ~first.is_real[first.tokens]
         return cls(second, second.join(first.tokens, representatives), first.tokens, is_padding)
 
@@ -77,7 +76,6 @@ class LayerAlignment(NamedTuple):
 
 def _middle_tokens(plan: BlockPlan) -> torch.Tensor:
     """The token in the middle of the real ones of each block: most of the block stands in the other pattern's block around it."""
-    per_block = plan.representatives.shape[0] // plan.first_tokens.shape[0]
     num_real = plan.num_tokens[plan.block_documents] - plan.token_numbers[plan.first_tokens]
-    num_real = torch.minimum(plan.block_bounds.diff() - per_block, num_real).clamp(min=1)
+    num_real = torch.minimum(plan.block_bounds.diff() - plan.num_representatives, num_real).clamp(min=1)
     return plan.first_tokens + (num_real - 1).div(2, rounding_mode="floor")
