@@ -12,7 +12,6 @@ from test_modeling_ernie_sparse import (
     HEADS,
     OTHER_PATTERN,
     build_head,
-    every_backend,
     every_head,
     gradients,
     make_batch,
@@ -103,9 +102,11 @@ def grads_of(loss: torch.Tensor, model) -> dict[str, torch.Tensor]:
     return dict(zip(names, torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True), strict=True))
 
 
-@every_backend
+@pytest.mark.parametrize("backend, form", [("eager", "dense"), ("sdpa", "dense"), ("sdpa", "blocks")])
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_gradients_are_those_of_loops_over_tokens(case, backend, either_form, build):
+def test_loss_and_gradients_are_those_of_loops_over_tokens(case, backend, form, request, build):
+    if form == "blocks":
+        request.getfixturevalue("block_form")
     pattern, other, per_block = CASES[case]
     model = build("base", backend, num_representatives_per_block=per_block)
     streams, inputs = streams_of(model), make_inputs(lengths=(43, 20))
@@ -182,7 +183,7 @@ def test_checkpointed_layers_give_the_same(settings, build):
         torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-5, atol=1e-7)
 
 
-def test_programs_whose_shapes_do_not_depend_on_padding_give_the_same(either_form, build):
+def test_programs_whose_shapes_do_not_depend_on_padding_give_the_same(block_form, build):
     model, inputs = build("base", num_representatives_per_block=2), make_inputs(lengths=(41, 18))
     for pattern, other, _ in CASES.values():
         plans = {
