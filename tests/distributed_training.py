@@ -52,7 +52,11 @@ DISTRIBUTED_RUNS = {
         "activation_checkpointing": True,
     },
     "every second step": {"head": "masked_lm", "saor": {"saor_every": 2}},
-    "both without hierarchy": {"head": "masked_lm", "patterns": ["hierarchy"], "saor": {"saor_perturb": "both"}},
+    "both without hierarchy": {
+        "head": "masked_lm",
+        "patterns": [f"hierarchical=false,block_size={size}" for size in range(2, 8)],
+        "saor": {"saor_perturb": "both"},
+    },
 }
 
 
