@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.library import triton_op, wrap_triton
@@ -31,9 +31,6 @@ except ImportError:
     def jit(function):
         return function
 
-
-if TYPE_CHECKING:
-    from .block_plan import BlockPlan
 
 # Rows of a product on tensor cores: at most, of tokens; and always, of representatives.
 MAX_TILE_TOKENS, TILE_REPRESENTATIVES = 64, 16
@@ -54,8 +51,8 @@ class KernelTables(NamedTuple):
         token_tiles, representative_tiles (`torch.IntTensor` of shape `(…, 4)`): Those of global blocks first, part by part.
         drawn, drawn_bounds (`torch.IntTensor` of shape `(N * r,)`, `(N + 1,)`): The random blocks that each block sees; -1 for none.
         drawing, drawing_bounds: The same for those that see it.
-        merged (`torch.Tensor` of shape `(num_token_tiles, num_representative_tiles, num_parts)`):
-            Of nothing: its shape says how many tiles are merged, and of how many parts.
+        merged (`torch.Tensor` of shape `(num_token_tiles, num_representative_tiles, num_parts, num_rows)`):
+            Of nothing: its shape says how many tiles are merged, of how many parts, and how many rows a tile of tokens has.
     """
 
     blocks: torch.Tensor
@@ -68,7 +65,7 @@ class KernelTables(NamedTuple):
     merged: torch.Tensor
 
     @classmethod
-    def of(cls, plan: BlockPlan, max_length: int) -> KernelTables:
+    def of(cls, plan: NamedTuple, max_length: int) -> KernelTables:
         """
         Args:
             max_length (`int`): The positions of the longest document.
@@ -107,7 +104,7 @@ def runs_on(device: torch.device, block_size: int, num_representatives: int) -> 
     return device.type == "cuda" and triton is not None and has_rows and not is_traced
 
 
-def can_take(query: torch.Tensor, plan: BlockPlan) -> bool:
+def can_take(query: torch.Tensor, plan: NamedTuple) -> bool:
     """Whether [`kernel_block_attention`] can compute this: the head sizes and types that the kernels are made for."""
     return (
         isinstance(plan.tables, KernelTables)
@@ -121,7 +118,7 @@ def plain_block_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    plan: BlockPlan,
+    plan: NamedTuple,
     scaling: float,
     kept: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -147,18 +144,19 @@ def plain_block_attention(
     return torch.cat(outputs)
 
 
-def tile_tokens(num_tokens: int) -> int:
-    """The rows of a tile of tokens, for blocks of `num_tokens`."""
+def tile_rows(num_tokens: int) -> int:
+    """Of a tile of tokens, for blocks of `num_tokens`: a number even where that is a compiler's symbol."""
     return 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else MAX_TILE_TOKENS
 
 
-def _tiles(plan: BlockPlan, max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _tiles(plan: NamedTuple, max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The tiles of tokens and of representatives, and [`KernelTables.merged`]."""
     num_representatives, num_global, device = plan.num_representatives, plan.num_global_blocks, plan.block_bounds.device
     first, end = plan.document_bounds[:-1, None], plan.document_bounds[1:, None]
     every = torch.arange(plan.block_numbers.shape[0], device=device)
     size = plan.block_width - num_representatives
-    inner = torch.arange(0, size, tile_tokens(size), device=device)
+    rows = tile_rows(size)
+    inner = torch.arange(0, size, rows, device=device)
     num_parts = (max_length + PART - 1) // PART
 
     def tokens(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,14 +184,14 @@ def _tiles(plan: BlockPlan, max_length: int) -> tuple[torch.Tensor, torch.Tensor
     num_merged = (0, 0)
     if num_parts > 1:
         num_merged = (global_tokens[0].shape[0], global_groups[0].shape[0])
-    token_rows = num_merged[0] * num_parts * tile_tokens(size)
+    token_rows = num_merged[0] * num_parts * rows
     tiles = [
-        _in_parts(*global_tokens, num_parts, 0, tile_tokens(size)),
+        _in_parts(*global_tokens, num_parts, 0, rows),
         _in_parts(*local_tokens, 1, 0, 0),
         _in_parts(*global_groups, num_parts, token_rows, TILE_REPRESENTATIVES),
         _in_parts(*local_groups, 1, 0, 0),
     ]
-    merged = torch.empty((), device=device).expand(*num_merged, num_parts)
+    merged = torch.empty((), device=device).expand(*num_merged, num_parts, rows)
     return torch.cat(tiles[:2]), torch.cat(tiles[2:]), merged
 
 
@@ -230,28 +228,37 @@ def _store(states, rows, position, is_row, stride, HEAD_DIM: tl.constexpr, WIDTH
 
 
 @jit
-def _tile(tile, tables, part_length, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
-    """A tile's rows: their positions, and which of them there are; their blocks; the range that they see; the buffer's row."""
-    blocks, num_representatives, _, _ = tables
-    block, inner, part, buffer = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
-    rows = tl.arange(0, ROWS)
-    if IS_TOKENS:
-        # A tile may be divided among programs.
-        inner += tl.program_id(2) * ROWS
-        own, last = block + 0 * rows, block
-        position = tl.load(blocks + block * 7) + num_representatives + inner + rows
-        is_row = position < tl.load(blocks + block * 7 + 1)
-    else:
-        last = block + inner - 1
-        own = tl.minimum(block + rows // num_representatives, last)
-        position = tl.load(blocks + own * 7) + rows % num_representatives
-        is_row = rows < inner * num_representatives
-    begin, end = tl.load(blocks + block * 7 + 5), tl.load(blocks + last * 7 + 6)
-    if buffer >= 0:
-        begin += part * part_length
-        end = tl.minimum(end, begin + part_length)
-        buffer += tl.program_id(2) * ROWS
-    return position, is_row, own, (block, last, begin, end), buffer
+def _tile(
+    work: tl.constexpr, tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr,
+    IS_TOKENS: tl.constexpr,
+):  # fmt: skip
+    """
+    `work` with the rows of a tile: their positions, and which of them there are; their blocks; what they see; and the first row
+    of their results in the buffer. All that positions come from is loaded here: a compiler that asks what a kernel writes takes
+    every pointer for written that is handed to a function which returns a position.
+    """
+    if tl.load(tile) >= 0:
+        blocks, num_representatives, _, _ = tables
+        block, inner, part, buffer = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+        rows = tl.arange(0, ROWS)
+        if IS_TOKENS:
+            # A tile may be divided among programs.
+            inner += tl.program_id(2) * ROWS
+            own, last = block + 0 * rows, block
+            position = tl.load(blocks + block * 7) + num_representatives + inner + rows
+            is_row = position < tl.load(blocks + block * 7 + 1)
+        else:
+            last = block + inner - 1
+            own = tl.minimum(block + rows // num_representatives, last)
+            position = tl.load(blocks + own * 7) + rows % num_representatives
+            is_row = rows < inner * num_representatives
+        begin, end = tl.load(blocks + block * 7 + 5), tl.load(blocks + last * 7 + 6)
+        if buffer >= 0:
+            begin += part * PART
+            end = tl.minimum(end, begin + PART)
+            buffer += tl.program_id(2) * ROWS
+        place = position, is_row, own, (block, last, begin, end), buffer
+        work(states, place, tables, call, settings, ROWS, IS_TOKENS)
 
 
 @jit
@@ -372,82 +379,73 @@ def _key_step(state, given, position, is_there, is_seen, settings: tl.constexpr)
 
 
 @jit
-def _forward_tile(
-    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
-):  # fmt: skip
-    if tl.load(tile) >= 0:
-        _, _, stride, _, _, _ = call
-        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
-        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
-        place = first + tl.arange(0, ROWS)
-        query, key, value, output, norms, buffer, buffer_norms = states
-        given = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH), key, value, position, call
-        zeros = tl.zeros([ROWS, WIDTH], tl.float32)
-        state = zeros, tl.full([ROWS], -1e30, tl.float32), tl.zeros([ROWS], tl.float32)
-        state = _visit(_forward_step, state, given, own, seen, tables, settings, IS_TOKENS)
-        result, largest, total = state
-        # Padding may see nothing.
-        total = tl.where(total > 0, total, 1.0)
-        norm, result = largest + tl.log2(total), result / total[:, None]
-        if first >= 0:
-            _store(buffer, result, place, is_row, stride, HEAD_DIM, WIDTH)
-            tl.store(buffer_norms + place, norm, mask=is_row)
-        else:
-            _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
-            tl.store(norms + position, norm, mask=is_row)
+def _forward_rows(states, place, tables, call, settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    _, _, stride, _, _, _ = call
+    _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+    position, is_row, own, seen, first = place
+    buffered = first + tl.arange(0, ROWS)
+    query, key, value, output, norms, buffer, buffer_norms = states
+    given = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH), key, value, position, call
+    zeros = tl.zeros([ROWS, WIDTH], tl.float32)
+    state = zeros, tl.full([ROWS], -1e30, tl.float32), tl.zeros([ROWS], tl.float32)
+    state = _visit(_forward_step, state, given, own, seen, tables, settings, IS_TOKENS)
+    result, largest, total = state
+    # Padding may see nothing.
+    total = tl.where(total > 0, total, 1.0)
+    norm, result = largest + tl.log2(total), result / total[:, None]
+    if first >= 0:
+        _store(buffer, result, buffered, is_row, stride, HEAD_DIM, WIDTH)
+        tl.store(buffer_norms + buffered, norm, mask=is_row)
+    else:
+        _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
+        tl.store(norms + position, norm, mask=is_row)
 
 
 @jit
-def _query_tile(
-    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
-):  # fmt: skip
-    if tl.load(tile) >= 0:
-        _, factor, stride, _, _, _ = call
-        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
-        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
-        place = first + tl.arange(0, ROWS)
-        query, key, value, output, upstream, norms, deltas, gradient, buffer = states
-        slopes = _rows(upstream, position, is_row, stride, HEAD_DIM, WIDTH)
-        result = _rows(output, position, is_row, stride, HEAD_DIM, WIDTH)
-        delta = tl.sum(result.to(tl.float32) * slopes.to(tl.float32), 1)
-        tl.store(deltas + position, delta, mask=is_row)
-        norm = tl.load(norms + position, mask=is_row, other=0.0)
-        rows = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH)
-        given = rows, slopes, norm, delta, key, value, position, call
-        state = tl.zeros([ROWS, WIDTH], tl.float32)
-        state = _visit(_query_step, state, given, own, seen, tables, settings, IS_TOKENS) * factor
-        if first >= 0:
-            _store(buffer, state, place, is_row, stride, HEAD_DIM, WIDTH)
-        else:
-            _store(gradient, state, position, is_row, stride, HEAD_DIM, WIDTH)
+def _query_rows(states, place, tables, call, settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    _, factor, stride, _, _, _ = call
+    _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+    position, is_row, own, seen, first = place
+    buffered = first + tl.arange(0, ROWS)
+    query, key, value, output, upstream, norms, deltas, gradient, buffer = states
+    slopes = _rows(upstream, position, is_row, stride, HEAD_DIM, WIDTH)
+    result = _rows(output, position, is_row, stride, HEAD_DIM, WIDTH)
+    delta = tl.sum(result.to(tl.float32) * slopes.to(tl.float32), 1)
+    tl.store(deltas + position, delta, mask=is_row)
+    norm = tl.load(norms + position, mask=is_row, other=0.0)
+    rows = _rows(query, position, is_row, stride, HEAD_DIM, WIDTH)
+    given = rows, slopes, norm, delta, key, value, position, call
+    state = tl.zeros([ROWS, WIDTH], tl.float32)
+    state = _visit(_query_step, state, given, own, seen, tables, settings, IS_TOKENS) * factor
+    if first >= 0:
+        _store(buffer, state, buffered, is_row, stride, HEAD_DIM, WIDTH)
+    else:
+        _store(gradient, state, position, is_row, stride, HEAD_DIM, WIDTH)
 
 
 @jit
-def _key_tile(
-    tile, states, tables, call, settings: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr
-):  # fmt: skip
-    if tl.load(tile) >= 0:
-        _, factor, stride, _, _, _ = call
-        _, _, _, HEAD_DIM, WIDTH, _, _ = settings
-        position, is_row, own, seen, first = _tile(tile, tables, PART, ROWS, IS_TOKENS)
-        place = first + tl.arange(0, ROWS)
-        query, key, value, upstream, norms, deltas, of_key, of_value, buffer, second_buffer = states
-        keys = _rows(key, position, is_row, stride, HEAD_DIM, WIDTH)
-        values = _rows(value, position, is_row, stride, HEAD_DIM, WIDTH)
-        given = keys, values, query, upstream, norms, deltas, position, call
-        state = tl.zeros([ROWS, WIDTH], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
-        state = _visit(_key_step, state, given, own, seen, tables, settings, IS_TOKENS)
-        for_key, for_value = state
-        # Nothing real sees padding.
-        blocks, _, _, _ = tables
-        is_real = (position < tl.load(blocks + own * 7 + 2))[:, None]
-        for_key, for_value = tl.where(is_real, for_key * factor, 0.0), tl.where(is_real, for_value, 0.0)
-        if first >= 0:
-            _store(buffer, for_key, place, is_row, stride, HEAD_DIM, WIDTH)
-            _store(second_buffer, for_value, place, is_row, stride, HEAD_DIM, WIDTH)
-        else:
-            _store(of_key, for_key, position, is_row, stride, HEAD_DIM, WIDTH)
-            _store(of_value, for_value, position, is_row, stride, HEAD_DIM, WIDTH)
+def _key_rows(states, place, tables, call, settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    _, factor, stride, _, _, _ = call
+    _, _, _, HEAD_DIM, WIDTH, _, _ = settings
+    position, is_row, own, seen, first = place
+    buffered = first + tl.arange(0, ROWS)
+    query, key, value, upstream, norms, deltas, of_key, of_value, buffer, second_buffer = states
+    keys = _rows(key, position, is_row, stride, HEAD_DIM, WIDTH)
+    values = _rows(value, position, is_row, stride, HEAD_DIM, WIDTH)
+    given = keys, values, query, upstream, norms, deltas, position, call
+    state = tl.zeros([ROWS, WIDTH], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
+    state = _visit(_key_step, state, given, own, seen, tables, settings, IS_TOKENS)
+    for_key, for_value = state
+    # Nothing real sees padding.
+    blocks, _, _, _ = tables
+    is_real = (position < tl.load(blocks + own * 7 + 2))[:, None]
+    for_key, for_value = tl.where(is_real, for_key * factor, 0.0), tl.where(is_real, for_value, 0.0)
+    if first >= 0:
+        _store(buffer, for_key, buffered, is_row, stride, HEAD_DIM, WIDTH)
+        _store(second_buffer, for_value, buffered, is_row, stride, HEAD_DIM, WIDTH)
+    else:
+        _store(of_key, for_key, position, is_row, stride, HEAD_DIM, WIDTH)
+        _store(of_value, for_value, position, is_row, stride, HEAD_DIM, WIDTH)
 
 
 @jit
@@ -468,10 +466,11 @@ def _forward_kernel(
     )  # fmt: skip
     number = tl.program_id(0)
     if number < num_token_tiles:
-        _forward_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
+        tile = token_tiles + number * 4
+        _tile(_forward_rows, tile, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         tile = representative_tiles + (number - num_token_tiles) * 4
-        _forward_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
+        _tile(_forward_rows, tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
@@ -492,10 +491,11 @@ def _query_kernel(
     )  # fmt: skip
     number = tl.program_id(0)
     if number < num_token_tiles:
-        _query_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
+        tile = token_tiles + number * 4
+        _tile(_query_rows, tile, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         tile = representative_tiles + (number - num_token_tiles) * 4
-        _query_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
+        _tile(_query_rows, tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
@@ -516,37 +516,36 @@ def _key_kernel(
     )  # fmt: skip
     number = tl.program_id(0)
     if number < num_token_tiles:
-        _key_tile(token_tiles + number * 4, states, tables, call, settings, PART, ROWS, True)
+        tile = token_tiles + number * 4
+        _tile(_key_rows, tile, states, tables, call, settings, PART, ROWS, True)
     elif HAS_REPRESENTATIVES and tl.program_id(2) == 0:
         tile = representative_tiles + (number - num_token_tiles) * 4
-        _key_tile(tile, states, tables, call, settings, PART, FEW_ROWS, False)
+        _tile(_key_rows, tile, states, tables, call, settings, PART, FEW_ROWS, False)
 
 
 @jit
-def _merge_tile(
-    tile, states, tables, num_parts, stride, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, IS_MEAN: tl.constexpr,
-    ROWS: tl.constexpr, IS_TOKENS: tl.constexpr,
-):  # fmt: skip
-    if tl.load(tile) >= 0:
-        output, norms, buffer, buffer_norms = states
-        position, is_row, _, _, first = _tile(tile, tables, 0, ROWS, IS_TOKENS)
-        result, largest = tl.zeros([ROWS, WIDTH], tl.float32), tl.full([ROWS], -1e30, tl.float32)
-        total = tl.zeros([ROWS], tl.float32)
-        for part in range(0, num_parts):
-            place = first + part * ROWS + tl.arange(0, ROWS)
-            rows = _rows(buffer, place, is_row, stride, HEAD_DIM, WIDTH)
-            if IS_MEAN:
-                norm = tl.load(buffer_norms + place, mask=is_row, other=0.0)
-                now = tl.maximum(largest, norm)
-                shrink, weight = tl.exp2(largest - now), tl.exp2(norm - now)
-                result = result * shrink[:, None] + rows * weight[:, None]
-                largest, total = now, total * shrink + weight
-            else:
-                result += rows
+def _merge_rows(states, place, tables, call, settings: tl.constexpr, ROWS: tl.constexpr, IS_TOKENS: tl.constexpr):
+    output, norms, buffer, buffer_norms = states
+    position, is_row, _, _, first = place
+    num_parts, stride = call
+    HEAD_DIM, WIDTH, IS_MEAN = settings
+    result, largest = tl.zeros([ROWS, WIDTH], tl.float32), tl.full([ROWS], -1e30, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for part in range(0, num_parts):
+        buffered = first + part * ROWS + tl.arange(0, ROWS)
+        rows = _rows(buffer, buffered, is_row, stride, HEAD_DIM, WIDTH)
         if IS_MEAN:
-            result /= total[:, None]
-            tl.store(norms + position, largest + tl.log2(total), mask=is_row)
-        _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
+            norm = tl.load(buffer_norms + buffered, mask=is_row, other=0.0)
+            now = tl.maximum(largest, norm)
+            shrink, weight = tl.exp2(largest - now), tl.exp2(norm - now)
+            result = result * shrink[:, None] + rows * weight[:, None]
+            largest, total = now, total * shrink + weight
+        else:
+            result += rows
+    if IS_MEAN:
+        result /= total[:, None]
+        tl.store(norms + position, largest + tl.log2(total), mask=is_row)
+    _store(output, result, position, is_row, stride, HEAD_DIM, WIDTH)
 
 
 @jit
@@ -557,19 +556,19 @@ def _merge_kernel(
 ):  # fmt: skip
     """The parts of what sees, or is seen by, all of its document: their mean by their weights, or their sum."""
     number, head, stride = tl.program_id(0), tl.program_id(1), tl.num_programs(1) * HEAD_DIM
+    settings: tl.constexpr = (HEAD_DIM, WIDTH, IS_MEAN)
+    call, tables = (num_parts, stride), (blocks, num_representatives, blocks, blocks)
     states = (
         output + head * HEAD_DIM,
         norms + head * length,
         buffer + head * HEAD_DIM,
         buffer_norms + head * buffer_length,
     )
-    tables = (blocks, num_representatives, blocks, blocks)
     if number < num_token_tiles:
-        tile = token_tiles + number * num_parts * 4
-        _merge_tile(tile, states, tables, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, ROWS, True)
+        _tile(_merge_rows, token_tiles + number * num_parts * 4, states, tables, call, settings, 1, ROWS, True)
     elif HAS_REPRESENTATIVES:
         tile = representative_tiles + (number - num_token_tiles) * num_parts * 4
-        _merge_tile(tile, states, tables, num_parts, stride, HEAD_DIM, WIDTH, IS_MEAN, FEW_ROWS, False)
+        _tile(_merge_rows, tile, states, tables, call, settings, 1, FEW_ROWS, False)
 
 
 def _settings(states: torch.Tensor, num_representatives: int) -> dict:
@@ -587,11 +586,12 @@ def _visiting(
     states: torch.Tensor, tables: list[torch.Tensor], dropout: float, rows: int, of_keys: bool = False
 ) -> dict:
     """
-    The constants of the kernels that go through what tiles see, and how they are launched: so that no register is spilled on
-    any card from Ampere on.
+    The constants of the kernels that go through what tiles see, and how they are launched: so that registers suffice on an A100 and
+    on an H100. With bf16 and heads of 64 a thread has 108 of them on an H100 in the forward kernel, 146 in that of queries and
+    137 in that of keys, and a program 40, 48 and 32 KiB of shared memory (`python -m benchmarks.kernel_resources` has them all).
     """
     is_large, is_wide = states.shape[2] > 64, states.dtype == torch.float32
-    columns = 16 if is_wide else 32 if is_large or of_keys or dropout else 64
+    columns = 16 if is_wide else 32 if is_large or of_keys or dropout or rows < 32 else 64
     has_tf32 = states.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
     return {
         "PART": PART,
@@ -606,9 +606,9 @@ def _visiting(
     }
 
 
-def _num_buffered(merged: torch.Tensor, block_tokens: int) -> int:
-    of_tokens, of_representatives, num_parts = merged.shape
-    return num_parts * (of_tokens * tile_tokens(block_tokens) + of_representatives * TILE_REPRESENTATIVES)
+def _num_buffered(merged: torch.Tensor) -> int:
+    of_tokens, of_representatives, num_parts, rows = merged.shape
+    return num_parts * (of_tokens * rows + of_representatives * TILE_REPRESENTATIVES)
 
 
 @triton_op(f"ernie_sparse_{zlib.crc32(__name__.encode()):08x}::block_attention", mutates_args={})
@@ -620,17 +620,16 @@ def _attend(
     seed: torch.Tensor | None,
     scaling: float,
     dropout: float,
-    block_tokens: int,
     num_representatives: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output, and the logarithm to the base of 2 of the sum of every row's weights, `(num_heads, length)`."""
     blocks, token_tiles, representative_tiles, drawn, drawn_bounds, _, _, merged = tables
     length, num_heads, _ = query.shape
-    num_buffered = _num_buffered(merged, block_tokens)
+    num_buffered = _num_buffered(merged)
     output, norms = torch.empty_like(query), query.new_empty(num_heads, length, dtype=torch.float32)
     buffer = query.new_empty(num_buffered, *query.shape[1:], dtype=torch.float32)
     buffer_norms = query.new_empty(num_heads, num_buffered, dtype=torch.float32)
-    settings, rows = _settings(query, num_representatives), tile_tokens(block_tokens)
+    settings, rows = _settings(query, num_representatives), tile_rows(merged.shape[3])
     visiting = _visiting(query, tables, dropout, rows)
     grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads, rows // visiting["ROWS"])
     wrap_triton(_forward_kernel)[grid](
@@ -664,16 +663,15 @@ def _attend_backward(
     seed: torch.Tensor | None,
     scaling: float,
     dropout: float,
-    block_tokens: int,
     num_representatives: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     blocks, token_tiles, representative_tiles, drawn, drawn_bounds, drawing, drawing_bounds, merged = tables
     length, num_heads, _ = query.shape
-    num_buffered = _num_buffered(merged, block_tokens)
+    num_buffered = _num_buffered(merged)
     of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     deltas = torch.empty_like(norms)
     buffer = query.new_empty(2, num_buffered, *query.shape[1:], dtype=torch.float32)
-    settings, rows = _settings(query, num_representatives), tile_tokens(block_tokens)
+    settings, rows = _settings(query, num_representatives), tile_rows(merged.shape[3])
     visiting = _visiting(query, tables, dropout, rows)
     grid = (token_tiles.shape[0] + representative_tiles.shape[0], num_heads, rows // visiting["ROWS"])
     seed = blocks if seed is None else seed
@@ -707,7 +705,7 @@ def _backward(ctx, upstream, _):
     saved = ctx.saved_tensors
     tables, seed = list(saved[5 : 5 + ctx.num_tables]), saved[-1] if ctx.has_seed else None
     gradients = _attend_backward(*saved[:5], upstream.contiguous(), tables, seed, *ctx.numbers)
-    return *gradients, [None] * ctx.num_tables, None, None, None, None, None
+    return *gradients, [None] * ctx.num_tables, None, None, None, None
 
 
 _attend.register_autograd(_backward, setup_context=_setup_context)
@@ -717,12 +715,11 @@ def kernel_block_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    plan: BlockPlan,
+    plan: NamedTuple,
     scaling: float,
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """`block_attention` by the kernels, of a plan with [`KernelTables`]."""
     seed = torch.randint(2**62, (1,), device=query.device) if dropout else None
     states = (part.contiguous() for part in (query, key, value))
-    numbers = (scaling, dropout, plan.block_width - plan.num_representatives, plan.num_representatives)
-    return _attend(*states, list(plan.tables), seed, *numbers)[0]
+    return _attend(*states, list(plan.tables), seed, scaling, dropout, plan.num_representatives)[0]

@@ -38,7 +38,7 @@ class Case(NamedTuple):
     is_static: bool = False
     head_dim: int = 16
     num_heads: int = 1
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float16
     part: int = 1024
 
     def plan(self, device: str) -> BlockPlan:
@@ -55,7 +55,7 @@ def blocks(size: int = 16, **fields) -> SparsePattern:
 
 
 CASES = {
-    "default": Case(num_heads=2),
+    "default": Case(dtype=torch.float32),
     "last-block-short": Case(shape=(1, 70)),
     "one-block": Case(shape=(1, 9)),
     "block-of-no-power-of-two": Case(blocks(20, block_shift=7)),
@@ -81,9 +81,16 @@ CASES = {
     "documents-in-a-row": Case(shape=(2, 48), cu_seq_lens=BOUNDS),
     "head-of-24": Case(head_dim=24),
     "head-of-80": Case(head_dim=80, shape=(1, 40)),
-    "half-precision": Case(dtype=torch.float16, num_heads=2),
-    "half-precision-in-parts": Case(blocks(num_random_blocks=1), shape=(1, 80), dtype=torch.float16, part=32),
+    "head-of-80-in-single-precision": Case(head_dim=80, shape=(1, 20), dtype=torch.float32),
+    "half-precision": Case(num_heads=2),
+    "single-precision": Case(blocks(num_random_blocks=1), shape=(1, 80), dtype=torch.float32, part=32),
+    "single-precision-of-padding": Case(shape=(2, 48), attention_mask=PADDING, dtype=torch.float32, is_static=True),
 }
+# What its neighbours nearly say.
+SLOW = (
+    *("batch", "wide-window", "window-of-one", "last-block-short", "two-global-blocks", "half-precision", "shift"),
+    *("random-of-many-representatives", "single-precision-of-padding", "head-of-80-in-single-precision"),
+)
 
 
 def states(case: Case, plan: BlockPlan, device: str) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -113,7 +120,7 @@ def assert_same(found, expected, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
 def test_triton_outputs_and_gradients_are_those_of_the_dense_reference(name, device, monkeypatch):
     case = CASES[name]
     monkeypatch.setattr(block_kernel, "PART", case.part)
@@ -147,7 +154,10 @@ def every_weight(output, seed, length, dropout, LENGTH: tl.constexpr):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["parts", "random", "representatives"])
+@pytest.mark.parametrize(
+    "name",
+    ["one-block", *(pytest.param(name, marks=pytest.mark.slow) for name in ("parts", "random", "representatives"))],
+)
 def test_triton_dropout_is_the_same_in_both_directions_and_keeps_the_mean(name, device, monkeypatch):
     case = CASES[name]._replace(num_heads=2)
     monkeypatch.setattr(block_kernel, "PART", case.part)
@@ -161,20 +171,21 @@ def test_triton_dropout_is_the_same_in_both_directions_and_keeps_the_mean(name, 
     plain = lambda *parts: plain_block_attention(*parts, plan, 0.25, kept.double())  # noqa: E731
     assert_same(found, outcome(plain, wide(inputs), upstream, None), case.dtype)
     assert kept.unique().tolist() == [0.0, pytest.approx(1 / 0.7)]
-    assert float((kept == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
-    assert float((kept[0] == kept[1]).float().mean()) == pytest.approx(0.7**2 + 0.3**2, abs=0.03)
+    # Within three standard errors of what chance gives.
+    margin = 3 * 0.5 / length
+    assert float((kept == 0).float().mean()) == pytest.approx(0.3, abs=margin)
+    assert float((kept[0] == kept[1]).float().mean()) == pytest.approx(0.7**2 + 0.3**2, abs=margin)
 
 
-def test_triton_dropout_draws_its_seed_from_the_generator_of_torch():
-    case = CASES["representatives"]
-    plan = case.plan("cpu")
-    inputs, _ = states(case, plan, "cpu")
-
-    def draw(seed: int) -> torch.Tensor:
+def test_triton_dropout_draws_its_seed_from_the_generator_of_torch(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(block_kernel, "_attend", lambda *args: seeds.append(args[4].item()) or [args[0]])
+    plan = CASES["one-block"].plan("cpu")
+    inputs, _ = states(CASES["one-block"], plan, "cpu")
+    for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        return kernel_block_attention(*inputs, plan, 0.25, 0.5)
-
-    assert draw(1).equal(draw(1)) and not draw(1).equal(draw(2))
+        kernel_block_attention(*inputs, plan, 0.25, 0.5)
+    assert seeds[0] == seeds[1] != seeds[2] and max(seeds) > 2**32
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -186,14 +197,16 @@ def test_triton_model_under_sdpa_is_that_of_the_dense_reference(device, tiny_con
     attend = block_kernel._attend
     monkeypatch.setattr(block_kernel, "_attend", lambda *args: taken.append(len(args)) or attend(*args))
     model = (
-        ErnieSparseForMaskedLM(tiny_config(block_size=16, num_attention_heads=2, hidden_dropout_prob=0.0))
+        ErnieSparseForMaskedLM(
+            tiny_config(block_size=16, num_attention_heads=1, num_hidden_layers=1, hidden_dropout_prob=0.0)
+        )
         .to(device)
         .train()
     )
     model.activation_checkpointing_enable()
-    input_ids = torch.randint(5, 99, (2, 80), device=device)
+    input_ids = torch.randint(5, 99, (2, 50), device=device)
     attention_mask = torch.ones_like(input_ids)
-    attention_mask[0, 50:] = 0
+    attention_mask[0, 20:] = 0
 
     def outcome_of(implementation: str) -> list[torch.Tensor]:
         model.set_attn_implementation(implementation)
@@ -205,8 +218,8 @@ def test_triton_model_under_sdpa_is_that_of_the_dense_reference(device, tiny_con
     expected = outcome_of("eager")
     assert not taken
     found = outcome_of("sdpa")
-    # Two layers, each once more in the backward pass.
-    assert len(taken) == 4
+    # Once more in the backward pass.
+    assert len(taken) == 2
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -225,6 +238,7 @@ def test_triton_is_taken_where_it_can_compute(monkeypatch):
     assert not block_kernel.runs_on(gpu, 64, 1)
 
 
+@pytest.mark.slow
 def test_triton_is_not_needed_to_import_the_model():
     code = (
         "import sys; sys.modules['triton'] = None; import torch\n"
