@@ -90,6 +90,7 @@ class ErnieSparseConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = [
         "task_loss",
         "consistency_loss",
+        "alignment_loss",
         "hidden_states",
         "attentions",
         "representative_hidden_state",

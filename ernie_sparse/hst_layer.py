@@ -11,6 +11,7 @@ from transformers.utils import TransformersKwargs
 from .block_plan import BlockPlan, Documents
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .hst_attention import ALL_ATTENTION_FUNCTIONS, eager_hst_attention
+from .layer_alignment import LayerAlignment
 
 
 class ErnieSparseEmbeddings(nn.Module):
@@ -81,17 +82,26 @@ class ErnieSparseSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, states: torch.Tensor, plan: BlockPlan | Documents, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = (
+        self,
+        states: torch.Tensor,
+        plan: BlockPlan | Documents,
+        alignment: LayerAlignment | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The output, the maps if there are any and, with an alignment, its loss."""
+        heads = [
             projection(states).unflatten(-1, (-1, self.attention_head_size))
             for projection in (self.query, self.key, self.value)
-        )
+        ]
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_hst_attention)
-        settings = {"scaling": self.scaling, "dropout": self.attention_dropout}
-        output, maps = attention(self, query, key, value, plan, **settings, **kwargs)
+        kwargs = {"scaling": self.scaling, "dropout": self.attention_dropout, **kwargs}
+        output, maps = attention(self, *heads, plan, **kwargs)
+        loss = None
+        if alignment is not None:
+            moved = (each.index_select(0, alignment.sources) for each in heads)
+            loss = alignment.loss(output, attention(self, *moved, alignment.plan, **kwargs)[0])
         # Only step 1's maps over tokens are recorded as `attentions`.
-        return output.flatten(1), None if maps is None else maps.token_to_token
+        return output.flatten(1), None if maps is None else maps.token_to_token, loss
 
 
 class ErnieSparseSelfOutput(nn.Module):
@@ -126,15 +136,21 @@ class ErnieSparseAttention(nn.Module):
         if not is_last_layer:
             self.representative_LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, states: torch.Tensor, plan: BlockPlan, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        local, _ = self.self(states, plan, **kwargs)
+    def forward(
+        self,
+        states: torch.Tensor,
+        plan: BlockPlan,
+        alignment: LayerAlignment | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        local, _, loss = self.self(states, plan, alignment, **kwargs)
         states = self.output(local, states)
         if self.representative_LayerNorm is None or not plan.is_hierarchical:
-            return states
+            return states, loss
         representatives = states.index_select(0, plan.representatives)
-        summary, _ = self.self(representatives, plan.summaries, **kwargs)
+        summary, *_ = self.self(representatives, plan.summaries, **kwargs)
         representatives = self.representative_LayerNorm(self.output.project(summary, representatives))
-        return states.index_copy(0, plan.representatives, representatives)
+        return states.index_copy(0, plan.representatives, representatives), loss
 
 
 class ErnieSparseIntermediate(nn.Module):
@@ -172,7 +188,7 @@ class ErnieSparseFeedForward(nn.Module):
 
 
 class ErnieSparseLayer(GradientCheckpointingLayer):
-    """One layer, from the stream to the stream."""
+    """One layer, from the stream to the stream; beside it, with an alignment, the layer's loss of it, summed over tokens."""
 
     def __init__(self, config: ErnieSparseConfig, is_last_layer: bool):
         super().__init__()
@@ -181,11 +197,17 @@ class ErnieSparseLayer(GradientCheckpointingLayer):
         self.intermediate = ErnieSparseIntermediate(config)
         self.output = ErnieSparseOutput(config)
 
-    def forward(self, states: torch.Tensor, plan: BlockPlan, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        states = self.attention(states, plan, **kwargs)
+    def forward(
+        self,
+        states: torch.Tensor,
+        plan: BlockPlan,
+        alignment: LayerAlignment | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        states, loss = self.attention(states, plan, alignment, **kwargs)
         chunks = states.split(self.chunk_size_feed_forward) if self.chunk_size_feed_forward else (states,)
         outputs = [self.output(self.intermediate(chunk), chunk) for chunk in chunks]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs), loss
 
 
 class ErnieSparseHiddenStates(nn.Module):
@@ -203,15 +225,24 @@ class ErnieSparseEncoder(nn.Module):
         self.hidden_states = ErnieSparseHiddenStates()
 
     def forward(
-        self, states: torch.Tensor, plan: BlockPlan, is_recorded: bool, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        """The last stream. Where hidden states are recorded, they lie on the way from layer to layer."""
-        hidden_states = None
+        self,
+        states: torch.Tensor,
+        plan: BlockPlan,
+        is_recorded: bool,
+        alignment: LayerAlignment | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        The last stream and, with an alignment, the mean of the layers' losses. Where hidden states are recorded, they lie on
+        the way from layer to layer.
+        """
+        hidden_states, losses = None, []
         if is_recorded:
             hidden_states, states = plan.recorded(states)
         for layer in self.layer:
-            states = layer(states, plan, **kwargs)
+            states, loss = layer(states, plan, alignment, **kwargs)
+            losses.append(loss)
             if is_recorded:
                 after, states = plan.recorded(states)
                 hidden_states = self.hidden_states(hidden_states, after)
-        return states
+        return states, None if alignment is None else sum(losses) / len(losses)

@@ -2,7 +2,6 @@
 """PyTorch ERNIE-Sparse model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -20,6 +19,20 @@ from .block_attention import block_attention  # noqa: F401
 from .block_kernel import KernelTables  # noqa: F401
 from .block_plan import BlockPlan, plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig
+from .head_outputs import (
+    ALIGNMENT_ARGS,
+    CANDIDATE_ARGS,
+    CLASS_WEIGHTS_ARGS,
+    DOCUMENTS_ARGS,
+    HEAD_ARGS,
+    PATTERN_ARGS,
+    ErnieSparseHeadOutput,
+    ErnieSparseModelOutput,
+    ErnieSparseQuestionAnsweringOutput,
+    Passes,
+    Pattern,
+    RegularizationKwargs,
+)
 from .hst_attention import eager_hst_attention  # noqa: F401
 from .hst_layer import (
     ErnieSparseEmbeddings,
@@ -29,119 +42,12 @@ from .hst_layer import (
     ErnieSparseSelfAttention,
     embedding_size,
 )
-from .saor import IGNORE_INDEX, SaorLoss, is_labelled, saor_loss
+from .layer_alignment import LayerAlignment
+from .saor import IGNORE_INDEX, SaorLoss, is_labelled
 from .sparse_pattern import SparsePattern
 
 # The masked-LM head's logits at a time, in training: 128 MiB of fp32. Fewer would read the vocabulary too often.
 CHUNK_LOGITS = 2**25
-
-Pattern = SparsePattern | BlockPlan | dict | str
-
-PATTERN_ARGS = """
-pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
-    The sparse pattern of this call alone: a value, its fields, or text such as `block_size=64,seed=0`. The config's
-    when `None`. A compiled model takes what [`plan_batch`] makes of the pattern, outside and with `is_static=True`, without
-    compiling anew for another pattern or length.
-"""
-
-DOCUMENTS_ARGS = """
-cu_seq_lens_q (`torch.IntTensor` of shape `(num_documents + 1,)`, *optional*):
-    Several documents in a row: where each begins in the flat batch, and where the last one ends, as
-    `DataCollatorWithFlattening` gives it. They do not see each other, and their positions begin anew.
-"""
-
-HEAD_ARGS = (
-    PATTERN_ARGS
-    + """
-consistency_pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
-    SAOR: run a second pass over the same batch under this pattern and add the divergence of the two output
-    distributions to the mean of their task losses. Needs labels. Everything but the losses is of the first pass.
-consistency_alpha (`float`, defaults to 1.0):
-    Weight of the consistency loss.
-num_items_in_batch (`int` or `torch.Tensor`, *optional*):
-    What the summed losses are divided by; the number of labels in the batch when `None`. `Trainer` passes the count
-    over all accumulated batches and processes.
-"""
-)
-
-CLASS_WEIGHTS_ARGS = (
-    HEAD_ARGS
-    + """
-class_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
-    Factor on the task loss by the label, where classes exclude each other.
-"""
-)
-
-CANDIDATE_ARGS = (
-    HEAD_ARGS
-    + """
-candidate_positions (`torch.LongTensor` of shape `(batch_size, num_candidates)`):
-    Where the candidates' markers stand; negative where a row has fewer candidates. The logits there are the least
-    number of their dtype.
-"""
-)
-
-
-@dataclass
-@auto_docstring(custom_intro="Output of [`ErnieSparseModel`].")
-class ErnieSparseModelOutput(ModelOutput):
-    r"""
-    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-        The tokens' hidden states, aligned with `input_ids`.
-    pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`, *optional*):
-        The first token's hidden state behind a linear layer and the activation `pooler_act`.
-    representative_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_blocks * num_representatives_per_block, hidden_size)`, *optional*):
-        The representatives' hidden states, block by block; `None` when the pattern is not hierarchical.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    representative_hidden_state: torch.FloatTensor | None = None
-
-
-@dataclass
-@auto_docstring(custom_intro="Output of the heads that predict classes or numbers.")
-class ErnieSparseHeadOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With labels: the task loss or, with a consistency pattern, the task loss plus alpha times the consistency loss.
-    logits (`torch.FloatTensor`, *optional*):
-        Scores before softmax; `None` from the masked-LM head in training when it is given labels.
-    task_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With a consistency pattern: the mean task loss of both passes.
-    consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With a consistency pattern: the symmetric divergence, before alpha.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    task_loss: torch.FloatTensor | None = None
-    consistency_loss: torch.FloatTensor | None = None
-
-
-@dataclass
-@auto_docstring(custom_intro="Output of [`ErnieSparseForQuestionAnswering`].")
-class ErnieSparseQuestionAnsweringOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor` of shape `()`, *optional*):
-        The mean of the start's and the end's loss; with a consistency pattern as in the other heads.
-    task_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With a consistency pattern: the mean task loss of both passes.
-    consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With a consistency pattern: the symmetric divergence, before alpha.
-    """
-
-    loss: torch.FloatTensor | None = None
-    start_logits: torch.FloatTensor | None = None
-    end_logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    task_loss: torch.FloatTensor | None = None
-    consistency_loss: torch.FloatTensor | None = None
 
 
 class ErnieSparsePooler(nn.Module):
@@ -229,13 +135,37 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         """
         return is_labelled("categorical", batch["labels"]) if "labels" in batch else None
 
-    def _encode(self, inputs, labels, pattern, consistency_pattern, **kwargs) -> list[ErnieSparseModelOutput]:
+    def _encode(
+        self,
+        inputs: tuple[torch.Tensor | None, ...],
+        labels,
+        pattern: Pattern | None,
+        consistency_pattern: Pattern | None = None,
+        consistency_alpha: float = 1.0,
+        consistency_temperature: float = 1.0,
+        consistency_rows: torch.Tensor | None = None,
+        **kwargs,
+    ) -> Passes:
         """The base model's outputs of the one or, with a consistency pattern, of the two passes over `inputs`."""
+        settings = {"alpha": consistency_alpha, "temperature": consistency_temperature}
         if consistency_pattern is None:
-            return [self.base_model(*inputs, pattern, return_dict=True, **kwargs)]
+            return Passes([self.base_model(*inputs, pattern, return_dict=True, **kwargs)], **settings)
         if labels is None:
             raise ValueError("consistency_pattern needs labels: the two passes are compared where there is a label")
-        return [self.base_model(*inputs, p, return_dict=True, **kwargs) for p in (pattern, consistency_pattern)]
+        if kwargs.get("alignment_pattern") is not None:
+            raise ValueError("consistency_pattern and alignment_pattern are two regularisations: give one of them")
+        outputs = [self.base_model(*inputs, pattern, return_dict=True, **kwargs)]
+        if consistency_rows is not None:
+            if kwargs.get("cu_seq_lens_q") is not None:
+                raise ValueError("consistency_rows are rows of one document each, without cu_seq_lens_q")
+            size = next(states.shape[0] for states in (inputs[0], inputs[-1]) if states is not None)
+            # Positions may be the same in all rows.
+            inputs = [
+                states if states is None or states.shape[0] != size else states.index_select(0, consistency_rows)
+                for states in inputs
+            ]
+        outputs.append(self.base_model(*inputs, consistency_pattern, return_dict=True, **kwargs))
+        return Passes(outputs, **settings, rows=consistency_rows)
 
 
 @auto_docstring
@@ -262,7 +192,7 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    @auto_docstring(custom_args=PATTERN_ARGS + DOCUMENTS_ARGS)
+    @auto_docstring(custom_args=PATTERN_ARGS + DOCUMENTS_ARGS + ALIGNMENT_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -272,13 +202,16 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         pattern: Pattern | None = None,
         cu_seq_lens_q: torch.Tensor | None = None,
+        alignment_pattern: Pattern | None = None,
+        num_tokens_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | ErnieSparseModelOutput:
         r"""
         Raises:
             `ValueError`: Not exactly one of `input_ids` and `inputs_embeds`; an empty input or one longer than
                 `max_position_embeddings`; ids outside their vocabulary (on a GPU an assertion on the device, without
-                waiting for it); an attention mask that is not `(batch_size, sequence_length)`; an unknown pattern.
+                waiting for it); an attention mask that is not `(batch_size, sequence_length)`; an unknown pattern; an
+                alignment pattern with representatives where the pattern has none.
         """
         shape, device = self._check_inputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
         limit = self.config.max_position_embeddings
@@ -287,6 +220,10 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
                 f"the input has {shape[1]} tokens, more than this model's max_position_embeddings={limit}: truncate it"
             )
         plan = self._plan(pattern, shape, device, attention_mask, cu_seq_lens_q)
+        alignment = None
+        if alignment_pattern is not None:
+            second = self._plan(alignment_pattern, shape, device, attention_mask, cu_seq_lens_q)
+            alignment = LayerAlignment.of(plan, second)
         if inputs_embeds is not None and plan.is_real is not None:
             # Padding may hold anything, but what is not finite once it is normalised would reach real tokens, by weights of 0.
             is_lost = (attention_mask == 0) & ~inputs_embeds.float().square().sum(dim=-1).isfinite()
@@ -302,12 +239,16 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
                 _check_ids(name, ids, size)
         stream = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, plan)
         is_recorded = kwargs.get("output_hidden_states", self.config.output_hidden_states) not in (None, False)
-        stream = self.encoder(stream, plan, is_recorded, **kwargs)
+        stream, alignment_loss = self.encoder(stream, plan, is_recorded, alignment, **kwargs)
+        if alignment_loss is not None:
+            num_tokens = plan.num_tokens.sum() if num_tokens_in_batch is None else num_tokens_in_batch
+            alignment_loss = alignment_loss / torch.as_tensor(num_tokens).clamp(min=1)
         is_empty = (plan.num_tokens == 0)[:, None]
         return ErnieSparseModelOutput(
             last_hidden_state=plan.give(stream),
             pooler_output=None if self.pooler is None else self.pooler(stream[plan.heads].masked_fill(is_empty, 0.0)),
             representative_hidden_state=plan.summary(stream) if plan.is_hierarchical else None,
+            alignment_loss=alignment_loss,
         )
 
     def _plan(self, pattern: Pattern | None, shape, device, attention_mask, cu_seq_lens) -> BlockPlan:
@@ -355,24 +296,6 @@ def _check_ids(name: str, ids: torch.Tensor, size: int):
             raise ValueError(f"{name} holds {low if low < 0 else high}: 0 to {size - 1} is allowed")
 
 
-def _losses(
-    distribution: str, logits: list[torch.Tensor], labels: torch.Tensor | None, alpha, num_items, class_weights=None
-) -> SaorLoss:
-    """The losses of the one or two passes in `logits`; none without labels."""
-    if labels is None:
-        return SaorLoss()
-    labels = labels.to(logits[0].device)
-    return saor_loss(
-        distribution, logits[0], labels, *logits[1:], alpha=alpha, num_items=num_items, class_weights=class_weights
-    )
-
-
-def _head_output(passes: list[ErnieSparseModelOutput], logits: torch.Tensor, losses: SaorLoss) -> ErnieSparseHeadOutput:
-    return ErnieSparseHeadOutput(
-        **losses._asdict(), logits=logits, hidden_states=passes[0].hidden_states, attentions=passes[0].attentions
-    )
-
-
 @auto_docstring
 class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
     _tied_weights_keys = {
@@ -404,41 +327,51 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         pattern: Pattern | None = None,
-        consistency_pattern: Pattern | None = None,
-        consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[RegularizationKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The tokens to predict; -100 where none is masked.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
-        states = [output.last_hidden_state for output in passes]
+        passes = self._encode(inputs, labels, pattern, **kwargs)
         if labels is not None and self.training:
-            losses = self._training_losses(states, labels.to(states[0].device), consistency_alpha, num_items_in_batch)
-            return _head_output(passes, None, losses)
-        logits = [self.cls(state) for state in states]
-        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
-        return _head_output(passes, logits[0], losses)
+            losses = self._training_losses(passes, labels, num_items_in_batch)
+            return ErnieSparseHeadOutput(**passes.fields(losses))
+        logits = [self.cls(output.last_hidden_state) for output in passes.outputs]
+        losses = passes.losses("categorical", logits, labels, num_items_in_batch)
+        return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 
-    def _training_losses(self, states: list[torch.Tensor], labels: torch.Tensor, alpha, num_items) -> SaorLoss:
-        """The losses alone: logits are by far the widest tensor, so there are only those of labelled tokens, some at a
-        time, and they are made once more in the backward pass."""
-
-        def losses(labels: torch.Tensor, *states: torch.Tensor) -> SaorLoss:
-            return _losses("categorical", [self.cls(state) for state in states], labels, alpha, num_items)
-
+    def _training_losses(self, passes: Passes, labels: torch.Tensor, num_items) -> SaorLoss:
+        """The losses alone: logits are by far the widest tensor, so there are only those of labelled tokens."""
+        states = [output.last_hidden_state for output in passes.outputs]
+        labels = labels.to(states[0].device)
         # How many tokens are labelled is not known to a compiler.
         if torch.compiler.is_compiling():
-            return losses(labels, *states)
+            return passes.losses("categorical", [self.cls(state) for state in states], labels, num_items)
+        num_items = (labels != IGNORE_INDEX).sum() if num_items is None else num_items
+        if passes.rows is None:
+            return self._losses_by_chunks(passes, states, labels, num_items)
+        # The rows of two passes and those of one, so that no logits are made twice.
+        first, second, scale = states[0], states[1], len(labels) / len(passes.rows)
+        is_single = torch.ones(len(labels), dtype=torch.bool, device=labels.device).index_fill_(0, passes.rows, False)
+        double = passes._replace(alpha=passes.alpha * scale, rows=None)
+        single = self._losses_by_chunks(double, [first[is_single]], labels[is_single], num_items).loss
+        losses = self._losses_by_chunks(double, [first[passes.rows], second], labels[passes.rows], num_items)
+        return SaorLoss(single + losses.loss, single + losses.task_loss, scale * losses.consistency_loss)
+
+    def _losses_by_chunks(self, passes: Passes, states: list[torch.Tensor], labels, num_items) -> SaorLoss:
+        """Of some labelled tokens at a time, whose logits are made once more in the backward pass."""
+
+        def losses(labels: torch.Tensor, *states: torch.Tensor) -> SaorLoss:
+            return passes.losses("categorical", [self.cls(state) for state in states], labels, num_items)
+
         is_labelled = labels != IGNORE_INDEX
         states, labels = [state[is_labelled] for state in states], labels[is_labelled]
         size = max(1, CHUNK_LOGITS // self.config.vocab_size)
         if labels.numel() <= size:
             return losses(labels, *states)
-        num_items = labels.numel() if num_items is None else num_items
         chunks = zip(labels.split(size), *(state.split(size) for state in states), strict=True)
         parts = [checkpoint(losses, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
         return SaorLoss(*(None if values[0] is None else sum(values) for values in zip(*parts, strict=True)))
@@ -481,11 +414,9 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         pattern: Pattern | None = None,
-        consistency_pattern: Pattern | None = None,
-        consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         class_weights: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[RegularizationKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*):
@@ -494,8 +425,8 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
             the other two apart. -100 stands for "no label", but for numbers, where NaN does.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
-        logits = [self.classifier(self.dropout(output.pooler_output)) for output in passes]
+        passes = self._encode(inputs, labels, pattern, **kwargs)
+        logits = [self.classifier(self.dropout(output.pooler_output)) for output in passes.outputs]
         losses = SaorLoss()
         if labels is not None:
             distribution = self._distribution(labels)
@@ -503,8 +434,8 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
                 labels = labels.view(-1)
             elif labels.numel() == logits[0].numel():
                 labels = labels.view_as(logits[0])
-            losses = _losses(distribution, logits, labels, consistency_alpha, num_items_in_batch, class_weights)
-        return _head_output(passes, logits[0], losses)
+            losses = passes.losses(distribution, logits, labels, num_items_in_batch, class_weights)
+        return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 
 
 @auto_docstring
@@ -528,21 +459,19 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         pattern: Pattern | None = None,
-        consistency_pattern: Pattern | None = None,
-        consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         class_weights: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[RegularizationKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The class of every token; -100 for none.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
-        logits = [self.classifier(self.dropout(output.last_hidden_state)) for output in passes]
-        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch, class_weights)
-        return _head_output(passes, logits[0], losses)
+        passes = self._encode(inputs, labels, pattern, **kwargs)
+        logits = [self.classifier(self.dropout(output.last_hidden_state)) for output in passes.outputs]
+        losses = passes.losses("categorical", logits, labels, num_items_in_batch, class_weights)
+        return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 
 
 @auto_docstring
@@ -568,10 +497,8 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
         pattern: Pattern | None = None,
-        consistency_pattern: Pattern | None = None,
-        consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[RegularizationKwargs],
     ) -> tuple | ErnieSparseQuestionAnsweringOutput:
         r"""
         start_positions, end_positions (`torch.LongTensor` of shape `(batch_size,)` or `(batch_size, num_mentions)`, *optional*):
@@ -581,12 +508,12 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         labels = None if start_positions is None or end_positions is None else (start_positions, end_positions)
-        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
-        logits = [self.qa_outputs(self.qa_feed_forward(output.last_hidden_state)) for output in passes]
+        passes = self._encode(inputs, labels, pattern, **kwargs)
+        logits = [self.qa_outputs(self.qa_feed_forward(output.last_hidden_state)) for output in passes.outputs]
         losses = SaorLoss()
         if labels is not None:
             sides = [
-                self._side_losses(logits, side, positions, attention_mask, consistency_alpha, num_items_in_batch)
+                self._side_losses(passes, logits, side, positions, attention_mask, num_items_in_batch)
                 for side, positions in enumerate(labels)
             ]
             losses = SaorLoss(
@@ -594,11 +521,7 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
             )
         start_logits, end_logits = logits[0].unbind(-1)
         return ErnieSparseQuestionAnsweringOutput(
-            **losses._asdict(),
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=passes[0].hidden_states,
-            attentions=passes[0].attentions,
+            start_logits=start_logits, end_logits=end_logits, **passes.fields(losses)
         )
 
     def is_labelled(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
@@ -608,13 +531,14 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         size = batch["input_ids"].shape[-1] if "input_ids" in batch else batch["inputs_embeds"].shape[-2]
         return is_labelled("any_of", _targets(batch["start_positions"], size, batch.get("attention_mask")))
 
-    def _side_losses(self, logits, side: int, positions, attention_mask, alpha, num_items) -> SaorLoss:
+    def _side_losses(self, passes: Passes, logits, side: int, positions, attention_mask, num_items) -> SaorLoss:
         """The losses of the starts (`side` 0) or of the ends (1): a choice among the real tokens."""
         scores = [states[..., side].float() for states in logits]
         if attention_mask is not None:
-            scores = [score.masked_fill(attention_mask == 0, torch.finfo(score.dtype).min) for score in scores]
+            masks = zip(scores, passes.each(attention_mask), strict=True)
+            scores = [score.masked_fill(mask == 0, torch.finfo(score.dtype).min) for score, mask in masks]
         targets = _targets(positions.to(scores[0].device), scores[0].shape[1], attention_mask)
-        return _losses("any_of", scores, targets, alpha, num_items)
+        return passes.losses("any_of", scores, targets, num_items)
 
 
 def _targets(positions: torch.Tensor, size: int, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -647,10 +571,8 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         pattern: Pattern | None = None,
-        consistency_pattern: Pattern | None = None,
-        consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[RegularizationKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         input_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`):
@@ -669,10 +591,16 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         num_choices = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
         inputs = tuple(None if states is None else states.flatten(0, 1) for states in inputs)
-        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
-        logits = [self.classifier(self.dropout(output.pooler_output)).view(-1, num_choices) for output in passes]
-        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
-        return _head_output(passes, logits[0], losses)
+        rows = kwargs.pop("consistency_rows", None)
+        choices = None
+        if rows is not None:
+            choices = (rows[:, None] * num_choices + torch.arange(num_choices, device=rows.device)).flatten()
+        passes = self._encode(inputs, labels, pattern, consistency_rows=choices, **kwargs)._replace(rows=rows)
+        logits = [
+            self.classifier(self.dropout(output.pooler_output)).view(-1, num_choices) for output in passes.outputs
+        ]
+        losses = passes.losses("categorical", logits, labels, num_items_in_batch)
+        return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 
 
 @auto_docstring(
@@ -703,10 +631,8 @@ class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
         candidate_positions: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         pattern: Pattern | None = None,
-        consistency_pattern: Pattern | None = None,
-        consistency_alpha: float = 1.0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[RegularizationKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
@@ -718,12 +644,14 @@ class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
         if candidate_positions is None:
             raise ValueError("candidate_positions is missing: it says where the candidates' markers stand")
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        passes = self._encode(inputs, labels, pattern, consistency_pattern, **kwargs)
-        logits = [self._scores(output.last_hidden_state, candidate_positions) for output in passes]
-        losses = _losses("categorical", logits, labels, consistency_alpha, num_items_in_batch)
-        return _head_output(passes, logits[0], losses)
+        passes = self._encode(inputs, labels, pattern, **kwargs)
+        positions = passes.each(candidate_positions)
+        logits = [self._scores(*each) for each in zip(passes.outputs, positions, strict=True)]
+        losses = passes.losses("categorical", logits, labels, num_items_in_batch)
+        return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 
-    def _scores(self, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _scores(self, output: ErnieSparseModelOutput, positions: torch.Tensor) -> torch.Tensor:
+        states = output.last_hidden_state
         positions = positions.to(states.device)
         index = positions.clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2])
         scores = self.classifier(self.dropout(states.gather(1, index))).squeeze(-1)

@@ -7,8 +7,8 @@ With p and q the output distributions of the same batch under two sparse pattern
     loss = ½ (task(p) + task(q)) + alpha · ½ (KL(p‖q) + KL(q‖p))
 
 averaged per prediction exactly as the task loss is. Gradients flow through both sides. The paper fixes that the output
-distributions agree; the symmetric form and the average per prediction are our choice. Everything here is a function of
-logits and labels and knows no model.
+distributions agree; the symmetric form, the average per prediction, a temperature and a second pass over some rows alone are our
+choice. Everything here is a function of logits and labels and knows no model.
 """
 
 from collections.abc import Callable
@@ -105,6 +105,8 @@ def saor_loss(
     alpha: float = 1.0,
     num_items: torch.Tensor | int | None = None,
     class_weights: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    rows: torch.Tensor | None = None,
 ) -> SaorLoss:
     """
     The loss of one pass, or of two passes over the same batch.
@@ -126,12 +128,21 @@ def saor_loss(
             Factor on the task loss of a prediction by its label, for `categorical`. The divisor does not change:
             weights of mean 1 over the training set keep the scale. The consistency loss, which has no label, is not
             weighted.
+        temperature (`float`, defaults to 1.0):
+            T: what is compared are the distributions of logits / T, times T², which keeps the size of the gradients.
+        rows (`torch.LongTensor` of shape `(num_rows,)`, *optional*):
+            The rows that `second_logits` are of, where not of all. The task loss of the others is of the first pass, and the
+            consistency loss is scaled by all rows over these, so that over a random choice of them its expectation is that of
+            all.
 
     Raises:
-        `ValueError`: An unknown distribution, shapes that do not fit, or class weights for another distribution.
+        `ValueError`: An unknown distribution, shapes that do not fit, class weights for another distribution, or a temperature
+            for numbers, which have none.
     """
     if distribution not in OUTPUT_DISTRIBUTIONS:
         raise ValueError(f"distribution={distribution!r} is not one of {', '.join(OUTPUT_DISTRIBUTIONS)}")
+    if distribution == "gaussian" and temperature != 1:
+        raise ValueError(f"a temperature of {temperature} is for classes: the distribution of a number has none")
     task_loss, divergence, has_classes, are_sets = OUTPUT_DISTRIBUTIONS[distribution]
     expected = logits.shape[:-1] if has_classes and not are_sets else logits.shape
     if labels.shape != expected:
@@ -141,10 +152,17 @@ def saor_loss(
             f"class_weights of shape {tuple(class_weights.shape)} do not fit: categorical logits and "
             f"{tuple(logits.shape[-1:])} are expected"
         )
-    if second_logits is not None and second_logits.shape != logits.shape:
+    num_rows = logits.shape[:1] if rows is None else rows.shape
+    if second_logits is not None and second_logits.shape != num_rows + logits.shape[1:]:
         raise ValueError(
             f"second_logits of shape {tuple(second_logits.shape)} do not fit logits of shape {tuple(logits.shape)}"
+            + ("" if rows is None else f" of which {rows.numel()} rows are in the second pass")
         )
+    scale = temperature**2
+    if second_logits is not None and rows is not None:
+        # The same twice: the mean of both task losses is that of the one, and they agree.
+        second_logits = logits.index_copy(0, rows, second_logits)
+        scale = scale * logits.shape[0] / rows.shape[0]
     has_label = is_labelled(distribution, labels)
     # An empty set would have an infinite loss, whose gradient is NaN even when it is cleared afterwards.
     labels = labels | ~has_label.unsqueeze(-1) if are_sets else labels.masked_fill(~has_label, 0)
@@ -165,7 +183,7 @@ def saor_loss(
             weights = class_weights.to(device=labels.device, dtype=dtype)[labels]
             values = [value * weights for value in values]
         if len(passes) == 2:
-            values.append(divergence(*passes))
+            values.append(divergence(*(passes if temperature == 1 else [states / temperature for states in passes])))
         return tuple(value.masked_fill(~has_label, 0.0).sum() for value in values)
 
     passes = (logits,) if second_logits is None else (logits, second_logits)
@@ -173,7 +191,7 @@ def saor_loss(
     if second_logits is None:
         return SaorLoss(means[0])
     first, second, consistency = means
-    task = 0.5 * (first + second)
+    task, consistency = 0.5 * (first + second), scale * consistency
     return SaorLoss(task + alpha * consistency, task, consistency)
 
 

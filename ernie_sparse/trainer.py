@@ -1,18 +1,16 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-SaorTrainer: transformers' Trainer with a second, perturbed pattern per step and the two parts of the loss in the log. Its
+SaorTrainer: transformers' Trainer with a second, perturbed pattern per step and the parts of the loss in the log. Its
 losses are means over predictions, however they are batched, and it stops where a training diverges.
 """
 
 import contextlib
-import dataclasses
+import inspect
 import math
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from accelerate.utils import gather_object
@@ -27,7 +25,7 @@ from .block_plan import plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig, code_files
 from .errors import InputError
 from .model_card import CardFacts, Score, write_card
-from .sparse_pattern import SparsePattern
+from .regularization import SaorArguments, patterns_of_step
 from .trainer_internals import PatchedTrainer
 from .training_checkpoints import last_checkpoint
 
@@ -54,86 +52,6 @@ PUSHED = (
     "*.model",
 )
 _NOT_CLASSES = ("regression", "multi_label_classification")
-PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
-
-
-@dataclass
-class SaorArguments:
-    """
-    How SAOR regularises the training. All three are our choice; the paper names neither the second pattern nor the weight.
-
-    Raises:
-        `ValueError`: A negative or infinite alpha, no pattern to sample, or an entry that is neither a perturbation nor a pattern.
-    """
-
-    _argument_group_name: ClassVar[str] = "SAOR, the consistency between two sparse patterns"
-
-    saor_alpha: float = field(
-        default=1.0,
-        metadata={"help": "Weight of the consistency loss. 0 turns SAOR off: one pass per step, no overhead."},
-    )
-    saor_patterns: list[str] = field(
-        default_factory=lambda: ["shift", "block_size", "window", "random"],
-        metadata={
-            "help": (
-                "What the second pattern of each step is drawn from. Names perturb the model's own pattern: shift (other "
-                "block boundaries), block_size (half or double), window (two blocks less or more), random (one to three "
-                "random blocks more), hierarchy (representatives on or off), none (the same pattern twice: dropout alone, "
-                "as R-Drop). Anything else is read as a pattern, such as block_size=32,num_window_blocks=5."
-            )
-        },
-    )
-    saor_seed: int = field(default=0, metadata={"help": "Seed of the draw, which depends on it and the step alone."})
-
-    def __post_init__(self):
-        if not 0 <= self.saor_alpha < math.inf:
-            raise ValueError(f"saor_alpha={self.saor_alpha} is not allowed: it must be at least 0, and finite")
-        if not self.saor_patterns:
-            raise ValueError("saor_patterns is empty: name at least one perturbation or pattern")
-        for entry in self.saor_patterns:
-            if entry not in PERTURBATIONS:
-                try:
-                    SparsePattern.parse(entry)
-                except ValueError as error:
-                    names = ", ".join(PERTURBATIONS)
-                    raise ValueError(
-                        f"saor_patterns: {entry!r} is not one of {names}, nor a pattern: {error}"
-                    ) from None
-
-
-def second_pattern(own: SparsePattern, saor: SaorArguments, step: int) -> SparsePattern:
-    """
-    The second pattern of a step: a pure function of the model's own pattern, the arguments and the step, so that all
-    processes agree and a resumed run repeats it.
-    """
-    draw = random.Random(f"{saor.saor_seed}/{step}")
-    entry = draw.choice(saor.saor_patterns)
-    return perturb(own, entry, draw) if entry in PERTURBATIONS else SparsePattern.parse(entry)
-
-
-def perturb(own: SparsePattern, name: str, draw: random.Random) -> SparsePattern:
-    """
-    `own` with the one thing changed that `name` (of `PERTURBATIONS`) says. Always another pattern, except for `none` and
-    for the shift of blocks of one token.
-    """
-    if name == "none":
-        return own
-    if name == "hierarchy":
-        return dataclasses.replace(own, hierarchical=not own.hierarchical)
-    if name == "window":
-        narrower, wider = own.num_window_blocks - 2, own.num_window_blocks + 2
-        return dataclasses.replace(own, num_window_blocks=draw.choice([w for w in (narrower, wider) if w > 0]))
-    if name == "random":
-        return dataclasses.replace(
-            own, num_random_blocks=own.num_random_blocks + draw.randint(1, 3), seed=draw.randrange(2**32)
-        )
-    if name == "block_size":
-        block_size = draw.choice([size for size in (own.block_size // 2, own.block_size * 2) if size > 0])
-        return dataclasses.replace(own, block_size=block_size, block_shift=own.block_shift % block_size)
-    if own.block_size == 1:
-        return own
-    shift = (own.block_shift + draw.randint(1, own.block_size - 1)) % own.block_size
-    return dataclasses.replace(own, block_shift=shift)
 
 
 def check_label_smoothing(
@@ -150,7 +68,9 @@ def check_label_smoothing(
     if factor == 0:
         return
     if saor.saor_alpha > 0:
-        reason = "SAOR compares the passes inside the model, and labels are smoothed outside: it needs --saor-alpha 0"
+        reason = (
+            "SAOR and its like are computed inside the model, and labels are smoothed outside: it needs --saor-alpha 0"
+        )
     elif has_class_weights:
         reason = "smoothed labels know no class weights"
     elif not getattr(model_class, "accepts_label_smoothing", True) or problem_type in _NOT_CLASSES:
@@ -179,8 +99,9 @@ class DivergedError(InputError):
 class SaorTrainer(PatchedTrainer):
     """
     Trains any ErnieSparse head with SAOR: each training step runs two passes in one forward, the first under the model's
-    own pattern and the second under one drawn from `saor.saor_patterns`. Evaluation and prediction run one pass under
-    the model's own pattern. `task_loss` and `consistency_loss` (before alpha) are logged beside `loss`.
+    own pattern and the second under one drawn from `saor.saor_patterns`; or with another `saor.regularization`. Evaluation and
+    prediction run one pass under the model's own pattern. `task_loss` and `consistency_loss` or `alignment_loss` (before
+    alpha, of the steps that have it) are logged beside `loss`.
 
     Losses are means over all predictions that have a label: those of an evaluation, where labels are never smoothed, whatever
     the batches and processes, and `train_loss` over the whole run, where it went on from a checkpoint as well. Training stops,
@@ -191,9 +112,10 @@ class SaorTrainer(PatchedTrainer):
         args, kwargs: As for `transformers.Trainer`.
 
     Raises:
-        `ValueError`: With SAOR on, a model without sparse patterns, or a `label_smoothing_factor` or a
-            `compute_loss_func`: both take the labels away from the model, which then could not compare its two passes. A
-            `label_smoothing_factor` where a prediction is no choice among classes.
+        `ValueError`: With a regularisation, a model without sparse patterns or one that does not take what it needs, or a
+            `label_smoothing_factor` or a `compute_loss_func`: both take the labels away from the model, which then could not
+            compare its two passes. A `label_smoothing_factor` where a prediction is no choice among classes. A temperature for
+            numbers, a share of batches that has no row to leave out, or an alignment for which there are no representatives.
     """
 
     def __init__(self, *args, saor: SaorArguments | None = None, **kwargs):
@@ -212,33 +134,84 @@ class SaorTrainer(PatchedTrainer):
             raise ValueError(
                 f"a {config.model_type} model has no sparse pattern to perturb: SAOR needs saor_alpha=0 there"
             )
+        may_be_flat = not getattr(config, "hierarchical", True)
+        if self.saor.saor_alpha > 0:
+            self._check_regularization(model, problem_type)
+            may_be_flat = False in self.saor.may_be_hierarchical(config.pattern)[0]
         if self.args.ddp_find_unused_parameters is None and self.accelerator.ddp_handler is not None:
             # Every head uses every weight, but for those of the representatives where there is no hierarchy.
-            self.accelerator.ddp_handler.find_unused_parameters = not getattr(config, "hierarchical", True)
+            self.accelerator.ddp_handler.find_unused_parameters = may_be_flat
         self.add_callback(_OrderOfEpoch())
         self.add_callback(LossOfRun())
+        # By part and step.
         self._loss_parts = {}
-        self._loss_parts_since = 0
+        self._num_tokens = None
         self._update_loss = 0.0
         self._evaluation_losses = []
+
+    def _check_regularization(self, model: torch.nn.Module, problem_type: str | None):
+        saor, size = self.saor, self.args.per_device_train_batch_size
+        if saor.saor_temperature != 1 and problem_type == "regression":
+            raise ValueError(f"saor_temperature={saor.saor_temperature}: the distribution of a number has none")
+        if saor.saor_share < 1 and saor.rows(0, size) is None:
+            raise ValueError(f"saor_share={saor.saor_share} of a batch of {size} is all of it: it needs larger batches")
+        if saor.saor_share < 1 and self.args.n_gpu > 1:
+            raise ValueError(f"saor_share={saor.saor_share} needs one process per GPU, as torchrun starts them")
+        firsts, seconds = saor.may_be_hierarchical(model.config.pattern)
+        if saor.regularization == "alignment" and False in firsts and True in seconds:
+            raise ValueError(
+                "regularization=alignment cannot align a pattern without representatives with one that has them: leave such "
+                "entries out of saor_patterns"
+            )
+        needed = ["alignment_pattern"] if saor.regularization == "alignment" else ["consistency_pattern"]
+        needed += ["consistency_temperature"] * (saor.saor_temperature != 1) + ["consistency_rows"] * (
+            saor.saor_share < 1
+        )
+        taken = inspect.signature(model.forward).parameters
+        missing = [name for name in needed if name not in taken]
+        if missing and not any(argument.kind == argument.VAR_KEYWORD for argument in taken.values()):
+            raise ValueError(f"a {type(model).__name__} takes no {missing[0]}: it cannot be trained so")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not model.training:
             return self._compute_evaluation_loss(model, inputs, return_outputs)
         if self.saor.saor_alpha > 0:
-            own = self.accelerator.unwrap_model(model).config.pattern
-            patterns = {"pattern": own, "consistency_pattern": second_pattern(own, self.saor, self.state.global_step)}
-            if self.args.torch_compile:
-                # As tables they are inputs of the program; as values they would be constants, compiled anew each step.
-                shape = (inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]).shape[:2]
-                per_block = self.accelerator.unwrap_model(model).config.num_representatives_per_block
-                settings = (per_block, shape, self.accelerator.device, inputs.get("attention_mask"), None, True)
-                patterns = {name: plan_batch(pattern, *settings) for name, pattern in patterns.items()}
-            inputs = {**inputs, **patterns, "consistency_alpha": self.saor.saor_alpha}
+            own = self.accelerator.unwrap_model(model)
+            inputs = {**inputs, **self._model_arguments(own, inputs)}
+            if "alignment_pattern" in inputs and num_items_in_batch is not None:
+                inputs["num_tokens_in_batch"] = self._num_tokens
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.saor.saor_alpha > 0:
-            self.add_loss_parts(outputs, num_items_in_batch)
+            self.add_loss_parts(outputs, num_items_in_batch, loss)
         return (loss, outputs) if return_outputs else loss
+
+    def _model_arguments(self, model: torch.nn.Module, inputs: dict) -> dict:
+        """What the model is given for the regularisation of this step, beside the batch."""
+        saor, step, device = self.saor, self.state.global_step, self.accelerator.device
+        first, second = patterns_of_step(model.config.pattern, saor, step)
+        batch = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
+        rows = None
+        if second is not None and saor.regularization != "alignment":
+            rows = saor.rows(step, batch.shape[0])
+            rows = None if rows is None else torch.tensor(rows, device=device)
+        alpha = saor.alpha(step, self.state.max_steps)
+        if self.args.torch_compile:
+            # As tables they are inputs of the program; as values they would be constants, compiled anew each step.
+            mask, settings = inputs.get("attention_mask"), (None, True)
+            per_block, (num_rows, num_places) = model.config.num_representatives_per_block, batch.shape[:2]
+            first = plan_batch(first, per_block, (num_rows, num_places), device, mask, *settings)
+            if second is not None:
+                if rows is not None:
+                    num_rows, mask = len(rows), None if mask is None else mask[rows]
+                second = plan_batch(second, per_block, (num_rows, num_places), device, mask, *settings)
+            alpha = torch.tensor(alpha, device=device)
+        if second is None:
+            return {"pattern": first}
+        name = "alignment_pattern" if saor.regularization == "alignment" else "consistency_pattern"
+        arguments = {"pattern": first, name: second, "consistency_alpha": alpha}
+        if saor.saor_temperature != 1:
+            arguments["consistency_temperature"] = saor.saor_temperature
+        return arguments if rows is None else {**arguments, "consistency_rows": rows}
 
     def _compute_evaluation_loss(self, model, inputs, return_outputs: bool):
         """The mean over this process's batch, which is noted down with the number of its predictions."""
@@ -266,18 +239,23 @@ class SaorTrainer(PatchedTrainer):
             return model.is_labelled(batch)
         return batch["labels"] != -100 if "labels" in batch else None
 
-    def add_loss_parts(self, outputs, num_items_in_batch: torch.Tensor | int | None):
-        """Add `task_loss` and `consistency_loss` of a batch's outputs to what is logged next."""
-        if not self._loss_parts:
-            self._loss_parts_since = self.state.global_step
+    def add_loss_parts(self, outputs, num_items_in_batch: torch.Tensor | int | None, loss: torch.Tensor | None = None):
+        """Add the parts of a batch's loss to what is logged next: those of its outputs or, of a plain step, `loss` itself."""
         # As Trainer scales the loss: by processes where it counted the items of all of them, else by accumulated batches.
-        scale = 1 / self.current_gradient_accumulation_steps
+        scale = per_batch = 1 / self.current_gradient_accumulation_steps
         if num_items_in_batch is not None:
+            per_batch = 1
             scale = (
                 max(self.accelerator.num_processes, self.args.n_gpu) if self.args.average_tokens_across_devices else 1
             )
-        for name in ("task_loss", "consistency_loss"):
-            self._loss_parts[name] = self._loss_parts.get(name, 0.0) + outputs[name].detach().mean() * scale
+        parts = {name: outputs.get(name) for name in ("task_loss", "consistency_loss", "alignment_loss")}
+        parts = {name: part.detach().mean() * scale for name, part in parts.items() if part is not None}
+        if loss is not None:
+            # A plain step's loss is the task's, and is scaled already.
+            parts.setdefault("task_loss", loss.detach().mean() * per_batch)
+        for name, part in parts.items():
+            by_step = self._loss_parts.setdefault(name, {})
+            by_step[self.state.global_step] = by_step.get(self.state.global_step, 0.0) + part
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         # Trainer counts the labels that are not -100: what a label is, and whether it is missing, the model knows.
@@ -289,6 +267,10 @@ class SaorTrainer(PatchedTrainer):
             return {} if is_labelled is None else {"labels": torch.where(is_labelled, 0, -100)}
 
         _, num_items = super().get_batch_samples(map(with_labels, epoch_iterator), num_batches, device)
+        if self.saor.regularization == "alignment":
+            # So too the tokens, over which the alignment is meant.
+            tokens = ({"labels": torch.where(_is_real(batch), 0, -100)} for batch in batches)
+            _, self._num_tokens = super().get_batch_samples(tokens, num_batches, device)
         return batches, num_items
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -454,11 +436,19 @@ class SaorTrainer(PatchedTrainer):
         if "train_loss" in logs:
             logs["train_loss"] = self._loss_of_run.mean()
         if "loss" in logs and self._loss_parts:
-            steps = self.state.global_step - self._loss_parts_since
-            for name, total in self._loss_parts.items():
-                logs[name] = self.accelerator.gather(total.reshape(1)).mean().item() / steps
+            for name, by_step in self._loss_parts.items():
+                mean = torch.stack(list(by_step.values())).mean()
+                logs[name] = self.accelerator.gather(mean.reshape(1)).mean().item()
             self._loss_parts = {}
         super().log(logs, start_time)
+
+
+def _is_real(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Which tokens of a batch are no padding."""
+    if batch.get("attention_mask") is not None:
+        return batch["attention_mask"] != 0
+    tokens = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]
+    return torch.ones_like(tokens, dtype=torch.bool)
 
 
 class _OrderOfEpoch(TrainerCallback):

@@ -45,6 +45,18 @@ DISTRIBUTED_RUNS = {
         "patterns": ["shift"],
         "activation_checkpointing": True,
     },
+    "alignment": {"head": "masked_lm", "saor": {"regularization": "alignment"}},
+    "alignment, checkpointed": {
+        "head": "question_answering",
+        "saor": {"regularization": "alignment"},
+        "activation_checkpointing": True,
+    },
+    "every second step": {"head": "masked_lm", "saor": {"saor_every": 2}},
+    "both without hierarchy": {
+        "head": "masked_lm",
+        "patterns": [f"hierarchical=false,block_size={size}" for size in range(2, 8)],
+        "saor": {"saor_perturb": "both"},
+    },
 }
 
 
@@ -105,13 +117,15 @@ def build_trainer(
     alpha: float = 2.0,
     patterns: list[str] | None = None,
     saor_seed: int = 0,
+    saor: dict | None = None,
     model_config: dict | None = None,
     model=None,
     eval_dataset=None,
     **arguments,
 ) -> SaorTrainer:
     """Without gradient clipping, which would hide a gradient of the wrong size."""
-    saor = SaorArguments(saor_alpha=alpha, saor_seed=saor_seed, **({"saor_patterns": patterns} if patterns else {}))
+    more = {**({"saor_patterns": patterns} if patterns else {}), **(saor or {})}
+    saor = SaorArguments(saor_alpha=alpha, saor_seed=saor_seed, **more)
     defaults = {
         "optim": "sgd",
         "learning_rate": 0.05,
@@ -140,7 +154,7 @@ def build_trainer(
 
 def result_of(trainer: SaorTrainer) -> dict:
     """The final weights, and the losses and parts of losses logged."""
-    parts = ("loss", "task_loss", "consistency_loss")
+    parts = ("loss", "task_loss", "consistency_loss", "alignment_loss")
     model = trainer.accelerator.unwrap_model(trainer.model)
     return {
         "weights": {name: weight.detach().clone() for name, weight in model.state_dict().items()},

@@ -230,6 +230,8 @@ def bad_inputs(folder):
     yield [*finetune, "--pattern", "num_window_blocks=2"], "num_window_blocks=2 is not allowed: it must be odd"
     yield [*finetune, "--saor-alpha", -1], "saor_alpha=-1.0 is not allowed"
     yield [*finetune, "--saor-patterns", "sideways"], "'sideways' is not one of shift"
+    yield [*finetune, "--regularization", "alignment", "--saor-share", 0.5], "saor_share=0.5 is not for regularization="
+    yield [*finetune, "--saor-every", 2], "saor_every=2 is not for regularization=none"
     yield [*finetune, "--resume-from-checkpoint", folder / "checkpoint-1"], "there is no such folder"
     yield [*finetune, "--resume-from-checkpoint", folder], "its trainer_state.json is missing or cut off"
     yield replaced(pretrain, "--train-tokenizer", 100), "a vocabulary of 100 is too small"
@@ -411,7 +413,7 @@ def test_a_fault_of_ours_keeps_its_traceback(workspace, tmp_path, monkeypatch, c
     def at_fault(*args, **kwargs):
         raise ValueError("shapes that do not fit")
 
-    monkeypatch.setattr("ernie_sparse.modeling_ernie_sparse.saor_loss", at_fault)
+    monkeypatch.setattr("ernie_sparse.head_outputs.saor_loss", at_fault)
     with pytest.raises(ValueError, match="shapes that do not fit") as fault:
         run(pretrain_arguments(workspace, tmp_path / "out"))
     assert not isinstance(fault.value, InputError) and "error:" not in capsys.readouterr().err

@@ -201,7 +201,7 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
             (("--learning-rate", "1e-4"), "learning_rate 0.003 and not 0.0001"),
             (
                 ("--max-length", 32, "--saor-alpha", 1),
-                "max_length 64 and not 32, stride 16 and not 8, saor_alpha 0.0 and not 1.0",
+                "max_length 64 and not 32, stride 16 and not 8, regularization none and not saor, saor_alpha 0.0 and not 1.0",
             ),
         ):
             capsys.readouterr()
@@ -432,6 +432,15 @@ def test_a_recipe_stands_in_for_what_is_not_given(tmp_path):
     _, task, _, saor, training = read_arguments([*words, *flags])
     assert (training.learning_rate, training.num_train_epochs, training.per_device_train_batch_size) == (1e-3, 2, 3)
     assert saor.saor_alpha == 2 and not training.load_best_model_at_end and task.columns["text"] == "body"
+    for more, arm in (
+        ([], ("none", 0.0)),
+        (["--saor-alpha", "2"], ("saor", 2.0)),
+        (["--saor-alpha", "0"], ("none", 0.0)),
+        (["--regularization", "alignment"], ("alignment", 1.0)),
+        (["--regularization", "r-drop", "--saor-alpha", "3"], ("r-drop", 3.0)),
+    ):
+        saor = read_arguments([*words, *more])[3]
+        assert (saor.regularization, saor.saor_alpha) == arm
     assert prepare().settings.max_length == 64
     assert prepare("--max-length", 40).settings.max_length == 40
 

@@ -394,7 +394,7 @@ def test_hidden_states_are_captured_per_layer_and_aligned_with_the_tokens(backen
     model = build("base", backend, num_hidden_layers=3)
     layer_outputs = []
     for layer in model.encoder.layer:
-        layer.register_forward_hook(lambda module, args, output: layer_outputs.append(args[1].give(output)))
+        layer.register_forward_hook(lambda module, args, output: layer_outputs.append(args[1].give(output[0])))
     output = model(**make_inputs(lengths=(21, 13)), output_hidden_states=True)
     assert [tuple(states.shape) for states in output.hidden_states] == [(2, 21, 32)] * 4
     for states, layer_output in zip(output.hidden_states[1:], layer_outputs, strict=True):

@@ -180,6 +180,33 @@ def test_the_same_pattern_twice_is_consistent(name, build):
 
 
 @every_head
+def test_a_second_pass_over_some_rows_is_that_of_these_rows(name, build):
+    """Three rows, of which two are read twice: against calls of one pass."""
+    model, batch = build(name).train(), make_batch(name, lengths=(40, 23, 31))
+    rows, count = torch.tensor([0, 2]), model.is_labelled(batch).sum()
+    settings = {"consistency_alpha": 2.5, "num_items_in_batch": count}
+    if name != "regression":
+        settings["consistency_temperature"] = 2.0
+    shared, alone = ({key: value[index] for key, value in batch.items()} for index in (rows, [1]))
+    double = model(**shared, **settings, consistency_pattern=OTHER_PATTERN)
+    single = model(**alone, num_items_in_batch=count)
+    expected = double.task_loss + single.loss + 1.5 * 2.5 * double.consistency_loss
+    expected.backward()
+    by_hand = {key: gradient.clone() for key, gradient in gradients(model).items()}
+    model.zero_grad()
+    output = model(**batch, **settings, consistency_pattern=OTHER_PATTERN, consistency_rows=rows)
+    output.loss.backward()
+    assert double.consistency_loss > 1e-3
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.task_loss, double.task_loss + single.loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.consistency_loss, 1.5 * double.consistency_loss, rtol=1e-4, atol=1e-5)
+    for parameter_name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, by_hand[parameter_name], rtol=1e-3, atol=1e-4)
+    evaluated = model.eval()(**batch, **settings, consistency_pattern=OTHER_PATTERN, consistency_rows=rows)
+    torch.testing.assert_close(evaluated.loss, output.loss, rtol=1e-4, atol=1e-5)
+
+
+@every_head
 def test_num_items_divides_both_losses(name, build):
     model, batch = build(name).train(), {**make_batch(name), "consistency_pattern": OTHER_PATTERN}
     labels = batch["start_positions"] if name == "question_answering" else batch["labels"]

@@ -25,8 +25,15 @@ from ernie_sparse.conversion import convert
 
 PACKAGE = Path(ernie_sparse.__file__).parent
 CODE = {
-    *("block_attention.py", "block_kernel.py", "block_plan.py", "configuration_ernie_sparse.py", "hst_attention.py"),
-    *("hst_layer.py", "modeling_ernie_sparse.py", "saor.py", "sparse_pattern.py"),
+    *("block_attention.py", "block_kernel.py", "block_plan.py", "configuration_ernie_sparse.py", "head_outputs.py"),
+    *(
+        "hst_attention.py",
+        "hst_layer.py",
+        "layer_alignment.py",
+        "modeling_ernie_sparse.py",
+        "saor.py",
+        "sparse_pattern.py",
+    ),
 }
 CLASSIFIER = "AutoModelForSequenceClassification"
 

@@ -138,6 +138,56 @@ def test_two_passes_follow_the_formula(distribution, alpha):
     torch.testing.assert_close(losses.loss, task + alpha * consistency)
 
 
+@pytest.mark.parametrize("distribution", ["categorical", "bernoulli"])
+def test_a_temperature_softens_what_is_compared_and_keeps_its_size(distribution):
+    logits, second, labels = make_batch(distribution)
+    _, law = DIVERGENCES[distribution]
+    p, q = law(logits / 3), law(second / 3)
+    expected = 9 * 0.5 * (kl_divergence(p, q) + kl_divergence(q, p)).mean()
+    plain, soft = (saor_loss(distribution, logits, labels, second, alpha=2.0, temperature=t) for t in (1.0, 3.0))
+    torch.testing.assert_close(soft.consistency_loss, expected)
+    assert torch.equal(soft.task_loss, plain.task_loss)
+    torch.testing.assert_close(soft.loss, soft.task_loss + 2 * expected)
+    with pytest.raises(ValueError, match=r"temperature of 3\.0 is for classes"):
+        saor_loss("gaussian", *make_batch("gaussian")[::2], temperature=3.0)
+
+
+@every_distribution
+@pytest.mark.parametrize("num_items", [None, 7])
+def test_a_second_pass_over_some_rows_counts_for_all(distribution, num_items):
+    logits, second, labels = make_batch(distribution)
+    labels[1] = labels[3, 2:] = no_label(distribution)
+    rows, others = torch.tensor([1, 3, 4]), torch.tensor([0, 2, 5])
+    count = int(is_labelled(distribution, labels).sum()) if num_items is None else num_items
+    both = saor_loss(distribution, logits[rows], labels[rows], second[rows], num_items=count)
+    alone = saor_loss(distribution, logits[others], labels[others], num_items=count).loss
+    leaves = [states.requires_grad_() for states in (logits, second[rows])]
+    losses = saor_loss(distribution, leaves[0], labels, leaves[1], alpha=3.0, num_items=num_items, rows=rows)
+    torch.testing.assert_close(losses.task_loss, both.task_loss + alone)
+    torch.testing.assert_close(losses.consistency_loss, 2 * both.consistency_loss)
+    torch.testing.assert_close(losses.loss, losses.task_loss + 3 * losses.consistency_loss)
+    with pytest.raises(ValueError, match="3 rows are in the second pass"):
+        saor_loss(distribution, logits, labels, second[:2], rows=rows)
+    gradients = torch.autograd.grad(losses.loss, leaves)
+    by_hand = torch.autograd.grad(both_by_hand(distribution, *leaves, labels, rows, others, count), leaves)
+    torch.testing.assert_close(gradients, by_hand)
+
+
+def both_by_hand(distribution, logits, second, labels, rows, others, count) -> torch.Tensor:
+    both = saor_loss(distribution, logits[rows], labels[rows], second, alpha=6.0, num_items=count)
+    return both.loss + saor_loss(distribution, logits[others], labels[others], num_items=count).loss
+
+
+@every_distribution
+def test_the_loss_of_some_rows_is_that_of_all_on_average(distribution):
+    logits, second, labels = make_batch(distribution, num_documents=4)
+    labels[1] = labels[3, 2:] = no_label(distribution)
+    every = [torch.tensor(rows) for rows in itertools.combinations(range(4), 2)]
+    found = [saor_loss(distribution, logits, labels, second[rows], rows=rows).consistency_loss for rows in every]
+    expected = saor_loss(distribution, logits, labels, second).consistency_loss
+    torch.testing.assert_close(torch.stack(found).mean(), expected)
+
+
 @every_distribution
 def test_both_passes_are_trained_by_both_terms(distribution):
     logits, second, labels = make_batch(distribution)

@@ -1,10 +1,8 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """SaorTrainer: the choice of the second pattern, the losses it logs, and the same training however a batch is split."""
 
-import dataclasses
 import math
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -29,9 +27,8 @@ import ernie_sparse
 from ernie_sparse import SparsePattern
 from ernie_sparse.block_plan import BlockPlan, plan_batch
 from ernie_sparse.errors import InputError
-from ernie_sparse.trainer import PERTURBATIONS, DivergedError, SaorArguments, SaorTrainer, perturb, second_pattern
-
-OWN = SparsePattern(block_size=8, num_window_blocks=3, num_random_blocks=1, block_shift=5, seed=4)
+from ernie_sparse.regularization import SaorArguments, second_pattern
+from ernie_sparse.trainer import DivergedError, SaorTrainer
 
 
 def train(head: str, output_dir, **options) -> dict:
@@ -46,108 +43,6 @@ def assert_same_training(ours: dict, expected: dict, tolerance: float = 1e-5):
         assert our_log == pytest.approx(log, rel=tolerance, abs=tolerance)
     for name, weight in expected["weights"].items():
         torch.testing.assert_close(ours["weights"][name], weight, rtol=tolerance, atol=tolerance, msg=name)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"saor_alpha": -0.1}, "saor_alpha=-0.1"),
-        ({"saor_alpha": float("nan")}, "saor_alpha=nan"),
-        ({"saor_alpha": float("inf")}, "saor_alpha=inf"),
-        ({"saor_patterns": []}, "saor_patterns is empty"),
-        ({"saor_patterns": ["shift", "rotate"]}, "'rotate' is not one of shift, .*, none, nor a pattern"),
-        ({"saor_patterns": ["block_size=0"]}, "block_size=0 is not allowed"),
-    ],
-)
-def test_wrong_arguments_are_refused_with_the_reason(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SaorArguments(**arguments)
-
-
-def test_the_second_pattern_is_a_pure_function_of_seed_and_step():
-    steps = range(200)
-    saor = SaorArguments(saor_seed=3)
-    drawn = [second_pattern(OWN, saor, step) for step in steps]
-    random.seed(99)
-    global_state = random.getstate(), torch.get_rng_state()
-    again = {step: second_pattern(OWN, saor, step) for step in reversed(steps)}
-    assert drawn == [again[step] for step in steps]
-    assert random.getstate() == global_state[0] and torch.equal(torch.get_rng_state(), global_state[1])
-    assert drawn != [second_pattern(OWN, SaorArguments(saor_seed=4), step) for step in steps]
-    # All four kinds of the default, and many patterns of them.
-    changed = {name for p in drawn for name in changes(p)}
-    assert changed == {"block_shift", "block_size", "num_window_blocks", "num_random_blocks", "seed"}
-    assert len(set(drawn)) > 50
-
-
-def changes(pattern: SparsePattern, own: SparsePattern = OWN) -> set[str]:
-    return {f.name for f in dataclasses.fields(own) if getattr(pattern, f.name) != getattr(own, f.name)}
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        OWN,
-        SparsePattern(),
-        SparsePattern(block_size=2, num_window_blocks=1, num_global_blocks=0, block_shift=1, hierarchical=False),
-    ],
-)
-@pytest.mark.parametrize(
-    "name, may_change",
-    [
-        ("shift", {"block_shift"}),
-        ("block_size", {"block_size", "block_shift"}),
-        ("window", {"num_window_blocks"}),
-        ("random", {"num_random_blocks", "seed"}),
-        ("hierarchy", {"hierarchical"}),
-        ("none", set()),
-    ],
-)
-def test_a_perturbation_changes_what_it_says_and_nothing_else(name, may_change, own):
-    drawn = {perturb(own, name, random.Random(i)) for i in range(1000)}
-    for pattern in drawn:
-        assert SparsePattern.parse(str(pattern)) == pattern
-        assert changes(pattern, own) <= may_change
-        assert (pattern != own) == (name != "none")
-    expected = {
-        "shift": [{"block_shift": shift} for shift in range(own.block_size) if shift != own.block_shift],
-        "window": [{"num_window_blocks": own.num_window_blocks + d} for d in (-2, 2) if own.num_window_blocks + d > 0],
-        "hierarchy": [{"hierarchical": not own.hierarchical}],
-        "none": [{}],
-        "block_size": [
-            {"block_size": size, "block_shift": own.block_shift % size}
-            for size in (own.block_size // 2, own.block_size * 2)
-        ],
-    }
-    if name == "random":
-        assert {pattern.num_random_blocks - own.num_random_blocks for pattern in drawn} == {1, 2, 3}
-        assert len({pattern.seed for pattern in drawn}) > 900
-    else:
-        assert drawn == {dataclasses.replace(own, **fields) for fields in expected[name]}
-
-
-def test_perturbations_of_blocks_of_one_token_are_valid():
-    own = SparsePattern(block_size=1)
-    assert perturb(own, "shift", random.Random(0)) == own
-    assert {perturb(own, "block_size", random.Random(i)).block_size for i in range(20)} == {2}
-    for name in PERTURBATIONS:
-        perturb(own, name, random.Random(1))
-
-
-def test_patterns_can_be_named_explicitly():
-    texts = ["block_size=32,num_window_blocks=5", "hierarchical=false", "shift"]
-    drawn = {second_pattern(OWN, SaorArguments(saor_patterns=texts), step) for step in range(60)}
-    assert SparsePattern(block_size=32, num_window_blocks=5) in drawn
-    assert SparsePattern(hierarchical=False) in drawn
-    assert {p.block_shift for p in drawn if p not in (SparsePattern.parse(t) for t in texts[:2])} == {
-        0,
-        1,
-        2,
-        3,
-        4,
-        6,
-        7,
-    }
 
 
 @pytest.mark.parametrize("logging_steps", [1, 2])
@@ -193,6 +88,13 @@ def calls_of(trainer: SaorTrainer) -> list[dict]:
     calls = []
     trainer.model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(dict(kwargs)), with_kwargs=True)
     return calls
+
+
+def regularization_of(call: dict) -> dict:
+    """What of a call is the regularisation's, comparable."""
+    names = ("pattern", "consistency_pattern", "alignment_pattern", "consistency_alpha", "consistency_rows")
+    rows = call.get("consistency_rows")
+    return {name: call.get(name) for name in names} | {"consistency_rows": None if rows is None else rows.tolist()}
 
 
 def test_the_second_pattern_follows_the_step_and_holds_for_its_micro_batches(tmp_path):
@@ -347,7 +249,16 @@ def test_saor_is_on_with_its_defaults_unless_told_otherwise():
 
 @pytest.mark.parametrize(
     "head, options",
-    [*((head, {}) for head in HEADS), ("masked_lm", {"activation_checkpointing": True}), ("masked_lm", {"alpha": 0.0})],
+    [
+        *((head, {}) for head in HEADS),
+        ("masked_lm", {"activation_checkpointing": True}),
+        ("masked_lm", {"alpha": 0.0}),
+        ("masked_lm", {"saor": {"saor_every": 2, "saor_alpha_warmup": 1.0, "saor_temperature": 2.0}}),
+        *(
+            (head, {"saor": {"regularization": "alignment"}})
+            for head in ("masked_lm", "regression", "question_answering")
+        ),
+    ],
 )
 def test_accumulated_micro_batches_train_as_one_batch(head, options, tmp_path):
     # Twelve examples: the second and last step has only half of its examples.
@@ -364,6 +275,8 @@ def test_accumulated_micro_batches_train_as_one_batch(head, options, tmp_path):
         ("single_label", {"num_train_epochs": 2}),
         ("single_label", {"num_train_epochs": 2, "train_sampling_strategy": "group_by_length"}),
         ("single_label", {"num_train_epochs": 2, "train_sampling_strategy": "batch_rebalance"}),
+        ("masked_lm", {"saor": {"saor_every": 3, "saor_share": 0.5, "saor_alpha_warmup": 1.0, "saor_perturb": "both"}}),
+        ("single_label", {"saor": {"regularization": "alignment", "saor_every": 3}}),
     ],
 )
 def test_a_resumed_run_repeats_the_uninterrupted_one(head, more, tmp_path):
@@ -388,9 +301,9 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(head, more, tmp_path):
     resumed_calls = calls_of(resumed_trainer)
     resumed_trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{done}"))
     resumed = result_of(resumed_trainer)
-    patterns = [call["consistency_pattern"] for call in calls]
-    assert [call["consistency_pattern"] for call in resumed_calls] == patterns[done:]
-    assert len(set(patterns)) > 1
+    given, given_again = ([regularization_of(call) for call in each] for each in (calls, resumed_calls))
+    assert given_again == given[done:]
+    assert len({str(each) for each in given}) > 1
     assert resumed["losses"] == whole["losses"]
     for name, weight in whole["weights"].items():
         assert torch.equal(resumed["weights"][name], weight), name
@@ -504,7 +417,8 @@ def test_two_processes_train_as_one(tmp_path):
     for name, run in DISTRIBUTED_RUNS.items():
         expected = distributed_run(run, batch_size=8, output_dir=str(tmp_path))
         assert_same_training(saved["results"][name], expected)
-        assert all(log["consistency_loss"] > 1e-4 for log in expected["losses"]), name
+        parts = [log.get("consistency_loss", log.get("alignment_loss", 0.0)) for log in expected["losses"]]
+        assert parts[0] > 1e-4 and (parts[1] > 1e-4) == ("every" not in name), name
     for head, losses in saved["losses"].items():
         assert losses == pytest.approx([evaluation_loss(head, 11, str(tmp_path))] * 3, rel=1e-6), head
     epochs = [[row for process in saved["rows"] for row in process[start : start + 16]] for start in (0, 16, 32)]
@@ -512,12 +426,19 @@ def test_two_processes_train_as_one(tmp_path):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_a_compiled_model_is_given_its_patterns_as_plans(head, tmp_path):
+@pytest.mark.parametrize(
+    "head, saor",
+    [
+        *((head, {}) for head in HEADS),
+        ("masked_lm", {"regularization": "alignment"}),
+        *((head, {"saor_share": 0.5}) for head in ("masked_lm", "question_answering")),
+    ],
+)
+def test_a_compiled_model_is_given_its_patterns_as_plans(head, saor, tmp_path):
     given = []
     results = []
     for is_compiled in (False, True):
-        trainer = build_trainer(head, str(tmp_path / str(is_compiled)))
+        trainer = build_trainer(head, str(tmp_path / str(is_compiled)), saor=saor)
         trainer.args.torch_compile = is_compiled
         trainer.current_gradient_accumulation_steps = 1
         model = trainer.model.train()
@@ -526,11 +447,13 @@ def test_a_compiled_model_is_given_its_patterns_as_plans(head, tmp_path):
         torch.manual_seed(0)
         results.append(trainer.compute_loss(model, batch).detach())
     torch.testing.assert_close(*results)
-    for name in ("pattern", "consistency_pattern"):
+    second = "alignment_pattern" if saor.get("regularization") == "alignment" else "consistency_pattern"
+    for name in ("pattern", second):
         value, plan = (kwargs[name] for kwargs in given)
         assert isinstance(value, SparsePattern) and isinstance(plan, BlockPlan)
-        batch = given[1]
-        expected = plan_batch(
-            value, 1, batch["input_ids"].shape, torch.device("cpu"), batch["attention_mask"], is_static=True
-        )
+        mask = given[1]["attention_mask"]
+        if name == second and "consistency_rows" in given[1]:
+            mask = mask[given[1]["consistency_rows"]]
+        expected = plan_batch(value, 1, mask.shape, torch.device("cpu"), mask, is_static=True)
         assert torch.equal(plan.block_bounds, expected.block_bounds) and torch.equal(plan.is_real, expected.is_real)
+    assert ("consistency_rows" in given[1]) == ("saor_share" in saor)

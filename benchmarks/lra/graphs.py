@@ -15,8 +15,9 @@ from transformers import TrainingArguments
 
 from ernie_sparse.block_plan import BlockPlan, plan_batch
 from ernie_sparse.errors import InputError
+from ernie_sparse.regularization import second_pattern
 from ernie_sparse.sparse_pattern import SparsePattern
-from ernie_sparse.trainer import SaorTrainer, second_pattern
+from ernie_sparse.trainer import SaorTrainer
 
 from .device_rows import DeviceRows
 from .models import LraModel

@@ -131,6 +131,8 @@ def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, LraRun
             f"--saor-alpha {saor.saor_alpha}: {args.model} is transformers' own and has no pattern to perturb"
         )
     if args.cuda_graphs:
+        if len(saor_facts(saor) or {}) > 2:
+            raise InputError("--cuda-graphs: of regularisations it has SAOR with patterns and a weight alone")
         check_graphs(args.model, model, training)
     training.remove_unused_columns = False
     # transformers warns of a checkpoint that has them in updates where the arguments have shares.
@@ -160,6 +162,15 @@ def changed_settings(training: TrainingArguments) -> dict:
     usual["eval_steps"] = in_updates(usual["eval_steps"], training.max_steps)
     found = {name: getattr(training, name) for name in COMPARED}
     return {name: value for name, value in found.items() if value != usual[name]}
+
+
+def saor_facts(saor: SaorArguments) -> dict | None:
+    """The regularisation of a run: what SAOR's is, and what of it is otherwise than by default."""
+    if not saor.saor_alpha:
+        return None
+    usual, named = asdict(SaorArguments()), ("saor_alpha", "saor_patterns", "saor_seed")
+    more = {name: value for name, value in asdict(saor).items() if name not in named and value != usual[name]}
+    return {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns, **more}
 
 
 def build_encoder(args: LraArguments, rows: DatasetDict, training: TrainingArguments, run: Run) -> tuple:
@@ -238,7 +249,7 @@ def train_and_test_run(
         "warmup_steps": training.get_warmup_steps(training.max_steps),
         "changed": changed_settings(training),
         "cuda_graphs": args.cuda_graphs,
-        "saor": {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns} if saor.saor_alpha else None,
+        "saor": saor_facts(saor),
         "rows": {split: len(split_rows) for split, split_rows in rows.items()},
         # Those that left something out.
         "limits": {split: size for split, size in args.limits().items() if size == len(rows[split])},

@@ -33,7 +33,7 @@ class Task:
     has_memory: bool = False
 
 
-PLAIN, SAOR = "plain", "SAOR"
+PLAIN, SAOR, ALIGNMENT = "plain", "SAOR", "alignment"
 KEPT, CHECKPOINTED = "activations kept", "checkpointing"
 FULL, PADDED = "full", "half padding"
 
@@ -51,8 +51,8 @@ TASKS = {
         ),
         Task(
             "saor",
-            "a masked-LM step of ernie-sparse, 15 % of the tokens labelled, plain and with a second pattern",
-            variants=(PLAIN, SAOR),
+            "a masked-LM step of ernie-sparse, 15 % of the tokens labelled: plain, SAOR, layer alignment",
+            variants=(PLAIN, SAOR, ALIGNMENT),
         ),
         Task(
             "padding-forward",
@@ -143,10 +143,11 @@ def build_inputs(task: Task, row: Row, setup: Setup, length: int) -> dict:
         inputs["global_attention_mask"] = torch.zeros_like(input_ids)
         inputs["global_attention_mask"][:, 0] = 1
     inputs = {name: tensor.to(setup.device) for name, tensor in inputs.items()}
-    if row.variant == SAOR:
+    if row.variant in (SAOR, ALIGNMENT):
         pattern = setup.sizes.pattern
         shift = (pattern.block_shift + pattern.block_size // 2) % pattern.block_size
-        inputs["consistency_pattern"] = dataclasses.replace(pattern, block_shift=shift)
+        name = "consistency_pattern" if row.variant == SAOR else "alignment_pattern"
+        inputs[name] = dataclasses.replace(pattern, block_shift=shift)
     return inputs
 
 

@@ -29,8 +29,8 @@ from .trainer import FeatureCollator, FinetuneTrainer
 logger = logging.get_logger(__name__)
 
 DEFAULTS = {
-    # Until its gain in fine-tuning is shown.
-    "saor_alpha": 0.0,
+    # Until the gain of another in fine-tuning is shown.
+    "regularization": "none",
     "train_sampling_strategy": "group_by_length",
     "load_best_model_at_end": True,
     # Rows carry more than the head reads: where they belong, how long they are.
@@ -90,6 +90,8 @@ def fill_arguments(
     recipe = {
         **recipe_of(task),
         "load_best_model_at_end": has_best,
+        # A weight alone says that there is something to weigh.
+        "regularization": None if "saor_alpha" in given else DEFAULTS["regularization"],
         # Of these metrics mse alone is better when smaller; of losses transformers knows.
         "greater_is_better": False if given.get("metric_for_best_model", task.best).endswith("mse") else None,
     }

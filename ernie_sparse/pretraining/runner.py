@@ -24,6 +24,8 @@ from ..training_arguments import RunArguments, check_best_metric, training_facts
 from .masking import MaskAnew, MaskingCollator, mask_once
 from .text import load_texts, pack, train_tokenizer
 
+# What the model card calls it.
+REGULARISED = {"r-drop": "R-Drop", "saor": "SAOR", "alignment": "layer alignment"}
 USAGE = """(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]
 
 examples:
@@ -259,12 +261,10 @@ def pretrain(
 
 
 def card_of(args: PretrainArguments, training: RunArguments, results: dict) -> CardFacts:
-    steps, rows = results["steps"], results["training_rows"]
+    steps, rows, arm = results["steps"], results["training_rows"], results["arguments"]["regularization"]
     return CardFacts(
         about="An ERNIE-Sparse encoder, pretrained to predict masked tokens"
-        + (
-            f" with SAOR (alpha {results['arguments']['saor_alpha']:g})." if results["arguments"]["saor_alpha"] else "."
-        ),
+        + (f" with {REGULARISED[arm]} (alpha {results['arguments']['saor_alpha']:g})." if arm != "none" else "."),
         facts={
             "trained on": f"{rows:,} rows of {results['max_length']:,} tokens, {steps:,} steps, seed {training.seed}",
         },

@@ -440,6 +440,8 @@ def test_what_cannot_be_captured_is_said_in_one_line_and_nothing_is_written(tmp_
         (("--model", "longformer"), "--cuda-graphs: longformer reads back from the device"),
         (("--gradient-checkpointing", "true"), "--cuda-graphs with --gradient-checkpointing True: it saves"),
         (("--train-sampling-strategy", "batch_rebalance"), "batch_rebalance: every batch has to have the same number"),
+        (("--saor-every", 2), "--cuda-graphs: of regularisations it has SAOR"),
+        (("--regularization", "alignment"), "--cuda-graphs: of regularisations it has SAOR"),
         (("--torch-empty-cache-steps", 5), "--torch-empty-cache-steps 5: no memory can be given back"),
     ):
         assert run(*arguments(tmp_path, *more, *("--use-cpu", "true"))) == 2

@@ -20,7 +20,7 @@ from benchmarks.lra.tasks import TASKS
 from benchmarks.lra.training import DocumentCollator
 from ernie_sparse import SparsePattern
 from ernie_sparse.conversion import convert
-from ernie_sparse.trainer import SaorArguments, second_pattern
+from ernie_sparse.regularization import SaorArguments, second_pattern
 
 # The documents here are short; those of the tasks go through the block form.
 pytestmark = pytest.mark.usefixtures("block_form")

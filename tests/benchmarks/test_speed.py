@@ -164,10 +164,11 @@ def test_half_of_the_padded_batch_is_padding(length, batch_size):
 
 def test_variants_differ_in_what_they_are_about_and_in_nothing_else():
     task, setup = TASKS["saor"], Setup(TINY)
-    plain, saor = (build_inputs(task, Row(OURS, variant), setup, 200) for variant in (PLAIN, SAOR))
-    pattern = saor.pop("consistency_pattern")
-    assert pattern.block_shift == 32 and pattern.block_size == 64
-    assert plain.keys() == saor.keys() and all(torch.equal(plain[key], saor[key]) for key in plain)
+    plain, *others = (build_inputs(task, Row(OURS, variant), setup, 200) for variant in task.variants)
+    for name, other in zip(("consistency_pattern", "alignment_pattern"), others, strict=True):
+        pattern = other.pop(name)
+        assert pattern.block_shift == 32 and pattern.block_size == 64
+        assert plain.keys() == other.keys() and all(torch.equal(plain[key], other[key]) for key in plain)
     labelled = plain["labels"] != -100
     assert labelled.sum() == 30 and torch.equal(plain["labels"][labelled], plain["input_ids"][labelled])
     kept, checkpointed = (
@@ -327,7 +328,7 @@ def test_everything_runs_and_is_told(tmp_path, capsys, block_form):
     results = read(tmp_path)
     assert results["complete"] is True and results["command"].startswith("python -m benchmarks.speed --hidden-size 32")
     assert {cell["task"] for cell in results["cells"]} == set(TASKS)
-    assert len(results["cells"]) == 3 * 7 + 4 * 4 and all(len(cell["seconds"]) == 2 for cell in results["cells"])
+    assert len(results["cells"]) == 3 * 7 + 4 * 4 + 2 and all(len(cell["seconds"]) == 2 for cell in results["cells"])
     assert results["hardware"]["threads"] == 1 and results["settings"]["lengths"] == [64]
     assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     markdown = (tmp_path / "results.md").read_text()

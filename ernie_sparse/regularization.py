@@ -1,0 +1,229 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""How a training is regularised, as flags, and what follows from them for a step: patterns, rows and weight, without a model."""
+
+import dataclasses
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from .sparse_pattern import SparsePattern
+
+REGULARIZATIONS = ("none", "r-drop", "saor", "alignment")
+PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
+PERTURBED = ("second", "both")
+
+
+@dataclass
+class SaorArguments:
+    """
+    How the training is regularised. All of it is our choice but for `saor` itself; the paper names neither the second pattern
+    nor weight or schedule.
+
+    Raises:
+        `ValueError`: A value that is not allowed, or that another one leaves without effect.
+    """
+
+    _argument_group_name: ClassVar[str] = (
+        "regularisation: SAOR, the consistency between two sparse patterns, and its like"
+    )
+
+    regularization: str | None = field(
+        default=None,
+        kw_only=True,
+        metadata={
+            "help": (
+                "What is added to the task loss. none: nothing, one pass per step. r-drop: two passes under the model's own "
+                "pattern, of which dropout alone differs, have to agree. saor: two passes under two patterns have to agree. "
+                "alignment: one pass, in each layer of which attention runs under a second pattern as well, and both outputs "
+                "have to agree. None: saor, or none where --saor-alpha is 0."
+            )
+        },
+    )
+    saor_alpha: float = field(
+        default=1.0,
+        metadata={"help": "Weight of what is added to the task loss. 0 is --regularization none."},
+    )
+    saor_patterns: list[str] = field(
+        default_factory=lambda: ["shift", "block_size", "window", "random"],
+        metadata={
+            "help": (
+                "What the second pattern of each step is drawn from. Names perturb the model's own pattern: shift (other "
+                "block boundaries), block_size (half or double), window (two blocks less or more), random (one to three "
+                "random blocks more), hierarchy (representatives on or off), none (the same pattern twice: dropout alone, "
+                "as R-Drop). Anything else is read as a pattern, such as block_size=32,num_window_blocks=5."
+            )
+        },
+    )
+    saor_seed: int = field(default=0, metadata={"help": "Seed of the draws, which depend on it and the step alone."})
+    saor_every: int = field(
+        default=1,
+        metadata={"help": "Regularise the first of so many steps, with the whole weight; the others are plain ones."},
+    )
+    saor_share: float = field(
+        default=1.0,
+        metadata={
+            "help": (
+                "Run the second pass over this share of each batch's rows (at least one), drawn anew in each step; the "
+                "consistency loss is scaled up accordingly. For r-drop and saor."
+            )
+        },
+    )
+    saor_alpha_warmup: float = field(
+        default=0.0, metadata={"help": "Share of all steps over which the weight grows linearly to --saor-alpha."}
+    )
+    saor_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": (
+                "What logits are divided by before they are compared; the consistency loss is multiplied by its square. For "
+                "r-drop and saor, and not for numbers."
+            )
+        },
+    )
+    saor_perturb: str = field(
+        default="second",
+        metadata={
+            "help": "Which passes have a drawn pattern: second (the first has the model's own), or both, each its own draw."
+        },
+    )
+
+    def __post_init__(self):
+        if self.regularization is None:
+            self.regularization = "none" if self.saor_alpha == 0 else "saor"
+        for is_wrong, message in (*self._wrong_values(), *self._conflicts()):
+            if is_wrong:
+                raise ValueError(message)
+        self._check_patterns()
+        if self.regularization == "none":
+            self.saor_alpha = 0.0
+
+    def _wrong_values(self) -> Iterator[tuple[bool, str]]:
+        for name, is_allowed, allowed in (
+            ("regularization", self.regularization in REGULARIZATIONS, f"one of {', '.join(REGULARIZATIONS)}"),
+            ("saor_alpha", 0 <= self.saor_alpha < math.inf, "at least 0, and finite"),
+            ("saor_every", self.saor_every >= 1, "at least 1"),
+            ("saor_share", 0 < self.saor_share <= 1, "more than 0 and at most 1"),
+            ("saor_alpha_warmup", 0 <= self.saor_alpha_warmup <= 1, "from 0 to 1"),
+            ("saor_temperature", 0 < self.saor_temperature < math.inf, "more than 0, and finite"),
+            ("saor_perturb", self.saor_perturb in PERTURBED, f"one of {', '.join(PERTURBED)}"),
+        ):
+            yield not is_allowed, f"{name}={getattr(self, name)} is not allowed: it must be {allowed}"
+
+    def _conflicts(self) -> Iterator[tuple[bool, str]]:
+        arm = self.regularization
+        has_no_weight = arm != "none" and self.saor_alpha == 0
+        yield has_no_weight, f"regularization={arm} with saor_alpha=0 is none: give it a weight"
+        schedule = ("saor_every", "saor_share", "saor_alpha_warmup", "saor_temperature", "saor_perturb")
+        reason, flags = {
+            "none": ("there is nothing to weigh, to draw or to leave out", schedule),
+            "r-drop": ("both passes are under the model's own pattern", ("saor_patterns", "saor_perturb")),
+            "alignment": ("no distributions of two passes are compared", ("saor_share", "saor_temperature")),
+        }.get(arm, ("", ()))
+        for flag in dataclasses.fields(self):
+            default = flag.default if flag.default is not dataclasses.MISSING else flag.default_factory()
+            value = getattr(self, flag.name)
+            yield (
+                flag.name in flags and value != default,
+                f"{flag.name}={value} is not for regularization={arm}: {reason}",
+            )
+        is_same = arm == "alignment" and "none" in self.saor_patterns
+        yield (
+            is_same,
+            "saor_patterns: with regularization=alignment none has no effect, the same pattern twice is aligned",
+        )
+
+    def _check_patterns(self):
+        if not self.saor_patterns:
+            raise ValueError("saor_patterns is empty: name at least one perturbation or pattern")
+        for entry in self.saor_patterns:
+            if entry not in PERTURBATIONS:
+                try:
+                    SparsePattern.parse(entry)
+                except ValueError as error:
+                    names = ", ".join(PERTURBATIONS)
+                    raise ValueError(
+                        f"saor_patterns: {entry!r} is not one of {names}, nor a pattern: {error}"
+                    ) from None
+
+    def is_on(self, step: int) -> bool:
+        """Whether a step is regularised."""
+        return self.regularization != "none" and step % self.saor_every == 0
+
+    def alpha(self, step: int, num_steps: int) -> float:
+        """The weight in a step, of a training of so many."""
+        num_warmup = math.ceil(self.saor_alpha_warmup * num_steps)
+        return self.saor_alpha * min(1.0, (step + 1) / max(1, num_warmup))
+
+    def rows(self, step: int, num_rows: int) -> list[int] | None:
+        """
+        The rows of a batch that are in the second pass, or `None` for all. They are drawn, and not the first ones: where rows of
+        like length are batched together, those are the longest.
+        """
+        count = math.ceil(self.saor_share * num_rows)
+        if count == num_rows:
+            return None
+        return sorted(random.Random(f"{self.saor_seed}/{step}/rows").sample(range(num_rows), count))
+
+    def may_be_hierarchical(self, own: SparsePattern) -> tuple[set[bool], set[bool]]:
+        """Which values `hierarchical` may have in the first and in the second pattern of a step."""
+        own_alone = {own.hierarchical}
+        drawn = {
+            own.hierarchical != (entry == "hierarchy")
+            if entry in PERTURBATIONS
+            else SparsePattern.parse(entry).hierarchical
+            for entry in self.saor_patterns
+        }
+        if self.regularization in ("none", "r-drop"):
+            return own_alone, own_alone
+        return drawn if self.saor_perturb == "both" else own_alone, drawn
+
+
+def patterns_of_step(own: SparsePattern, saor: SaorArguments, step: int) -> tuple[SparsePattern, SparsePattern | None]:
+    """The pattern of a step and, where it is regularised, the second one."""
+    if not saor.is_on(step):
+        return own, None
+    if saor.regularization == "r-drop":
+        return own, own
+    first = _draw(own, saor, f"{saor.saor_seed}/{step}/first") if saor.saor_perturb == "both" else own
+    return first, second_pattern(own, saor, step)
+
+
+def second_pattern(own: SparsePattern, saor: SaorArguments, step: int) -> SparsePattern:
+    """
+    The second pattern of a step: a pure function of the model's own pattern, the arguments and the step, so that all
+    processes agree and a resumed run repeats it.
+    """
+    return _draw(own, saor, f"{saor.saor_seed}/{step}")
+
+
+def _draw(own: SparsePattern, saor: SaorArguments, seed: str) -> SparsePattern:
+    draw = random.Random(seed)
+    entry = draw.choice(saor.saor_patterns)
+    return perturb(own, entry, draw) if entry in PERTURBATIONS else SparsePattern.parse(entry)
+
+
+def perturb(own: SparsePattern, name: str, draw: random.Random) -> SparsePattern:
+    """
+    `own` with the one thing changed that `name` (of `PERTURBATIONS`) says. Always another pattern, except for `none` and
+    for the shift of blocks of one token.
+    """
+    if name == "none":
+        return own
+    if name == "hierarchy":
+        return dataclasses.replace(own, hierarchical=not own.hierarchical)
+    if name == "window":
+        narrower, wider = own.num_window_blocks - 2, own.num_window_blocks + 2
+        return dataclasses.replace(own, num_window_blocks=draw.choice([w for w in (narrower, wider) if w > 0]))
+    if name == "random":
+        return dataclasses.replace(
+            own, num_random_blocks=own.num_random_blocks + draw.randint(1, 3), seed=draw.randrange(2**32)
+        )
+    if name == "block_size":
+        block_size = draw.choice([size for size in (own.block_size // 2, own.block_size * 2) if size > 0])
+        return dataclasses.replace(own, block_size=block_size, block_shift=own.block_shift % block_size)
+    if own.block_size == 1:
+        return own
+    shift = (own.block_shift + draw.randint(1, own.block_size - 1)) % own.block_size
+    return dataclasses.replace(own, block_shift=shift)
