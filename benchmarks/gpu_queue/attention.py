@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ernie_sparse import SparsePattern
+from ernie_sparse.block_attention import gathered_block_attention
+from ernie_sparse.block_plan import BlockTables
 from ernie_sparse.hst_attention import ALL_ATTENTION_FUNCTIONS
 
 from ..speed.measure import free_memory, left_out_by, synchronize
@@ -165,7 +167,8 @@ def _ours(settings: dict, has_backward: bool, is_gathered: bool = False) -> tupl
     query, _, _, plan, *rest = call.arguments
     states = [_random(tuple(query.shape), settings) for _ in range(3)]
     if is_gathered:
-        from ernie_sparse.block_attention import gathered_block_attention
+        if plan.tables is None:
+            plan = plan._replace(tables=BlockTables.of(plan))
 
         def attend(*states):
             return gathered_block_attention(*states, plan, call.named["scaling"])

@@ -18,7 +18,6 @@ from transformers.utils import logging
 from ernie_sparse.results import hardware, versions
 
 from . import ROOT
-from .queue import KINDS, Measurement
 
 # How much of a process's output stands in its failure.
 TAIL_LINES = 30
@@ -36,33 +35,52 @@ class Outcome(NamedTuple):
     tail: list[str] = ()
 
 
-def context() -> multiprocessing.context.BaseContext:
+def context(on_gpu: bool) -> multiprocessing.context.BaseContext:
     """
-    Where processes come from: each is a fork of one that has imported everything and done nothing, so that none waits for
-    imports and each begins without a GPU in use.
+    Where processes come from. Each is a fork of one that has imported everything and done nothing, so that none waits for imports
+    and each begins without a GPU in use; or, where the GPU cannot be used behind a fork, a process from scratch.
     """
     # The one that forks is started with this environment alone.
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # To ask whether there is a GPU must not begin to use it.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([__name__])
+    found.set_forkserver_preload(["benchmarks.gpu_queue.queue", __name__])
+    if on_gpu:
+        process = found.Process(target=_use_gpu)
+        process.start()
+        process.join()
+        if process.exitcode:
+            return multiprocessing.get_context("spawn")
     return found
 
 
-def launch(measurement: Measurement, options: dict, limit: float, say: Callable[[str], None]) -> Outcome:
+def _use_gpu():
+    torch.zeros(1, device="cuda").cpu()
+
+
+def launch(
+    measure: Callable[[dict, Callable], dict],
+    settings: dict,
+    limit: float,
+    say: Callable[[str], None],
+    processes: multiprocessing.context.BaseContext,
+) -> Outcome:
     """
-    Measure in a process of its own, and end that, with all it has started, after `limit` seconds.
+    `measure(settings, say)` in a process of its own, which is ended, with all it has started, after `limit` seconds.
 
     Args:
-        options (`dict`): What the measurement is given beside its settings, such as folders.
+        measure (`Callable`): A function of a module.
         say (`Callable`): Called with every line of progress.
+        processes (`BaseContext`): [`context`].
     """
     start, last = time.monotonic(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         receiver, sender = multiprocessing.Pipe(duplex=False)
-        process = context().Process(target=_measure, args=(sender, measurement, options, str(log)))
+        process = processes.Process(target=_measure, args=(sender, measure, settings, str(log)))
         process.start()
         sender.close()
         outcome = None
@@ -110,7 +128,7 @@ def _end(process):
     process.join()
 
 
-def _measure(sender, measurement: Measurement, options: dict, log: str):
+def _measure(sender, measure: Callable[[dict, Callable], dict], settings: dict, log: str):
     """What a process does: its output goes to `log`, and what is to be seen to `sender`."""
     os.setsid()
     sys.stdout.flush()
@@ -119,11 +137,9 @@ def _measure(sender, measurement: Measurement, options: dict, log: str):
         os.dup2(file, stream)
     sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", buffering=1) for stream in (1, 2))
     logging.set_verbosity_error()
-    torch.manual_seed(measurement.settings.get("seed", 0))
+    torch.manual_seed(settings.get("seed", 0))
     try:
-        results = KINDS[measurement.kind].measure(
-            {**measurement.settings, **options}, lambda text: sender.send(("say", text))
-        )
+        results = measure(settings, lambda text: sender.send(("say", text)))
         facts = {"versions": {**versions(), **_more_versions()}, "hardware": hardware()}
         sender.send(("found", {**facts, "results": results}))
     except Exception as error:

@@ -109,6 +109,7 @@ class Scale:
         profiled, alone (`tuple[int, ...]`): Lengths at which ours is profiled, and at which attention is measured alone.
         compiler (`str`): Backend of `torch.compile`.
         longest (`dict`): The search for the longest row.
+        time (`float`): What everything takes, over what it takes at full size.
     """
 
     sizes: dict
@@ -122,6 +123,7 @@ class Scale:
     matmul_size: int
     copy_bytes: int
     longest: dict
+    time: float = 1.0
 
 
 FULL = Scale(
@@ -150,6 +152,7 @@ TINY = Scale(
     matmul_size=64,
     copy_bytes=2**16,
     longest={"first": 64, "step": 64, "most": 256, "memory_bytes": 10**9},
+    time=0.4,
 )
 TINY_LRA_FLAGS = (
     *("--max-steps", "2", "--train-size", "8", "--validation-size", "4", "--test-size", "4", "--eval-patterns", "none"),
@@ -166,7 +169,7 @@ def build_queue(is_tiny: bool, device: str, lra_results: Path) -> list[Measureme
     scale = TINY if is_tiny else FULL
     first, *others = scale.lengths
     search = [_longest(scale, device, checkpointing) for checkpointing in (False, True)]
-    return [
+    queue = [
         Measurement("gpu-tests", "tests", 120, {"flags": ["--collect-only"] if is_tiny else []}),
         *(_profile(scale, device, length) for length in scale.profiled),
         _attention(scale, device),
@@ -183,6 +186,7 @@ def build_queue(is_tiny: bool, device: str, lra_results: Path) -> list[Measureme
         *_finetunings(is_tiny),
         *_lra_cells(is_tiny, lra_results),
     ]
+    return [dataclasses.replace(measurement, seconds=scale.time * measurement.seconds) for measurement in queue]
 
 
 def _shared(scale: Scale, device: str) -> dict:

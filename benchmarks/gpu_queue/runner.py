@@ -2,6 +2,7 @@
 """The command: a run through the queue, its list, its tables, and its results in one file."""
 
 import argparse
+import functools
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ernie_sparse.errors import InputError
 from ernie_sparse.results import Record, print_table
 
 from . import PROG, report
-from .processes import launch
+from .processes import context, launch
 from .queue import Measurement, build_queue
 from .schedule import Forecast, Run, say
 from .store import Store
@@ -94,7 +95,7 @@ def measure(args: argparse.Namespace, queue: list[Measurement], store: Store, re
         options=folders,
         facts={"commit": record.commit or args.commit},
         flags=["--tiny"] * args.tiny + (["--data-dir", args.data_dir] if args.data_dir != "gpu_data" else []),
-        launch=launch,
+        launch=functools.partial(launch, processes=context(torch.cuda.is_available())),
         clock=time.monotonic,
         on_result=finish,
         again=args.again,

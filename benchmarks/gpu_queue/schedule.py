@@ -11,7 +11,7 @@ from ernie_sparse.errors import without_secrets
 
 from . import PROG
 from .processes import Outcome
-from .queue import Measurement
+from .queue import KINDS, Measurement
 from .store import Store
 
 # What a measurement may take: so many times what is expected, and some more.
@@ -53,7 +53,7 @@ class Run:
         options (`dict`): What measurements are given beside their settings; `data_dir` among them.
         facts (`dict`): What stands in every result, such as the commit.
         flags (`list[str]`): Of the command that measures one of them again.
-        launch (`Callable`): [`processes.launch`].
+        launch (`Callable`): [`processes.launch`], with its processes.
         clock (`Callable`): Seconds since any moment.
         on_result (`Callable`): Called after every measurement.
     """
@@ -98,7 +98,8 @@ class Run:
     def _measure(self, measurement: Measurement, limit: float) -> float | None:
         """The seconds it took, where it came to a result."""
         start = self.clock()
-        outcome = self.launch(measurement, self.options, limit, lambda text: say(f"    {text}"))
+        settings = {**measurement.settings, **self.options}
+        outcome = self.launch(KINDS[measurement.kind].measure, settings, limit, lambda text: say(f"    {text}"))
         seen = self.clock() - start
         content = {
             "name": measurement.name,
@@ -117,6 +118,9 @@ class Run:
             self.store.keep({**content, "error": outcome.error, "tail": list(outcome.tail)})
             say(f"    failed after {seen:.0f} s: {outcome.error}")
             return None
+        for kept in outcome.found["results"].get("kept", {}).values():
+            # Other commands do not know what this one was told.
+            kept["commit"] = kept.get("commit") or self.facts["commit"]
         self.store.keep({**content, **outcome.found})
         self.measured.append(measurement.name)
         say(f"    done in {seen:.0f} s")
