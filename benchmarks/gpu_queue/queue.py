@@ -22,7 +22,8 @@ from .steps import OURS_SDPA, measure_profile, measure_steps
 # The files that decide how fast a step is: with others of these a result is of earlier kernels.
 KERNELS = ("block_*.py", "hst_*.py", "sparse_pattern.py", "modeling_*.py")
 PEERS = ("bigbird", "longformer")
-COMPARED = (OURS_SDPA, NO_ATTENTION, "dense", MODERNBERT_FLEX)
+# Building the first of these tells transformers of an attention function, behind which a compiled model would be compiled anew.
+COMPARED = (NO_ATTENTION, OURS_SDPA, "dense", MODERNBERT_FLEX)
 # A guess, before anything was seen: updates of Long Range Arena in a second, and seconds to read data and to test.
 UPDATES_PER_SECOND, TEST_SECONDS = 30, 90
 LRA_SEEDS, FINETUNING_SEEDS = (0,), (0, 1, 2)
