@@ -16,7 +16,7 @@ from ernie_sparse.results import Record, print_table
 from . import PROG, report
 from .processes import context, launch
 from .queue import Measurement, build_queue
-from .schedule import Forecast, Run, say
+from .schedule import Forecast, Run, by_reason, say
 from .store import Store
 
 OUTPUT_DIR, TINY_OUTPUT_DIR = "benchmarks/results/gpu", "benchmark_output/gpu-tiny"
@@ -102,7 +102,7 @@ def measure(args: argparse.Namespace, queue: list[Measurement], store: Store, re
     )
     left_out = run.through(queue)
     say(f"{len(run.measured)} measured, {len(left_out)} left out")
-    for line in left_out:
+    for line in by_reason(left_out):
         say(f"  {line}")
 
 

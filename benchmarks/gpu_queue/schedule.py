@@ -16,8 +16,8 @@ from .store import Store
 
 # What a measurement may take: so many times what is expected, and some more.
 SHARE, GRACE = 2.0, 30.0
-# Kept back for the tables at the end.
-RESERVE = 8.0
+# Kept back for the imports at the beginning and the tables at the end.
+RESERVE = 15.0
 
 
 class Forecast:
@@ -69,23 +69,23 @@ class Run:
     again: bool = False
     measured: list[str] = field(default_factory=list)
 
-    def through(self, queue: list[Measurement]) -> list[str]:
+    def through(self, queue: list[Measurement]) -> dict[str, str]:
         """Measure what is not there yet and fits; the reasons of what was left out, by name."""
         end = self.clock() + self.seconds - RESERVE
         results = self.store.results()
         forecast = Forecast(list(results.values()))
-        left_out = []
+        left_out = {}
         for number, measurement in enumerate(queue, 1):
             before = results.get(measurement.name)
             if before and before["digest"] == measurement.digest() and not self.again:
-                left_out.append(f"{measurement.name}: there is a result")
+                left_out[measurement.name] = "there is a result"
                 continue
             hindrance = measurement.hindrance(Path(self.options["data_dir"]))
             left, expected = end - self.clock(), forecast.seconds(measurement)
             if hindrance is None and expected > left:
                 hindrance = f"takes about {expected:.0f} s, {max(0, left):.0f} s are left"
             if hindrance is not None:
-                left_out.append(f"{measurement.name}: {hindrance}")
+                left_out[measurement.name] = hindrance
                 continue
             say(f"[{number}/{len(queue)}] {measurement.name}: about {expected:.0f} s of {left:.0f} s")
             # Not less for what was seen to be quicker: it is killed by this.
@@ -125,6 +125,17 @@ class Run:
         self.measured.append(measurement.name)
         say(f"    done in {seen:.0f} s")
         return seen
+
+
+def by_reason(left_out: dict[str, str]) -> list[str]:
+    """A line for each reason, with the first of what it holds for."""
+    names = {}
+    for name, reason in left_out.items():
+        names.setdefault(reason, []).append(name)
+    return [
+        f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
+        for reason, found in names.items()
+    ]
 
 
 def say(text: str):

@@ -74,14 +74,14 @@ def test_only_what_fits_is_started(go):
     started, left_out, _ = go(queue, 100 + schedule.RESERVE, {"first": 45.0, "second": 50.0, "short": 5.0})
     assert started == ["first", "second"]
     # Once the first had taken 45 s the second was taken for as quick, and the last no longer fitted.
-    assert [line.split(":")[0] for line in left_out] == ["long", "short"]
+    assert list(left_out) == ["long", "short"]
 
 
 def test_what_was_seen_corrects_what_is_expected_of_its_kind_alone(go):
     queue = [measurement("slow", 10), measurement("same", 20), measurement("other", 20, kind="attention")]
     started, left_out, limits = go(queue, 60 + schedule.RESERVE, {"slow": 30.0, "other": 5.0})
     assert started == ["slow", "other"]
-    assert left_out == ["same: takes about 60 s, 30 s are left"]
+    assert left_out == {"same": "takes about 60 s, 30 s are left"}
     assert limits == {"slow": 50.0, "other": 30.0}
 
 
@@ -91,7 +91,7 @@ def test_a_result_is_not_measured_again_unless_its_settings_change_or_it_is_aske
     kept = store.results()["one"]
     assert (kept["commit"], kept["hardware"], kept["wall_seconds"]) == ("abc", {"gpu": "a card"}, 5.0)
     assert kept["command"].endswith("--again --only one") and kept["settings"]["size"] == 1
-    assert go(queue, 100, {})[1] == ["one: there is a result"]
+    assert go(queue, 100, {})[1] == {"one": "there is a result"}
     assert go([measurement("one", 10, size=2)], 100, {"one": 5.0})[0] == ["one"]
     assert go([measurement("one", 10, size=2)], 100, {"one": 5.0}, again=True)[0] == ["one"]
 
@@ -105,6 +105,11 @@ def test_the_kernels_decide_what_a_result_is_good_for(monkeypatch, tmp_path):
     monkeypatch.setattr(queue, "kernel_files", lambda: [tmp_path / "block_kernel.py"])
     assert steps_of.digest() != before[0]
     assert cell.digest() == before[1]
+
+
+def test_what_is_left_out_takes_a_line_for_every_reason():
+    left_out = {"a": "no folder", "b": "takes long", "c": "no folder", "d": "no folder"}
+    assert schedule.by_reason(left_out) == ["a and 2 more: no folder", "b: takes long"]
 
 
 def test_a_failure_is_tried_again_and_does_not_replace_a_result(go, store):
