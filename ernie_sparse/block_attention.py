@@ -1,7 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
 Attention over a stream under its plan, `(length, num_heads, head_dim)` in and out. Dense, document by document; and by block
-table, in two ways: SDPA on gathered keys and values, which runs everywhere, and a function for the CPU.
+table, in three ways: SDPA on gathered keys and values, which runs everywhere, a function for the CPU, and kernels for a GPU.
 """
 
 import itertools
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .block_kernel import can_take, kernel_block_attention
 from .block_plan import BlockPlan, BlockTables, Documents
 
 # How many attention scores the CPU function holds at a time: 4 MiB of fp32, so that they stay in the cache.
@@ -59,6 +60,8 @@ def block_attention(
         scaling (`float`): Factor on the dot products.
         dropout (`float`, defaults to 0.0): Probability of dropping an attention weight.
     """
+    if can_take(query, plan):
+        return kernel_block_attention(query, key, value, plan, scaling, dropout)
     if runs_on_cpu(query) and plan.is_real is None:
         seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
         return _CpuBlockAttention.apply(query, key, value, plan, scaling, dropout, seed)
@@ -84,7 +87,7 @@ def gathered_block_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """[`block_attention`] on every device, compilable and exportable: keys and values are gathered row by row."""
-    tables = BlockTables.of(plan) if plan.tables is None else plan.tables
+    tables = plan.tables if isinstance(plan.tables, BlockTables) else BlockTables.of(plan)
     local_rows = (
         states.index_select(0, places.flatten()).unflatten(0, places.shape)
         for states, places in ((query, tables.places), (key, tables.key_places), (value, tables.key_places))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from .block_kernel import KernelTables, runs_on
 from .sparse_pattern import SparsePattern, random_columns
 
 # Up to 512 tokens and their representatives, one dense call under a mask takes no longer than blocks do.
@@ -190,13 +191,14 @@ class BlockPlan(NamedTuple):
         random_blocks (`torch.LongTensor` of shape `(N, r)`): The random blocks that each block sees, so numbered; -1 for none.
         documents, summaries ([`Documents`]): In the stream, and in that of the representatives alone.
         num_global_blocks, reach (`int`): Of the pattern: its global blocks, and how far its window goes to each side.
-        block_width (`int`): The positions of a full block.
+        block_width, num_representatives (`int`): The positions of a full block, and how many of them are representatives.
         sees_everything (`bool`): Whether every position sees all of its document.
         batch (`torch.Tensor` of shape `(batch_size, sequence_length)`): Of nothing: its shape is the batch's.
         num_summaries (`int`, *optional*): Representatives of a row that is full. `None` where every row is taken for that.
         visible (`torch.BoolTensor` of shape `(num_documents, max_length, max_length)`, *optional*):
             [`BlockPlan.visibility`], where the documents are short enough for one dense call.
-        tables ([`BlockTables`], *optional*): The blocks as rows; `None` where nobody is expected to gather them.
+        tables ([`BlockTables`] or [`KernelTables`], *optional*):
+            The blocks as rows to be gathered, or what a kernel reads; `None` where nobody is expected to ask for them.
     """
 
     sources: torch.Tensor | None
@@ -218,11 +220,12 @@ class BlockPlan(NamedTuple):
     num_global_blocks: int
     reach: int
     block_width: int
+    num_representatives: int
     sees_everything: bool
     batch: torch.Tensor
     num_summaries: int | None
     visible: torch.Tensor | None = None
-    tables: BlockTables | None = None
+    tables: BlockTables | KernelTables | None = None
 
     @classmethod
     def build(
@@ -292,11 +295,14 @@ class BlockPlan(NamedTuple):
             num_global_blocks=num_global,
             reach=reach,
             block_width=size + per_block,
+            num_representatives=per_block,
             # An exported program has to serve short documents in the block form as well.
             sees_everything=block.most - num_global <= (0 if torch.compiler.is_exporting() else reach + 1),
             batch=torch.empty((), device=device).expand(batch_shape),
             num_summaries=None if lengths is not None else per_block * pattern.num_blocks(batch_shape[1]),
         )
+        if runs_on(device, size, per_block):
+            return plan._replace(tables=KernelTables.of(plan, most))
         is_static = lengths is not None or torch.compiler.is_compiling()
         if not (is_static or plan.sees_everything or most > MAX_DENSE_LENGTH):
             visible, mask = plan.visibility(plan.documents), plan.documents.key_mask

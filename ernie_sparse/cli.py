@@ -19,6 +19,10 @@ COMMANDS = {
         "GLUE, IMDb, Hyperpartisan, arXiv, TriviaQA, WikiHop, SQuAD, or files of your own",
     ),
     "predict": ("ernie_sparse.finetune.predict", "a fine-tuned model on a file of any size"),
+    "robustness": (
+        "ernie_sparse.robustness.runner",
+        "a model under other sparse patterns, and the cheapest that keeps its score",
+    ),
     "export": ("ernie_sparse.export", "a model as ONNX, in fp32 and int8, compared with PyTorch"),
 }
 

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from .block_attention import block_attention, dense_attention, runs_on_cpu
+from .block_kernel import can_take
 from .block_plan import BlockPlan, Documents
 
 
@@ -124,7 +125,9 @@ def sdpa_hst_attention(
     if isinstance(plan, Documents):
         return dense_attention(query, key, value, plan, scaling, dropout), None
     is_dense = plan.sees_everything or plan.visible is not None
-    if is_dense and not (dropout and runs_on_cpu(query)):
+    # Dropout takes SDPA on the CPU off its fast kernel, and a mask on a GPU.
+    is_slow = runs_on_cpu(query) if dropout else plan.documents.key_mask is not None and can_take(query, plan)
+    if is_dense and not is_slow:
         return dense_attention(query, key, value, plan.documents, scaling, dropout, plan.visible), None
     return block_attention(query, key, value, plan, scaling, dropout), None
 

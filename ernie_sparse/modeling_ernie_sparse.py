@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 # Of a folder with code, transformers before 5.12 finds the files that this one imports, and not those that these import.
 from .block_attention import block_attention  # noqa: F401
+from .block_kernel import KernelTables  # noqa: F401
 from .block_plan import BlockPlan, plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .hst_attention import eager_hst_attention  # noqa: F401

@@ -237,7 +237,7 @@ class SaorTrainer(PatchedTrainer):
             inputs = {**inputs, **patterns, "consistency_alpha": self.saor.saor_alpha}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.saor.saor_alpha > 0:
-            self._add_loss_parts(outputs, num_items_in_batch)
+            self.add_loss_parts(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _compute_evaluation_loss(self, model, inputs, return_outputs: bool):
@@ -266,7 +266,8 @@ class SaorTrainer(PatchedTrainer):
             return model.is_labelled(batch)
         return batch["labels"] != -100 if "labels" in batch else None
 
-    def _add_loss_parts(self, outputs, num_items_in_batch: torch.Tensor | int | None):
+    def add_loss_parts(self, outputs, num_items_in_batch: torch.Tensor | int | None):
+        """Add `task_loss` and `consistency_loss` of a batch's outputs to what is logged next."""
         if not self._loss_parts:
             self._loss_parts_since = self.state.global_step
         # As Trainer scales the loss: by processes where it counted the items of all of them, else by accumulated batches.
@@ -291,20 +292,21 @@ class SaorTrainer(PatchedTrainer):
         return batches, num_items
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = self.forward_and_backward(model, inputs, num_items_in_batch)
         self._update_loss = self._update_loss + loss
         if self.accelerator.sync_gradients:
             self._finish_gradient(model, self._update_loss)
             self._update_loss = 0.0
         return loss
 
+    def forward_and_backward(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """The loss of a batch, whose gradient is added to that of the weights: a training step without what looks at both."""
+        return super().training_step(model, inputs, num_items_in_batch)
+
     def _finish_gradient(self, model, loss: torch.Tensor):
         """Before an update: whether its loss and gradient are finite, in all processes, and the loss of the run so far."""
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if self.accelerator.scaler is not None:
-            # fp16: some updates are left out by design, those that overflow under the present scale.
-            gradients = []
-        norm = get_total_norm(gradients) if gradients else torch.zeros_like(loss)
+        # fp16: some updates are left out by design, those that overflow under the present scale.
+        norm = torch.zeros_like(loss) if self.accelerator.scaler is not None else self.gradient_norm(model)
         # Of all parts, where it is sharded.
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         found = self.accelerator.gather(torch.stack([loss, norm.to(loss)])[None]).tolist()
@@ -312,6 +314,10 @@ class SaorTrainer(PatchedTrainer):
             if not all(map(math.isfinite, values)):
                 raise self._diverged(f"the {name} of update {self.state.global_step + 1} is not finite")
         self._loss_of_run.add(sum(process_loss for process_loss, _ in found) / len(found))
+
+    def gradient_norm(self, model) -> torch.Tensor:
+        """Of all gradients together."""
+        return get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
 
     def _diverged(self, what: str) -> DivergedError:
         last = last_checkpoint(self.args.output_dir)
@@ -471,6 +477,8 @@ class _OrderOfEpoch(TrainerCallback):
         if isinstance(sampler, LengthGroupedSampler):
             draw = random.Random(f"{seed}/{int(state.epoch or 0)}")
             sampler.generator = torch.Generator().manual_seed(draw.getrandbits(63))
+            # It sorts by them, and a column of a data set looks each one up in a file.
+            sampler.lengths = sampler.lengths[:]
         elif args.train_sampling_strategy == "batch_rebalance":
             # To which it adds the epoch.
             batches.seed = random.Random(seed).getrandbits(62)

@@ -14,6 +14,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+import triton_interpreter
+
+if not torch.cuda.is_available():
+    # Before anything imports Triton.
+    triton_interpreter.use()
+
 from transformers import set_seed
 from transformers.utils import logging
 

@@ -65,7 +65,8 @@ def read(root: Path):
             auto_class = getattr(transformers, expected["auto_class"])
             model = auto_class.from_pretrained(folder, trust_remote_code=True)
             for value, reference in zip(outputs_of(model), expected["outputs"], strict=True):
-                assert torch.equal(value, reference), folder
+                # Not to the last bit: that depends on where in memory weights come to lie.
+                torch.testing.assert_close(value, reference, rtol=1e-6, atol=1e-7, msg=str(folder))
             model(**(CHOICES if "Choice" in folder.name else INPUTS), pattern=model.config.pattern)
             # The bare encoder of any head.
             transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)

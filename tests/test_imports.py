@@ -14,7 +14,7 @@ import ernie_sparse
 PACKAGE = Path(ernie_sparse.__file__).parent
 # Each row may import from the rows above it alone; a folder's files also from one another.
 LEVELS = (
-    ("errors", "sparse_pattern", "saor", "late_imports", "peft_targets", "pipeline_tasks"),
+    ("block_kernel", "errors", "sparse_pattern", "saor", "late_imports", "peft_targets", "pipeline_tasks"),
     ("block_plan", "configuration_ernie_sparse", "command_line", "signals", "uncut_pipelines"),
     ("block_attention", "results"),
     ("hst_attention",),
@@ -24,7 +24,7 @@ LEVELS = (
     ("trainer", "training_arguments", "stopping", "conversion_families", "onnx_files"),
     ("run", "conversion"),
     ("pretraining", "finetune"),
-    ("export", "pipelines"),
+    ("export", "pipelines", "robustness"),
     ("cli",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -33,7 +33,17 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # Nothing but these may import Trainer or datasets.
-TRAINING = ("trainer", "trainer_internals", "stopping", "run", "tables", "pretraining", "finetune", "pipelines")
+TRAINING = (
+    "trainer",
+    "trainer_internals",
+    "stopping",
+    "run",
+    "tables",
+    "pretraining",
+    "finetune",
+    "pipelines",
+    "robustness",
+)
 
 IMPORT_ALL = """
 import importlib, json, sys

@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""What is saved loads where the package is not installed, and gives the same outputs to the last bit."""
+"""What is saved loads where the package is not installed, and gives the same outputs."""
 
 import json
 import subprocess
@@ -25,8 +25,8 @@ from ernie_sparse.conversion import convert
 
 PACKAGE = Path(ernie_sparse.__file__).parent
 CODE = {
-    *("block_attention.py", "block_plan.py", "configuration_ernie_sparse.py", "hst_attention.py", "hst_layer.py"),
-    *("modeling_ernie_sparse.py", "saor.py", "sparse_pattern.py"),
+    *("block_attention.py", "block_kernel.py", "block_plan.py", "configuration_ernie_sparse.py", "hst_attention.py"),
+    *("hst_layer.py", "modeling_ernie_sparse.py", "saor.py", "sparse_pattern.py"),
 }
 CLASSIFIER = "AutoModelForSequenceClassification"
 

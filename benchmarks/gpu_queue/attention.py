@@ -42,8 +42,11 @@ def measure_attention(settings: dict, say: Callable[[str], None]) -> dict:
     """
     ceilings = measure_ceilings(settings)
     say(f"ceilings: {ceilings['matmul_tflops']:.3g} TFLOP/s, {ceilings['copy_tb_per_second']:.3g} TB/s")
-    rows = []
+    rows, tables = [], {}
     for length in settings["lengths"]:
+        plan = captured_call({**settings, "length": length}).arguments[3]
+        # Which form ours takes: it says whether the kernels ran.
+        tables[str(length)] = type(plan.tables).__name__
         for name, build in ATTENTIONS.items():
             for has_backward in (False, True):
                 row = {"attention": name, "length": length, "backward": has_backward, "reason": None, "seconds": None}
@@ -60,7 +63,7 @@ def measure_attention(settings: dict, say: Callable[[str], None]) -> dict:
                 free_memory()
                 rows.append(row)
         say(_summary(length, rows))
-    return {"ceilings": ceilings, "rows": rows}
+    return {"ceilings": ceilings, "tables": tables, "rows": rows}
 
 
 def _summary(length: int, rows: list[dict]) -> str:
@@ -167,7 +170,7 @@ def _ours(settings: dict, has_backward: bool, is_gathered: bool = False) -> tupl
     query, _, _, plan, *rest = call.arguments
     states = [_random(tuple(query.shape), settings) for _ in range(3)]
     if is_gathered:
-        if plan.tables is None:
+        if not isinstance(plan.tables, BlockTables):
             plan = plan._replace(tables=BlockTables.of(plan))
 
         def attend(*states):

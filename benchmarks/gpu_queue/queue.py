@@ -11,6 +11,7 @@ from pathlib import Path
 from ernie_sparse import SparsePattern
 
 from ..lra.comparisons import COMPARISONS as LRA_COMPARISONS
+from ..lra.models import MODELS as LRA_MODELS
 from ..lra.tasks import TASKS as LRA_TASKS
 from ..speed.models import MODERNBERT_FLEX, NO_ATTENTION
 from . import ROOT
@@ -24,8 +25,9 @@ KERNELS = ("block_*.py", "hst_*.py", "sparse_pattern.py", "modeling_*.py")
 PEERS = ("bigbird", "longformer")
 # Building the first of these tells transformers of an attention function, behind which a compiled model would be compiled anew.
 COMPARED = (NO_ATTENTION, OURS_SDPA, "dense", MODERNBERT_FLEX)
-# A guess, before anything was seen: updates of Long Range Arena in a second, and seconds to read data and to test.
-UPDATES_PER_SECOND, TEST_SECONDS = 30, 90
+# Guesses, before anything was seen: updates of Long Range Arena in a second, without graphs and with them, and seconds to read
+# data and to test.
+UPDATES_PER_SECOND, TEST_SECONDS = {False: 30, True: 100}, 90
 LRA_SEEDS, FINETUNING_SEEDS = (0,), (0, 1, 2)
 IMDB_ROWS = (
     *("source, 512 tokens", "ERNIE-Sparse, 512 tokens", "ERNIE-Sparse, 2,048 tokens", "ERNIE-Sparse, 1,024 tokens"),
@@ -185,7 +187,7 @@ def build_queue(is_tiny: bool, device: str, lra_results: Path) -> list[Measureme
         *_steps(scale, device, scale.lengths, ("saor",), is_compiled=True),
         *_steps(scale, device, scale.lengths, ("training", "forward"), is_compiled=True, peers=True),
         *_finetunings(is_tiny),
-        *_lra_cells(is_tiny, lra_results),
+        *_lra_cells(is_tiny, device, lra_results),
     ]
     return [dataclasses.replace(measurement, seconds=scale.time * measurement.seconds) for measurement in queue]
 
@@ -244,7 +246,7 @@ def _finetunings(is_tiny: bool) -> Iterable[Measurement]:
             yield Measurement(f"finetuning-triviaqa-seed-{seed}", "finetuning", 240, settings, "triviaqa")
 
 
-def _lra_cells(is_tiny: bool, lra_results: Path) -> Iterable[Measurement]:
+def _lra_cells(is_tiny: bool, device: str, lra_results: Path) -> Iterable[Measurement]:
     """The cells that Long Range Arena's table does not have yet."""
     for task, recipe in LRA_TASKS.items():
         for comparison in ("models", "self-pretrained"):
@@ -256,6 +258,10 @@ def _lra_cells(is_tiny: bool, lra_results: Path) -> Iterable[Measurement]:
                         continue
                     settings = {"task": task, "comparison": comparison, "model": words[1], "seed": seed}
                     settings["flags"] = list(TINY_LRA_FLAGS) if is_tiny else []
-                    passes = recipe.recipe.max_steps * (1 + (comparison == "self-pretrained"))
-                    seconds = TEST_SECONDS + passes // UPDATES_PER_SECOND
+                    settings["graphs"] = device == "cuda" and LRA_MODELS[words[1]].not_captured is None
+                    updates = recipe.recipe.max_steps
+                    seconds = TEST_SECONDS + updates // UPDATES_PER_SECOND[settings["graphs"]]
+                    if comparison == "self-pretrained":
+                        # That part has no graphs.
+                        seconds += updates // UPDATES_PER_SECOND[False]
                     yield Measurement(f"lra-{task}-{name}-seed-{seed}", "lra", seconds, settings, f"lra/{task}")

@@ -23,7 +23,7 @@ RESERVE = 15.0
 class Forecast:
     """
     What measurements take, corrected by those that were seen: by the median of how many times longer than expected those of its
-    kind took, steps under a compiler apart from others.
+    kind took, those under a compiler or with graphs apart from others.
 
     Args:
         kept (`list[dict]`): Results from before.
@@ -35,11 +35,15 @@ class Forecast:
             self.learn(content["kind"], content["settings"], content["expected_seconds"], content["wall_seconds"])
 
     def learn(self, kind: str, settings: dict, expected: float, seen: float):
-        self._ratios.setdefault((kind, settings.get("compiler")), []).append(seen / expected)
+        self._ratios.setdefault(_group(kind, settings), []).append(seen / expected)
 
     def seconds(self, measurement: Measurement) -> float:
-        ratios = self._ratios.get((measurement.kind, measurement.settings.get("compiler")), [1.0])
+        ratios = self._ratios.get(_group(measurement.kind, measurement.settings), [1.0])
         return measurement.seconds * statistics.median(ratios)
+
+
+def _group(kind: str, settings: dict) -> tuple:
+    return kind, settings.get("compiler"), settings.get("graphs")
 
 
 @dataclass

@@ -55,6 +55,14 @@ class LraArguments:
         default=None, metadata={"help": "Its updates; as many as the training's if None."}
     )
     self_pretrain_learning_rate: float = field(default=5e-4, metadata={"help": "Its learning rate, at most."})
+    cuda_graphs: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the training rows on the GPU and replay the forward and backward pass of each shape of a batch as one "
+            "CUDA graph. Same rows and same losses but for rounding. ERNIE-Sparse only, one GPU, and not for self-pretraining, "
+            "which runs as without it."
+        },
+    )
     eval_patterns: list[str] = field(
         default_factory=lambda: list(UNSEEN_PATTERNS),
         metadata={

@@ -53,6 +53,7 @@ class LraModel:
         saor_alpha (`float`): Weight of SAOR's consistency loss.
         saor_patterns (`tuple[str]`, *optional*): What SAOR draws the second pattern from, where not its defaults.
         min_length (`int`): Batches are padded to at least that many symbols.
+        not_captured (`str`, *optional*): Why its steps cannot be CUDA graphs, where they cannot.
     """
 
     what: str
@@ -60,6 +61,7 @@ class LraModel:
     saor_alpha: float = 0.0
     saor_patterns: tuple[str, ...] | None = None
     min_length: int = 1
+    not_captured: str | None = None
 
 
 HST = SparsePattern(block_size=BLOCK_SIZE)
@@ -75,8 +77,14 @@ MODELS = {
     ),
     "window": LraModel("window only", FLAT.changed_by("num_global_blocks=0")),
     "dense": LraModel("full attention", SparsePattern.full(BLOCK_SIZE)),
-    "bigbird": LraModel("BigBird of transformers", min_length=BIGBIRD_MIN_LENGTH),
-    "longformer": LraModel("Longformer of transformers"),
+    "bigbird": LraModel(
+        "BigBird of transformers",
+        min_length=BIGBIRD_MIN_LENGTH,
+        not_captured="draws its random blocks on the CPU in every forward, and a captured one would keep its first draw",
+    ),
+    "longformer": LraModel(
+        "Longformer of transformers", not_captured="reads back from the device which places see everything"
+    ),
 }
 
 # Changes of a pattern that no draw of SAOR's defaults makes: what a model is asked about that was trained with it.

@@ -5,6 +5,7 @@ import copy
 import math
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from ernie_sparse.training_arguments import OPTIMIZATION, RunArguments, training
 
 from . import PROG, data, report
 from .arguments import USAGE, LraArguments, LraRunArguments
+from .device_rows import DeviceRows
+from .graphs import CudaGraphs, GraphedTrainer, check_graphs
 from .make import GENERATED, SIZES
 from .models import MODELS, LraClassifier, build_config, encoder_of
 from .tasks import TASKS
@@ -127,6 +130,8 @@ def read_arguments(argv: list[str]) -> tuple[LraArguments, SaorArguments, LraRun
         raise InputError(
             f"--saor-alpha {saor.saor_alpha}: {args.model} is transformers' own and has no pattern to perturb"
         )
+    if args.cuda_graphs:
+        check_graphs(args.model, model, training)
     training.remove_unused_columns = False
     # transformers warns of a checkpoint that has them in updates where the arguments have shares.
     training.eval_steps = in_updates(training.eval_steps, training.max_steps)
@@ -206,8 +211,12 @@ def train_and_test_run(
     set_seed(training.seed)
     encoder, self_pretraining = build_encoder(args, rows, training, run)
     classifier = LraClassifier(encoder, task.num_documents, task.num_labels)
+    make_trainer = SaorTrainer
+    if args.cuda_graphs:
+        on_device = DeviceRows(rows["train"], task, training.train_batch_size, training.device)
+        make_trainer = partial(GraphedTrainer, rows=on_device, graphs=CudaGraphs())
     with input_errors():
-        trainer = SaorTrainer(
+        trainer = make_trainer(
             model=classifier,
             args=training,
             saor=saor,
@@ -228,6 +237,7 @@ def train_and_test_run(
         "learning_rate": training.learning_rate,
         "warmup_steps": training.get_warmup_steps(training.max_steps),
         "changed": changed_settings(training),
+        "cuda_graphs": args.cuda_graphs,
         "saor": {"alpha": saor.saor_alpha, "patterns": saor.saor_patterns} if saor.saor_alpha else None,
         "rows": {split: len(split_rows) for split, split_rows in rows.items()},
         # Those that left something out.

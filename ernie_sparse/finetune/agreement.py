@@ -2,7 +2,7 @@
 """How far two forms of one fine-tuned model agree on the rows of a file: predictions, distributions and scores."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from datasets import Dataset
@@ -22,8 +22,33 @@ from .trainer import FeatureCollator
 BATCH_SIZE = 8
 CHUNK_SIZE = 256
 
-# What a prediction is, where it is no number.
-ANSWERS = {"single_label": "label", "multi_label": "labels", "token_classification": "labels"}
+# What a prediction is; `answer` of the other types.
+ANSWERS = {
+    "single_label": "label",
+    "multi_label": "labels",
+    "token_classification": "labels",
+    "regression": "value",
+}
+
+
+def answer_field(task_type: str) -> str:
+    """Which field of a prediction is its answer."""
+    return ANSWERS.get(task_type, "answer")
+
+
+def share_of_flips(task_type: str, answers: Sequence, others: Sequence) -> float | None:
+    """
+    The share of predictions (of words, where words have labels; a set of labels is one) that differ; `None` for numbers.
+
+    Args:
+        answers, others (`Sequence`): What stands in [`answer_field`], one per row.
+    """
+    if task_type == "regression":
+        return None
+    pairs = list(zip(answers, others, strict=True))
+    if task_type == "token_classification":
+        pairs = [words for pair in pairs for words in zip(*pair, strict=True)]
+    return sum(one != other for one, other in pairs) / max(1, len(pairs))
 
 
 class _Recorded:
@@ -94,10 +119,12 @@ class RowsOfFile:
         if not pairs:
             raise InputError(f"--data-file {self.source}: none of its rows could be predicted")
         scored = [place for place, row in enumerate(rows) if row is not None]
+        task_type = self.settings.task_type
+        answers = [[prediction[answer_field(task_type)] for prediction in pair] for pair in pairs]
         return {
             "rows": len(pairs),
             "refused": refused,
-            "flipped": self._flipped(pairs),
+            "flipped": share_of_flips(task_type, *zip(*answers, strict=True)),
             "symmetric_kl": torch.cat(divergences).double().mean().item(),
             "scored_rows": len(scored),
             "scores": self._scores([pairs[place] for place in scored], [rows[place] for place in scored]),
@@ -117,15 +144,6 @@ class RowsOfFile:
         is_known = not HAS_CLASSES[self.settings.task_type] or set(labels) <= set(self.settings.label_names)
         is_whole = self.settings.task_type != "token_classification" or len(labels) == len(found["tokens"])
         return found if is_known and is_whole else None
-
-    def _flipped(self, pairs: list[list[dict]]) -> float | None:
-        task_type = self.settings.task_type
-        if task_type == "regression":
-            return None
-        answers = [[prediction[ANSWERS.get(task_type, "answer")] for prediction in pair] for pair in pairs]
-        if task_type == "token_classification":
-            answers = [words for pair in answers for words in zip(*pair, strict=True)]
-        return sum(one != other for one, other in answers) / max(1, len(answers))
 
     def _scores(self, pairs: list[list[dict]], rows: list[dict]) -> dict[str, dict[str, float]]:
         if not rows:

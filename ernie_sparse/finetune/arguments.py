@@ -2,6 +2,7 @@
 """The command line of `ernie-sparse finetune`, beside SAOR's and the training's."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -189,14 +190,23 @@ class FinetuneArguments:
         head, problem_type = task_type.model_class, task_type.problem_type
         check_label_smoothing(training.label_smoothing_factor, saor, head, problem_type, has_class_weights)
         check_optimizer(training)
-        metrics = task.metrics or _RESULTS[task.task_type]
-        check_best_metric(training, dict.fromkeys(name for metric in metrics for name in _NAMES.get(metric, (metric,))))
+        check_best_metric(training, result_names(task))
 
     def with_columns(self, task: Task) -> Task:
         """`task` with the columns that the command line names, each for the role in the flag's name."""
         named = {role: getattr(self, f"{role}_column") for role in COLUMN_FLAGS}
         columns = {"id": "id", **task.columns, **{role: column for role, column in named.items() if column}}
         return dataclasses.replace(task, columns=columns, label_separator=self.label_separator)
+
+
+def result_names(task: Task) -> list[str]:
+    """What the metrics of a task call their results."""
+    return results_of(task.metrics or _RESULTS[task.task_type])
+
+
+def results_of(metrics: Iterable[str]) -> list[str]:
+    """What metrics call their results."""
+    return list(dict.fromkeys(name for metric in metrics for name in _NAMES.get(metric, (metric,))))
 
 
 # What the types of task without metrics of their choice are scored by, and what a metric calls its results, if not as itself.

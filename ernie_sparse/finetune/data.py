@@ -54,13 +54,13 @@ class Split(NamedTuple):
     place: Callable[[int], str]
 
 
-def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
+def find_split_files(data_dir: str, task: Task, needed: str = "train") -> dict[str, list[str]]:
     """
     The files of a task's splits, in `data_dir` itself or in the task's folder there: `train.parquet`, or
     `train-00000-of-00002.parquet` and so on as the hub stores them; parquet, jsonl, json, csv or tsv.
 
     Raises:
-        [`InputError`]: There is no training file.
+        [`InputError`]: There is no file of the split that is `needed`.
     """
     root = Path(data_dir)
     if not root.is_dir():
@@ -76,10 +76,10 @@ def find_split_files(data_dir: str, task: Task) -> dict[str, list[str]]:
             )
             if paths:
                 found[split] = [str(path) for path in paths if path.suffix == paths[0].suffix]
-        if "train" in found:
+        if needed in found:
             return found
     places = ", ".join(str(folder) for folder in folders)
-    raise InputError(f"no {task.splits['train']}{{{','.join(FORMATS)}}} was found in {places}")
+    raise InputError(f"no {task.splits[needed]}{{{','.join(FORMATS)}}} was found in {places}")
 
 
 def load_splits(
@@ -89,15 +89,19 @@ def load_splits(
     data_dir: str | None = None,
     dataset: str | None = None,
     dataset_config: str | None = None,
+    needed: str = "train",
 ) -> dict[str, Split]:
     """
     The splits of a task, their columns named by role.
 
+    Args:
+        needed (`str`, defaults to `"train"`): The split that there has to be.
+
     Raises:
-        [`InputError`]: No source, no training rows, or a row that is not what the task needs.
+        [`InputError`]: No source, no rows of the split that is needed, or a row that is not what the task needs.
     """
     if data_dir is not None:
-        files = find_split_files(data_dir, task)
+        files = find_split_files(data_dir, task, needed)
     elif dataset is not None and Path(dataset).is_dir():
         # Where its files are in the usual layout, they are read as files are: datasets would guess types file by file.
         with contextlib.suppress(InputError):
@@ -111,8 +115,8 @@ def load_splits(
         hub = load_hub_rows(name, dataset_config or config)
         names = OWN_SPLITS if dataset else task.splits
         splits = {s: partial(_split_of_hub, task, name, part, hub[part]) for s, part in names.items() if part in hub}
-    if "train" not in splits:
-        raise InputError(f"there is no train split, only {', '.join(splits) or 'none at all'}")
+    if needed not in splits:
+        raise InputError(f"there is no {needed} split, only {', '.join(splits) or 'none at all'}")
     return {split: load() for split, load in splits.items()}
 
 

@@ -26,6 +26,9 @@ from sklearn.metrics import (
 
 from ..errors import InputError
 
+# Of a bootstrap, at most.
+NUM_DRAWS = 200
+
 
 def accuracy(predictions, references) -> dict[str, float]:
     """The share of rows whose class is right."""
@@ -241,10 +244,28 @@ def bootstrap(
     Args:
         score (`Callable`): The metrics of the rows with these numbers.
     """
+    return intervals(resampled(score, num_rows, seed))
+
+
+def resampled(
+    score: Callable[[np.ndarray], Mapping[str, float]], num_rows: int, seed: int, num_draws: int | None = None
+) -> dict[str, list[float]]:
+    """
+    What every metric is on each of the draws of [`bootstrap`]. The draws are a function of the other arguments: those of two
+    models on the same rows are pairs.
+
+    Args:
+        num_draws (`int`, *optional*): 200, and fewer of very many rows, when `None`.
+    """
     generator = np.random.default_rng(seed)
-    num_draws = max(20, min(200, 10**6 // num_rows))
+    num_draws = num_draws or max(20, min(NUM_DRAWS, 10**6 // num_rows))
     drawn = [score(generator.integers(num_rows, size=num_rows)) for _ in range(num_draws)]
-    ends = {name: np.quantile([metrics[name] for metrics in drawn], [0.025, 0.975]) for name in drawn[0]}
+    return {name: [float(metrics[name]) for metrics in drawn] for name in drawn[0]}
+
+
+def intervals(drawn: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of what [`resampled`] returns."""
+    ends = {name: np.quantile(values, [0.025, 0.975]) for name, values in drawn.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 

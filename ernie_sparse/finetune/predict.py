@@ -155,18 +155,24 @@ def with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
     Raises:
         [`InputError`]: A flag that changes nothing for this type of task.
     """
-    columns = {"id": "id", **settings.columns}
-    for role in COLUMN_ROLES:
-        column = getattr(args, f"{role}_column")
-        if column is not None and role not in columns:
-            known = ", ".join(other for other in COLUMN_ROLES if other in columns)
-            raise InputError(f"--{role.replace('_', '-')}-column {column}: {args.model} reads {known} alone")
-        columns |= {role: column} if column else {}
+    columns = columns_of(settings, args, COLUMN_ROLES)
     if args.long_documents and settings.task_type not in LABEL_TYPES:
         kind = settings.task_type.replace("_", " ")
         raise InputError(f"--long-documents {args.long_documents} is for texts that are classified: this is {kind}")
     long_documents = args.long_documents or settings.long_documents
     return dataclasses.replace(settings, columns=columns, long_documents=long_documents)
+
+
+def columns_of(settings: Settings, args: argparse.Namespace, roles: list[str]) -> dict[str, str]:
+    """The column of each role: the training's, but for those of `roles` that a flag names."""
+    columns = {"id": "id", **settings.columns}
+    for role in roles:
+        column = getattr(args, f"{role}_column")
+        if column is not None and role not in columns:
+            known = ", ".join(other for other in roles if other in columns)
+            raise InputError(f"--{role.replace('_', '-')}-column {column}: {args.model} reads {known} alone")
+        columns |= {role: column} if column else {}
+    return columns
 
 
 def enter(file: PredictionFile | None, stack: ExitStack) -> int:

@@ -97,17 +97,7 @@ def load_task_config(task: Task, args: FinetuneArguments) -> ErnieSparseConfig:
 
 def select_rows(task: Task, args: FinetuneArguments, splits: dict[str, data.Split], seed: int) -> Selection:
     """Which rows are used, with every label as one of the classes' names."""
-    names, blanks = (), {}
-    if HAS_CLASSES[task.task_type]:
-        for name, split in splits.items():
-            rows, blanks[name] = data.without_blanks(split.rows)
-            splits[name] = split._replace(rows=rows)
-        names = data.class_names(splits["train"], task)
-        for split in splits.values():
-            data.check_labels(split, names)
-    rows = {name: split.rows for name, split in splits.items()}
-    if task.task_type == "token_classification":
-        rows = {split: r.rename_column("label", "labels") for split, r in rows.items()}
+    rows, names, blanks = with_classes(task, splits)
     roles = {"question_answering": ["question", "context"], "candidate_choice": ["query", "supports"]}
     found = data.repeated_rows(rows, roles.get(task.task_type, ["text", "text_pair", "tokens"]))
     if args.drop_repeated:
@@ -119,6 +109,29 @@ def select_rows(task: Task, args: FinetuneArguments, splits: dict[str, data.Spli
     limits = {"train": args.max_train_documents, "test": args.max_test_documents}
     rows = {s: subset(r, limits.get(s, args.max_validation_documents), seed) for s, r in rows.items()}
     return Selection(rows, names, {split: len(numbers) for split, numbers in found.items()}, blanks)
+
+
+def with_classes(
+    task: Task, splits: dict[str, data.Split], names: tuple[str, ...] | None = None
+) -> tuple[dict[str, Dataset], tuple[str, ...], dict[str, list[str]]]:
+    """
+    The rows by split, every label one of the classes' names; these names; and the rows, by id, that had blanks around a label.
+
+    Args:
+        names (`tuple[str, …]`, *optional*): The classes; those of the training set when `None`.
+    """
+    blanks = {}
+    if HAS_CLASSES[task.task_type]:
+        for name, split in splits.items():
+            rows, blanks[name] = data.without_blanks(split.rows)
+            splits[name] = split._replace(rows=rows)
+        names = data.class_names(splits["train"], task) if names is None else names
+        for split in splits.values():
+            data.check_labels(split, names)
+    rows = {name: split.rows for name, split in splits.items()}
+    if task.task_type == "token_classification":
+        rows = {split: r.rename_column("label", "labels") for split, r in rows.items()}
+    return rows, names or (), blanks
 
 
 def repeated_ids(rows: Dataset) -> list[str]:

@@ -20,6 +20,7 @@ from . import report
 from .arguments import COLUMN_FLAGS, USAGE, FinetuneArguments
 from .metrics import average_over_tasks, bootstrap, hub_metric
 from .preparation import Job, load_task_config, make_settings, prepare
+from .references import References
 from .search import search
 from .task_types import TASK_TYPES
 from .tasks import GLUE, OWN_FILES, TASKS, Task, list_tasks
@@ -35,10 +36,6 @@ DEFAULTS = {
     # Rows carry more than the head reads: where they belong, how long they are.
     "remove_unused_columns": False,
 }
-
-
-# The columns of rows that scores are made of.
-SCORED_COLUMNS = ("label", "labels", "answer", "answers", "aliases")
 
 
 def main(argv: list[str]):
@@ -212,8 +209,7 @@ def train_once(job: Job, run: Run, args, saor, training: TrainingArguments, chec
 def intervals(job: Job, predictions: list[dict], seed: int) -> dict[str, tuple[float, float]]:
     """95 % confidence intervals of the last split's metrics."""
     rows, score = job.rows[job.last], TASK_TYPES[job.task.task_type].score
-    # What scores are made of: no long texts.
-    labels = rows.select_columns([name for name in SCORED_COLUMNS if name in rows.column_names])
+    labels = References.of(rows)
     return bootstrap(
         lambda index: score([predictions[i] for i in index], labels.select(index), job.settings), len(rows), seed
     )
