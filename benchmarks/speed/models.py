@@ -27,6 +27,7 @@ OURS = "ernie-sparse"
 # The same model without attention.
 NO_ATTENTION = "no-attention"
 NO_ATTENTION_FUNCTION = "identity_on_value"
+MODERNBERT_FLEX = "modernbert-flex"
 BIGBIRD_BLOCK_SIZE, BIGBIRD_RANDOM_BLOCKS = 64, 3
 LONGFORMER_WINDOW = 512
 
@@ -111,7 +112,7 @@ def _longformer(sizes: Sizes, attention_dropout: float) -> LongformerModel:
     return LongformerModel(config, add_pooling_layer=False)
 
 
-def _modernbert(sizes: Sizes, attention_dropout: float) -> ModernBertModel:
+def _modernbert(sizes: Sizes, attention_dropout: float, backend: str = "sdpa") -> ModernBertModel:
     config = ModernBertConfig(
         hidden_size=sizes.hidden_size,
         num_hidden_layers=sizes.num_layers,
@@ -123,7 +124,7 @@ def _modernbert(sizes: Sizes, attention_dropout: float) -> ModernBertModel:
         embedding_dropout=0.1,
         mlp_dropout=0.1,
         attention_dropout=attention_dropout,
-        attn_implementation="sdpa",
+        attn_implementation=backend,
         pad_token_id=0,
         **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
     )
@@ -138,6 +139,8 @@ BUILDERS: dict[str, Callable[[Sizes, float], PreTrainedModel]] = {
     "bigbird": _bigbird,
     "longformer": _longformer,
     "modernbert": _modernbert,
+    # Under SDPA its local layers are dense, under a mask; here the mask says which blocks are not computed at all.
+    MODERNBERT_FLEX: functools.partial(_modernbert, backend="flex_attention"),
 }
 DEFAULT_MODELS = (NO_ATTENTION, f"{OURS}:sdpa", "dense", "bigbird", "longformer", "modernbert")
 

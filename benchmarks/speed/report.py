@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .measure import LeftOut
-from .models import NO_ATTENTION, is_ours
+from .models import MODERNBERT_FLEX, NO_ATTENTION, is_ours
 from .tasks import TASKS, Row, Task
 
 ADVICE = (
@@ -23,8 +23,9 @@ COLOURS = {
     "bigbird": "#009E73",
     "longformer": "#CC79A7",
     "modernbert": "#E69F00",
+    MODERNBERT_FLEX: "#56B4E9",
 }
-MARKERS = {NO_ATTENTION: "", "dense": "s", "bigbird": "^", "longformer": "v", "modernbert": "D"}
+MARKERS = {NO_ATTENTION: "", "dense": "s", "bigbird": "^", "longformer": "v", "modernbert": "D", MODERNBERT_FLEX: "P"}
 OURS_COLOURS = ("#D55E00", "#7A3600", "#F2A36B")
 
 
@@ -43,16 +44,24 @@ def make_cell(task: Task, row: Row, length: int, note: str | None, num_tokens: i
 
 
 def add_ratios(cells: list[dict]):
-    """To each of the cells of one task and length: its median over that of its reference, and of ours."""
-    medians = {Row(cell["model"], cell["variant"]): cell.get("median_seconds") for cell in cells}
+    """
+    To each of the cells of one task and length: its median over that of its reference, and of ours. Where batches are not of
+    one size, cells have a `batch_size`, and it is the time per row that is compared.
+    """
+    medians = {Row(cell["model"], cell["variant"]): seconds_per_row(cell) for cell in cells}
     ours = next((row for row in medians if is_ours(row.model)), None)
     for cell in cells:
         variants = TASKS[cell["task"]].variants
         reference = Row(cell["model"], variants[0]) if variants else Row(NO_ATTENTION)
         cell["reference"] = variants[0] if variants else NO_ATTENTION
-        cell["over_reference"] = _ratio(cell.get("median_seconds"), medians.get(reference))
+        cell["over_reference"] = _ratio(seconds_per_row(cell), medians.get(reference))
         is_peer = not variants and cell["model"] != NO_ATTENTION
-        cell["over_ours"] = _ratio(cell.get("median_seconds"), medians.get(ours)) if is_peer else None
+        cell["over_ours"] = _ratio(seconds_per_row(cell), medians.get(ours)) if is_peer else None
+
+
+def seconds_per_row(cell: dict) -> float | None:
+    """The median over the rows of the batch, where it is known how many these are; `None` for what was left out."""
+    return None if cell["seconds"] is None else cell["median_seconds"] / cell.get("batch_size", 1)
 
 
 def _ratio(seconds: float | None, reference: float | None) -> float | None:

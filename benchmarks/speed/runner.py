@@ -31,7 +31,9 @@ EXAMPLES = f"""models:
   dense                     BERT, scaled_dot_product_attention over all tokens
   bigbird                   BigBird, blocks of 64, 3 random blocks; below 705 tokens it runs full attention by itself
   longformer                Longformer, window 512, the first token global; it pads to whole windows
-  modernbert                ModernBERT, local and global layers as shipped, feed-forward at the others' cost
+  modernbert                ModernBERT, local and global layers as shipped, feed-forward at the others' cost; its local layers are
+                            dense under a mask
+  modernbert-flex           the same under flex_attention, which leaves out what the mask does; on a GPU, for training
 
 tasks:
 {chr(10).join(f"  {task.name:<27} {task.text}" for task in TASKS.values())}

@@ -2,9 +2,14 @@
 """What the models are timed on: one step over random ids, as a value to run again and again."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedModel
+
+from ernie_sparse import ErnieSparseConfig
+from ernie_sparse.block_plan import plan_batch
 
 from .measure import Case
 from .models import Sizes, build_encoder, build_masked_lm, is_ours
@@ -89,12 +94,18 @@ def rows_of(task: Task, models: list[str]) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What all cases share besides the sizes of their models."""
+    """
+    What all cases share besides the sizes of their models.
+
+    Args:
+        compiler (`str`, *optional*): The backend of `torch.compile`; models run as they are when `None`.
+    """
 
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     device: str = "cpu"
     dtype: str = "float32"
     batch_size: int = 1
+    compiler: str | None = None
 
 
 def build_case(task: Task, row: Row, setup: Setup, length: int) -> Case:
@@ -108,15 +119,38 @@ def build_case(task: Task, row: Row, setup: Setup, length: int) -> Case:
     inputs = build_inputs(task, row, setup, length)
     mask = inputs.get("attention_mask")
     num_tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
+    call = model if setup.compiler is None else _compiled(model, setup.compiler)
 
     def step():
         with torch.set_grad_enabled(task.backward):
-            output = model(**inputs)
+            output = call(**inputs)
             if task.backward:
                 loss = output.loss if task.name == "saor" else output.last_hidden_state.sum()
                 loss.backward()
 
     return Case(model, step, num_tokens)
+
+
+def _compiled(model: PreTrainedModel, compiler: str) -> Callable[..., object]:
+    """
+    The model under `torch.compile`. Ours is given its patterns as plans, which are made anew for every batch, so that one program
+    serves every length; the others are compiled as they are.
+    """
+    if not isinstance(model.config, ErnieSparseConfig):
+        return torch.compile(model, backend=compiler)
+    program = torch.compile(model, backend=compiler, fullgraph=True, dynamic=True)
+    per_block = model.config.num_representatives_per_block
+
+    def call(input_ids, attention_mask=None, consistency_pattern=None, **inputs):
+        patterns = {"pattern": model.config.pattern}
+        if consistency_pattern is not None:
+            patterns["consistency_pattern"] = consistency_pattern
+        shape, device = tuple(input_ids.shape), input_ids.device
+        for name, pattern in patterns.items():
+            inputs[name] = plan_batch(pattern, per_block, shape, device, attention_mask, is_static=True)
+        return program(input_ids, attention_mask, **inputs)
+
+    return call
 
 
 def build_inputs(task: Task, row: Row, setup: Setup, length: int) -> dict:
