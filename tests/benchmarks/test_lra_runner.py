@@ -412,7 +412,7 @@ def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
         (("--train-size", 9), "train_size None and not 9"),
         (("--max-steps", 9), "updates 6 and not 9"),
         (("--self-pretrain-steps", 4), "self_pretrain_steps 2 and not 4"),
-        (("--saor-alpha", 1), "saor_alpha 0.0 and not 1.0"),
+        (("--saor-alpha", 1), "regularization none and not saor, saor_alpha 0.0 and not 1.0"),
         (
             ("--optim", "sgd", "--lr-scheduler-type", "cosine"),
             f"optim {optim} and not sgd, lr_scheduler_type linear and not cosine",
