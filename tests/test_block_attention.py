@@ -152,6 +152,7 @@ def test_takes_states_of_any_layout(form):
     compare([output.detach(), *gradients], expected)
 
 
+@pytest.mark.slow
 def test_gradcheck_with_dropout(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_SCORES", 200)
     plan = make_plan("many global blocks")

@@ -104,6 +104,7 @@ def test_finetune_learns_evaluates_the_test_file_and_reloads(workspace, tmp_path
         assert model(**batch).logits.argmax().item() == 1
 
 
+@pytest.mark.slow
 def test_csv_and_parquet_and_integer_labels_give_the_same_model_as_jsonl(workspace, tmp_path):
     import pandas
 

@@ -76,6 +76,7 @@ def test_an_exported_head_takes_any_batch_and_length(pattern, build):
         torch.testing.assert_close(program(**inputs).logits, model(**inputs).logits, **CLOSE)
 
 
+@pytest.mark.slow
 def test_an_exported_base_model_returns_all_states_for_any_batch_and_length(build):
     model = build(ErnieSparseModel, PATTERNS["random_and_shifted"])
     program = exported(model)
@@ -120,8 +121,8 @@ FIRST = (SparsePattern(8), SparsePattern(8, num_global_blocks=3, hierarchical=Fa
 @pytest.mark.parametrize(
     "first, has_mask",
     [
-        (FIRST[0], True),
         (FIRST[1], False),
+        pytest.param(FIRST[0], True, marks=pytest.mark.slow),
         pytest.param(FIRST[0], False, marks=pytest.mark.slow),
         pytest.param(FIRST[1], True, marks=pytest.mark.slow),
     ],

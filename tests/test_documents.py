@@ -291,7 +291,9 @@ def test_recorded_states_have_the_shape_of_the_batch_and_lie_on_the_way(pattern,
     assert all(states.grad is not None and states.grad.any() for states in output.hidden_states[:-1])
 
 
-@some_patterns
+@pytest.mark.parametrize(
+    "pattern", [pytest.param(p, marks=[pytest.mark.slow] * (p != SOME_PATTERNS[-1])) for p in SOME_PATTERNS], ids=str
+)
 def test_programs_whose_shapes_do_not_depend_on_padding_give_the_same(pattern):
     model = build(num_hidden_layers=2)
     model.config.pattern = pattern

@@ -194,6 +194,7 @@ print(type(SentenceTransformer(sys.argv[1], device="cpu")[0].model).__name__)
     assert run.stdout.split() == ["ErnieSparseModel"]
 
 
+@pytest.mark.slow
 def test_without_the_package_the_code_in_the_folder_gives_the_same(folders):
     program = """
 import sys

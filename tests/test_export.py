@@ -76,14 +76,20 @@ def write_model(folder, task_type="single_label"):
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    """A classifier, rows with labels, and what the command makes of them."""
+def given(tmp_path_factory):
+    """A classifier and rows with labels."""
     folder = tmp_path_factory.mktemp("export")
     write_model(folder / "classifier")
     write_jsonl(folder / "rows.jsonl", make_rows("single_label", 12, 0))
-    flags = ("--int8", "--data-file", folder / "rows.jsonl")
-    assert run(folder / "classifier", folder / "out", *flags) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def workspace(given):
+    """And what the command makes of them, which takes long."""
+    flags = ("--int8", "--data-file", given / "rows.jsonl")
+    assert run(given / "classifier", given / "out", *flags) == 0
+    return given
 
 
 @pytest.fixture
@@ -110,6 +116,7 @@ def compare_with_pytorch(session, model, names, lengths=(1, 2, 7, 8, 9, 33, 64))
             torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_file_gives_the_models_answers_at_any_length(workspace):
     session = Session(workspace / "out" / "onnx" / "model.onnx")
     assert session.inputs == NAMES and session.outputs == ["logits"]
@@ -119,6 +126,7 @@ def test_the_file_gives_the_models_answers_at_any_length(workspace):
         session(**make_inputs(load(workspace / "classifier"), NAMES, 1, 65))
 
 
+@pytest.mark.slow
 def test_a_text_goes_from_the_folders_own_tokenizer_through_onnx_runtime(workspace):
     out = workspace / "out"
     inputs = AutoTokenizer.from_pretrained(out)(["north wind", "south"], padding=True, return_tensors="np")
@@ -128,6 +136,7 @@ def test_a_text_goes_from_the_folders_own_tokenizer_through_onnx_runtime(workspa
     assert AutoConfig.from_pretrained(out).id2label == {0: "north", 1: "south"}
 
 
+@pytest.mark.slow
 def test_int8_runs_near_the_model_and_its_weights_are_int8(workspace):
     path = workspace / "out" / "onnx" / "model_quantized.onnx"
     weights = onnx_ir.load(path).graph.initializers.values()
@@ -139,6 +148,7 @@ def test_int8_runs_near_the_model_and_its_weights_are_int8(workspace):
     assert 0 < difference < 0.2
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_found_and_what_was_written(workspace):
     out = workspace / "out"
     report = json.loads((out / "export.json").read_text())
@@ -156,6 +166,7 @@ def test_the_report_says_what_was_found_and_what_was_written(workspace):
     assert b"site-packages" not in (out / "onnx" / "model.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_and_anything_else_is_kept(workspace, traced, tmp_path, capsys):
     out = shutil.copytree(workspace / "out", tmp_path / "out")
     assert run(workspace / "classifier", out) == 0
@@ -168,6 +179,7 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_kept(workspace, trac
     assert (out / "notes.txt").exists() and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_from_the_model_is_refused_and_leaves_what_was_there(workspace, traced, tmp_path, capsys):
     out = shutil.copytree(workspace / "out", tmp_path / "out")
     before = (out / "export.json").read_bytes()
@@ -183,6 +195,7 @@ def test_a_file_that_differs_from_the_model_is_refused_and_leaves_what_was_there
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
+@pytest.mark.slow
 def test_a_fault_half_way_keeps_its_traceback_and_leaves_nothing(workspace, traced, tmp_path, monkeypatch):
     def fails(graph, inputs):
         raise RuntimeError("no such operator")
@@ -223,9 +236,9 @@ def bad_inputs(workspace, folder):
     yield (model,), "OUT", "required"
 
 
-def test_bad_input_ends_in_one_line_and_leaves_nothing(workspace, tmp_path, capsys, monkeypatch):
+def test_bad_input_ends_in_one_line_and_leaves_nothing(given, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export_module, "trace", None)
-    for argv, *parts in bad_inputs(workspace, tmp_path):
+    for argv, *parts in bad_inputs(given, tmp_path):
         before = sorted(tmp_path.iterdir())
         assert run(*argv) == 2, argv
         error = capsys.readouterr().err
@@ -234,14 +247,15 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(workspace, tmp_path, caps
 
 
 @pytest.mark.parametrize("missing", export_module.PACKAGES)
-def test_a_missing_extra_is_named(missing, workspace, tmp_path, capsys, monkeypatch):
+def test_a_missing_extra_is_named(missing, given, tmp_path, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more))
-    assert run(workspace / "classifier", tmp_path / "out") == 2
+    assert run(given / "classifier", tmp_path / "out") == 2
     assert f"--format onnx needs {missing}: pip install 'ernie-sparse[onnx]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sentence_transformers_own_files_go_along(workspace, traced, tmp_path):
     model = shutil.copytree(workspace / "classifier", tmp_path / "model")
     modules = [{"idx": 0, "name": "0", "path": ""}, {"idx": 1, "name": "1", "path": "1_Pooling"}]
@@ -280,6 +294,7 @@ def test_every_head_and_every_pattern(name, pattern, tmp_path):
     compare_with_pytorch(Session(tmp_path / "model.onnx"), model, names)
 
 
+@pytest.mark.slow
 def test_weights_that_one_file_cannot_hold_lie_beside_it(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr("ernie_sparse.onnx_files.MAX_FILE_BYTES", 100)
     save(onnx_ir.load(workspace / "out" / "onnx" / "model.onnx"), tmp_path / "model.onnx")

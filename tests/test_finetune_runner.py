@@ -191,6 +191,7 @@ def test_seeds_are_runs_of_their_own_and_a_kill_costs_only_the_one_that_ran(tmp_
         assert again["splits"][split]["mean"]["loss"] == pytest.approx(statistics.fmean(losses))
 
 
+@pytest.mark.slow
 def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
     flags, resume = ("--seeds", 0, "--max-steps", 1), ("--resume-from-checkpoint", "last")
     # A seed that is done is gone on from though it has left no checkpoint.
@@ -285,6 +286,7 @@ def test_adapters_are_merged_into_an_ordinary_checkpoint(tmp_path):
     assert results["splits"]["test"]["accuracy"] == statistics.fmean(right)
 
 
+@pytest.mark.slow
 def test_a_search_takes_the_best_of_its_trials(tmp_path, capsys):
     pytest.importorskip("optuna")
     flags = ("--search-trials", 2, "--num-train-epochs", 2, "--max-train-documents", 8)
@@ -355,6 +357,7 @@ def test_what_is_trained_and_evaluated_on_can_be_less(tmp_path):
     assert lengths == sorted(lengths, reverse=True) and sorted(job.features["validation"]["document"]) == list(range(8))
 
 
+@pytest.mark.slow
 def test_glue_is_every_task_with_data_and_their_average(tmp_path, monkeypatch):
     draw = random.Random(0)
     pairs = [

@@ -183,7 +183,7 @@ def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
     assert (tmp_path / "killed" / "results.json").read_bytes() == results
 
 
-@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+@pytest.mark.parametrize("strategy", ["epoch", pytest.param("steps", marks=pytest.mark.slow)])
 def test_a_run_that_had_stopped_early_makes_no_further_update(strategy, tmp_path, monkeypatch):
     flags = ["--early-stopping-patience", 1, "--num-train-epochs", 30, "--learning-rate", 1e-7]
     flags += ["--eval-strategy", strategy, "--save-strategy", strategy, "--eval-steps", 3, "--save-steps", 3]
@@ -221,6 +221,7 @@ def test_every_checkpoint_says_what_its_files_hold(tmp_path, capsys):
     assert "checkpoint-4: pass --resume-from-checkpoint" in said
 
 
+@pytest.mark.slow
 def test_other_data_and_another_precision_are_refused(tmp_path, capsys):
     finetune(tmp_path / "out", "--max-steps", 2)
     text = Path(arguments(tmp_path)[arguments(tmp_path).index("--train-file") + 1]).read_text()

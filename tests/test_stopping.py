@@ -43,7 +43,7 @@ PLACES = {
         ("--num-train-epochs", 3, "--early-stopping-patience", 1, "--learning-rate", 1e-7), 8, 8,
     ),
 }  # fmt: skip
-FAST = ("within an epoch", "within an update", "where patience ends")
+FAST = ("within an epoch",)
 
 
 def send(number: int):
@@ -165,6 +165,7 @@ def test_a_signal_while_data_are_prepared_leaves_nothing(number, tmp_path, monke
     assert said(capsys) == f"stopped by {number.name}" and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_search_ends_at_once(tmp_path, monkeypatch, capsys):
     command = two_epochs(tmp_path, "--search-trials", 2)
     with monkeypatch.context() as patch:

@@ -43,6 +43,7 @@ def test_triton_compiles_to_code_that_spills_nothing_fits_the_card_and_uses_tens
                 assert row["warpgroup_products"] > 0
 
 
+@pytest.mark.slow
 def test_triton_variants_are_all_tried():
     command = [sys.executable, "-c", "from benchmarks.kernel_resources import VARIANTS; print(len(VARIANTS))"]
     assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == NUM_VARIANTS
