@@ -447,6 +447,7 @@ def test_the_module_exits_with_the_commands_code():
     assert result.returncode == 2 and "Traceback" not in result.stderr and "knit" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error():
     command = [sys.executable, "-m", "ernie_sparse", "finetune", "--list"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -454,6 +455,7 @@ def test_a_reader_that_goes_away_is_no_error():
     assert (process.stderr.read(), process.wait()) == ("", 141)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_commands_keep_the_memory_that_tensors_free():
     program = (

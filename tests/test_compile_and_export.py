@@ -157,6 +157,7 @@ def test_one_program_for_every_length_and_pattern(first, has_mask, build):
     compare_with_plans(program, model, full, 2, 100, has_mask)
 
 
+@pytest.mark.slow
 def test_a_pattern_itself_compiles_as_well(build):
     model = build(ErnieSparseModel, PATTERNS["shifted"], num_hidden_layers=1)
     program = compiled(model, backend="eager")

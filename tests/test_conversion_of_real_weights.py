@@ -78,6 +78,7 @@ def test_real_sentence_vectors_survive_the_default_pattern(num_tokens, pattern, 
         assert similarity.max() < 1 - 1e-5
 
 
+@pytest.mark.slow
 def test_a_real_checkpoint_converts_and_fine_tunes_from_the_command_line(tmp_path, capsys, sparse_minilm):
     assert run(get_model_path(), tmp_path / "out") == 0
     printed = capsys.readouterr().out

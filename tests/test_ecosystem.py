@@ -136,6 +136,7 @@ def test_weights_may_wait_on_a_disk(tmp_path):
     assert torch.equal(model(**batch).logits, expected)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_takes_a_padded_batch():
     model, batch = build_model("single_label").eval(), batch_of("single_label")
     assert (batch["attention_mask"] == 0).any()

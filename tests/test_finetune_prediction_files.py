@@ -51,7 +51,9 @@ def strict_json(text: str):
     return json.loads(text, parse_constant=refuse)
 
 
-@pytest.mark.parametrize("task_type", TASK_TYPES)
+@pytest.mark.parametrize(
+    "task_type", [pytest.param(name, marks=[pytest.mark.slow] * (name == "multi_label")) for name in TASK_TYPES]
+)
 def test_predictions_have_the_fields_that_are_named(task_type):
     for row in evaluated(task_type):
         assert tuple(row) == ("id", *TASK_TYPES[task_type].fields)

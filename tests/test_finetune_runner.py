@@ -75,7 +75,9 @@ def are_equal(left: Path, right: Path) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("task_type", TASK_TYPES)
+@pytest.mark.parametrize(
+    "task_type", [pytest.param(name, marks=[pytest.mark.slow] * (name == "multi_label")) for name in TASK_TYPES]
+)
 def test_every_task_type_learns_its_toy_problem_and_leaves_what_is_promised(task_type):
     out = finetuned(task_type)
     results, rows = read_results(out), read_jsonl(workspace() / f"{task_type}-test.jsonl")
@@ -246,6 +248,7 @@ def test_the_best_checkpoint_is_the_one_that_stays_and_patience_ends_early(tmp_p
     assert are_equal(tmp_path, tmp_path / "checkpoint-8") and not are_equal(tmp_path, tmp_path / "checkpoint-16")
 
 
+@pytest.mark.slow
 def test_class_weights_are_inverse_to_counts_and_reach_the_training(tmp_path):
     rows = read_jsonl(workspace() / "single_label-train.jsonl")
     rare = write_jsonl(tmp_path / "rare.jsonl", [*rows[0:16:2], *rows[1:4:2]])
@@ -492,6 +495,7 @@ def test_a_recipe_widens_the_global_blocks_of_a_model_but_not_of_a_pattern_that_
     assert blocks == [(TASKS["wikihop"].recipe.num_global_blocks, 64), (2, 32)]
 
 
+@pytest.mark.slow
 def test_a_folder_of_several_runs_is_one_commands(tmp_path, capsys):
     out, flags, resume = tmp_path / "out", ("--seeds", 0, 1, "--max-steps", 1), ("--resume-from-checkpoint", "last")
     finetune(out, *flags)

@@ -139,6 +139,7 @@ def test_short_documents_take_one_dense_call_and_longer_ones_blocks(beyond, is_d
     assert calls == ["block_attention"]
 
 
+@pytest.mark.slow
 def test_memory_of_the_block_form_grows_linearly_and_that_of_the_reference_does_not():
     def largest(backend, num_tokens):
         plan = plan_batch(SparsePattern(8, num_random_blocks=1), 1, (1, num_tokens), CPU)

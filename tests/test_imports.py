@@ -72,6 +72,7 @@ def test_importing_the_package_imports_no_more_than_the_auto_classes():
     assert added == ["ernie_sparse", *(f"ernie_sparse.{name}" for name in own)]
 
 
+@pytest.mark.slow
 def test_importing_starts_no_process_and_only_training_brings_trainer_and_datasets():
     def trains(name: str) -> bool:
         return [*name.split("."), ""][1] in TRAINING
@@ -101,6 +102,7 @@ def test_imports_run_downwards(name):
             assert not any(word.split(".")[0] in ("ernie_sparse", "benchmarks") for word in names), name
 
 
+@pytest.mark.slow
 def test_what_stands_for_a_model_class_is_replaced_by_it_when_one_is_used():
     code = """
 import ernie_sparse

@@ -207,7 +207,7 @@ def random_reader(**options) -> QuestionAnsweringPipeline:
 CONTEXTS = [f"{LETTERS * (place // 8)} 1 b  c, 2 {LETTERS * 60}" for place in range(0, 1600, 152)]
 
 
-@pytest.mark.parametrize("tokenizer", [BERT, ROBERTA], ids=["bert", "bytes"])
+@pytest.mark.parametrize("tokenizer", [BERT, pytest.param(ROBERTA, marks=pytest.mark.slow)], ids=["bert", "bytes"])
 def test_answers_are_found_wherever_they_stand_in_contexts_of_any_length(tokenizer):
     pipe = make_reader(tokenizer)
     for options in ({}, {"max_seq_len": 90, "doc_stride": 20}, {"max_seq_len": 150, "batch_size": 5}):
@@ -463,6 +463,7 @@ print(check_task("question-answering")[1]["impl"].__name__, check_task("ner")[1]
 """
 
 
+@pytest.mark.slow
 def test_pipelines_are_registered_when_those_of_transformers_are_imported():
     run = subprocess.run(
         [sys.executable, "-c", IN_A_NEW_PROCESS], capture_output=True, text=True, check=True, timeout=120

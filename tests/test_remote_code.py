@@ -72,6 +72,7 @@ def folders(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_every_folder_loads_without_the_package_and_once_more_when_saved_there(folders, tmp_path):
     script = Path(remote_code.__file__)
     environment = {"PATH": "", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -149,6 +149,7 @@ def test_a_damaged_checkpoint_is_named_or_the_run_ends_as_it_would_have(whole, w
     assert refused > 4 * len(files)
 
 
+@pytest.mark.slow
 def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
     flags = (
         "--early-stopping-patience",

@@ -91,7 +91,10 @@ def reported(workspace, out: Path, kind="single_label", *more) -> dict:
     return read(out)
 
 
-@pytest.mark.parametrize("kind", [*TASK_TYPES, "masked_lm"])
+@pytest.mark.parametrize(
+    "kind",
+    ["masked_lm", *(pytest.param(name, marks=[pytest.mark.slow] * (name != "single_label")) for name in TASK_TYPES)],
+)
 def test_every_head_has_a_report(kind, workspace, tmp_path):
     results = reported(workspace, tmp_path / "out", kind)
     own, *others = results["patterns"]
@@ -157,6 +160,7 @@ def test_the_report_says_what_was_measured_and_how(whole, workspace):
     assert re.search(r"At most \d+\.\d % of the predictions flip, under ", text)
 
 
+@pytest.mark.slow
 def test_pictures_have_a_place_for_every_pattern(whole, tmp_path):
     results = read(whole)
     assert DRAW(results, tmp_path / "scored.png") and DRAW({**results, "metric": None}, tmp_path / "unscored.png")

@@ -395,6 +395,7 @@ def test_train_loss_is_of_the_whole_run(is_restored, tmp_path):
     assert trainer.train().training_loss < whole.training_loss
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """One launch for all runs: most of its time is the start of the two processes."""
     with socket.socket() as free:

@@ -90,6 +90,7 @@ CASES = {
 SLOW = (
     *("batch", "wide-window", "window-of-one", "last-block-short", "two-global-blocks", "half-precision", "shift"),
     *("random-of-many-representatives", "single-precision-of-padding", "head-of-80-in-single-precision"),
+    *("no-global-block", "all-global", "representatives", "padding"),
 )
 
 

@@ -375,11 +375,13 @@ def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(tmp_path, capsys):
         assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other platforms tell less")
 def test_peak_memory_is_that_of_the_step_in_a_process_of_its_own():
     assert cpu_peak(build_allocating, 400, threads=1, budget=30) == pytest.approx(100, abs=8)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="signals differ")
 def test_a_process_that_is_killed_is_a_reason():
     outcome = cpu_peak(build_dying, 64, threads=1, budget=30)
