@@ -442,6 +442,7 @@ def test_rows_that_are_not_of_their_type_end_so_too(tmp_path, capsys):
         assert not (tmp_path / "never").exists(), argv
 
 
+@pytest.mark.slow
 def test_the_module_exits_with_the_commands_code():
     result = subprocess.run([sys.executable, "-m", "ernie_sparse", "knit"], capture_output=True, text=True)
     assert result.returncode == 2 and "Traceback" not in result.stderr and "knit" in result.stderr

@@ -118,6 +118,7 @@ def compare_with_plans(program, model, pattern, batch_size, num_tokens, has_mask
 FIRST = (SparsePattern(8), SparsePattern(8, num_global_blocks=3, hierarchical=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first, has_mask",
     [

@@ -192,6 +192,7 @@ def test_the_full_pattern_gives_the_sources_outputs(family, head):
     assert set(report.dropped) == names_without_place(source, family, head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", OUTPUTS)
 @pytest.mark.parametrize("family", OF_OWN_FILES)
 def test_a_checkpoint_folder_becomes_what_its_model_in_memory_becomes(family, head, tmp_path):

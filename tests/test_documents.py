@@ -291,6 +291,7 @@ def test_recorded_states_have_the_shape_of_the_batch_and_lie_on_the_way(pattern,
     assert all(states.grad is not None and states.grad.any() for states in output.hidden_states[:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern", [pytest.param(p, marks=[pytest.mark.slow] * (p != SOME_PATTERNS[1])) for p in SOME_PATTERNS], ids=str
 )

@@ -488,6 +488,7 @@ def answers_of_a_perfect_model(rows: Dataset, spans: list[tuple[int, int]], toke
     return decode(tuple(part.numpy() for part in outputs), features, rows, chosen)
 
 
+@pytest.mark.slow
 @ALL_TOKENIZERS
 def test_a_model_that_knows_the_answers_gives_them_wherever_they_stand(tokenizer):
     filler = " ".join(f"w{number}" for number in range(60))

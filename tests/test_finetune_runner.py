@@ -76,7 +76,11 @@ def are_equal(left: Path, right: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    "task_type", [pytest.param(name, marks=[pytest.mark.slow] * (name == "multi_label")) for name in TASK_TYPES]
+    "task_type",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("single_label", "question_answering")))
+        for name in TASK_TYPES
+    ],
 )
 def test_every_task_type_learns_its_toy_problem_and_leaves_what_is_promised(task_type):
     out = finetuned(task_type)
@@ -173,6 +177,7 @@ def test_long_questions_are_read_in_windows_and_long_texts_are_counted(tmp_path)
     assert noted["count"] == sum(len(row["text"].split()) + 2 > 16 for row in rows) == len(noted["first"])
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_of_their_own_and_a_kill_costs_only_the_one_that_ran(tmp_path):
     flags = ("--seeds", 0, 1, "--num-train-epochs", 2)
     results = finetune(tmp_path, *flags)
@@ -413,6 +418,7 @@ def test_nothing_of_the_libraries_below_is_used_that_is_about_to_go():
         prepare("--max-length", 27)  # a length of its own: nothing comes from a cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "labels, shown", [("ab", "a, b"), ("abcdef", "a, b, c, d, e, f"), ("abcdefg", "a, b, c, d, e, f, … (7 in all)")]
 )

@@ -461,6 +461,7 @@ def test_every_parameter_is_trained_by_every_head(name, consistency, build):
             assert gradient.abs().sum() > 0, parameter_name
 
 
+@pytest.mark.slow
 @every_head
 def test_every_head_overfits_one_batch_in_two_passes(name, tiny_config):
     model = HEADS[name].model(tiny_config(initializer_range=0.1, hidden_dropout_prob=0.0, **HEADS[name].config)).train()

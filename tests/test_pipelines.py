@@ -289,6 +289,7 @@ def test_answers_are_as_long_as_allowed_and_of_whole_words_if_asked():
     assert len(pipe(question="where?", context=context, max_answer_len=5)["answer"].replace(" ", "")) <= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_answers_are_those_of_predict(tmp_path, threshold):
     reader = random_reader()

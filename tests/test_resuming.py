@@ -184,6 +184,7 @@ def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
     assert (tmp_path / "killed" / "results.json").read_bytes() == results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["epoch", pytest.param("steps", marks=pytest.mark.slow)])
 def test_a_run_that_had_stopped_early_makes_no_further_update(strategy, tmp_path, monkeypatch):
     flags = ["--early-stopping-patience", 1, "--num-train-epochs", 30, "--learning-rate", 1e-7]

@@ -119,6 +119,7 @@ def test_a_stopped_pretraining_ends_where_an_unbroken_one_does(workspace, tmp_pa
     assert_ends_as_whole("pretrained", tmp_path / "out", workspace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "how"), [("epoch", GOES_ON), ("no", GOES_ON.replace("goes on", "begins anew"))])
 def test_a_signal_behind_the_last_update(strategy, how, tmp_path, monkeypatch, capsys):
     load, command = ernie_sparse.SaorTrainer.store_flos, two_epochs(tmp_path, "--save-strategy", strategy)

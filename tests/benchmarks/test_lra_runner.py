@@ -218,6 +218,7 @@ def answers(folder: Path, task: str, split: str, pattern: SparsePattern = HST) -
 QUICK = ("text", "retrieval")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in TASKS if n not in QUICK)])
 def test_hst_learns_every_task(task):
     results = read_results(trained(task))
