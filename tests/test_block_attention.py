@@ -344,6 +344,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("num_global_blocks", [1, 8])
 def test_no_tensor_is_larger_than_the_input_or_a_chunk(num_global_blocks, dropout, monkeypatch):

@@ -125,6 +125,7 @@ def test_csv_and_parquet_and_integer_labels_give_the_same_model_as_jsonl(workspa
     assert losses[0] == losses[1] == losses[2]
 
 
+@pytest.mark.slow
 def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, tmp_path, capsys):
     out = tmp_path / "resumed"
     assert run(pretrain_arguments(workspace, out)) == 0

@@ -165,6 +165,7 @@ def assert_same(found: list[dict], expected: list[dict]):
                 assert row[name] == near(value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_a_file_is_predicted_as_it_was_evaluated(task_type, tmp_path):
     source, expected = (

@@ -109,6 +109,7 @@ def target_spans(context: str, **row) -> set[tuple[int, int]]:
     return {(feature["offset_starts"][a], feature["offset_ends"][b]) for a, b in ends if b > 0}
 
 
+@pytest.mark.slow
 @ALL_TOKENIZERS
 @settings(max_examples=30, deadline=None)
 @given(

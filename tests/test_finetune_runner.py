@@ -124,6 +124,7 @@ def test_every_task_type_learns_its_toy_problem_and_leaves_what_is_promised(task
     assert card.library_name == "transformers" and card.eval_results[0].dataset_split == "test"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_a_fine_tuned_model_reloads_as_it_was(task_type):
     out = finetuned(task_type)
@@ -230,6 +231,7 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
     assert set(finetune(tmp_path / "seeds", "--seeds", 0, 1, *flags, *resume)["seeds"]) == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     flags = ("--num-train-epochs", 2)
     finetune(tmp_path / "whole", *flags)

@@ -128,6 +128,7 @@ def test_each_epoch_masks_anew_and_a_resumed_one_as_it_did(tokenizer, rows):
     assert labels == expected and expected[0] != expected[1] != expected[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers, is_persistent", [(0, False), (2, False), (2, True)])
 @pytest.mark.parametrize("stop", [None, 4])
 def test_workers_mask_as_the_epoch_has_it(stop, num_workers, is_persistent, tokenizer, tiny_config, tmp_path):

@@ -188,6 +188,7 @@ def test_a_model_that_cannot_depend_on_the_pattern_keeps_everything(workspace, t
         assert entry["flips"] == 0 and entry["mean_kl"] < 1e-12 and entry["retention"] == 100
 
 
+@pytest.mark.slow
 def test_it_is_deterministic_and_a_finished_report_is_not_measured_again(workspace, tmp_path, monkeypatch):
     first = reported(workspace, tmp_path / "out", "single_label", "--max-documents", 7)
     assert first["documents"] == 7
@@ -290,6 +291,7 @@ def test_a_task_of_the_list_brings_its_validation_set(workspace, tmp_path, capsy
     assert "the label 'unacceptable' is none of" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_dial_saves_the_cheapest_pattern_and_says_what_it_costs(workspace, tmp_path, capsys):
     rows, out, saved = workspace / "single_label.jsonl", tmp_path / "out", tmp_path / "saved" / "model"
     test = write_jsonl(tmp_path / "test.jsonl", make_rows("single_label", 9, 5))

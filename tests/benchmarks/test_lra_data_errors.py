@@ -104,6 +104,7 @@ LINES = "curv_contour_length_14/metadata/2.npy"
 BATCH = "cifar-10-batches-py/data_batch_2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, file, change, words",
     [

@@ -229,6 +229,7 @@ def test_hst_learns_every_task(task):
     assert results["validation_accuracy"] > constant + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [task for task in TASKS if task not in QUICK])
 def test_every_task_runs(task, tmp_path):
     flags = ("--max-steps", 1, "--eval-steps", 1, "--save-steps", 1, "--per-device-eval-batch-size", 16)
