@@ -3,17 +3,22 @@
 
 import csv
 import glob
+import gzip
+import importlib.util
 import inspect
 import itertools
 import json
+import lzma
 import os
 import sys
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features
@@ -24,6 +29,8 @@ from .errors import InputError, input_errors
 NOT_UTF8 = "not UTF-8 text"
 # How a text file is cut into documents.
 SAMPLE_BY = ("document", "paragraph", "line")
+# Packed files, whose kind is what stands before.
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def find_files(names: Iterable[str | Path]) -> list[Path]:
@@ -53,7 +60,8 @@ def find_files(names: Iterable[str | Path]) -> list[Path]:
 
 
 @contextmanager
-def _said_of(path: Path) -> Iterator[None]:
+def said_of(path: Path) -> Iterator[None]:
+    """Errors of reading `path` as an [`InputError`] that names it."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -61,6 +69,30 @@ def _said_of(path: Path) -> Iterator[None]:
             f"could not read {path}: it is not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
     except pa.ArrowException as error:
+        raise InputError(f"could not read {path}: {error}") from error
+
+
+def kind_of(path: str | Path) -> str:
+    """The suffix that says how a file is read, in small letters: that before `.gz` or the like of a packed one."""
+    path = Path(path)
+    return Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
+
+
+@contextmanager
+def open_text(path: str | Path, **how) -> Iterator:
+    """
+    A file of UTF-8 text, unpacked while it is read; `how` as of `open`.
+
+    Raises:
+        [`InputError`]: What unpacks it is not installed, or it is not packed as its name says.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".zst" and importlib.util.find_spec("zstandard") is None:
+        raise InputError(f"{path}: pip install zstandard, which reads .zst files")
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8-sig", compression="infer", **how) as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"could not read {path}: {error}") from error
 
 
@@ -74,10 +106,10 @@ def read_rows(path: str | Path, sample_by: str | None = None) -> Iterator[dict |
         [`InputError`]: The file as a whole cannot be read.
     """
     path = Path(path)
-    read = _READERS.get(path.suffix.lower())
+    read = _READERS.get(kind_of(path))
     if read is None and sample_by is None:
         raise InputError(f"{path}: {', '.join(suffix[1:] for suffix in FORMATS)} files can be read")
-    with _said_of(path):
+    with said_of(path):
         yield from read_text(path, sample_by) if read is None else read(path)
 
 
@@ -93,8 +125,8 @@ def _is_utf8(text: str) -> bool:
 def _read_csv(path: Path) -> Iterator[dict | InputError]:
     # Documents are cells: the limit of the library is 128 KiB.
     csv.field_size_limit(sys.maxsize)
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = _csv_rows(file, "\t" if path.suffix.lower() == ".tsv" else ",")
+    with open_text(path, newline="", errors="surrogateescape") as file:
+        rows = _csv_rows(file, "\t" if kind_of(path) == ".tsv" else ",")
         header = next((row for row in rows if row), [])
         if isinstance(header, InputError):
             raise InputError(f"could not read the header of {path}: {header}")
@@ -152,8 +184,8 @@ def _csv_rows(file: Iterator[str], delimiter: str) -> Iterator[list[str] | Input
 
 
 def _read_json(path: Path) -> Iterator[dict | InputError]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        is_list = path.suffix.lower() == ".json" and file.read(4096).lstrip().startswith("[")
+    with open_text(path, errors="surrogateescape") as file:
+        is_list = kind_of(path) == ".json" and file.read(4096).lstrip().startswith("[")
         file.seek(0)
         if is_list:
             text = file.read()
@@ -183,7 +215,7 @@ def _read_parquet(path: Path) -> Iterator[dict]:
 
 def read_text(path: str | Path, sample_by: str) -> Iterator[dict]:
     """The documents of a text file, `{"text": …}` each: the whole of it, its paragraphs or its lines ([`SAMPLE_BY`])."""
-    with _said_of(path), open(path, encoding="utf-8-sig", newline="\n") as file:
+    with said_of(path), open_text(path, newline="\n") as file:
         if sample_by == "document":
             yield {"text": file.read()}
         elif sample_by == "line":

@@ -1,0 +1,144 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""A corpus: files and data sets of the hub, how often each is read in a pass, and the order of a pass."""
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from datasets import IterableDataset
+
+from ..errors import InputError
+from .documents import Reading, documents_of, documents_of_rows
+
+# So many files are read by turns, in shares like their sizes.
+FILES_AT_ONCE = 16
+
+
+class Part(NamedTuple):
+    """
+    A file, or a shard of a data set.
+
+    Args:
+        name (`str`): Of the file, or that of the data set with the shard's number.
+        size (`int`): In bytes, or 1 where that is not known.
+        weight (`float`): How often it is read in a pass.
+        rows (`IterableDataset`, *optional*): Of a data set.
+    """
+
+    name: str
+    size: int
+    weight: float = 1.0
+    rows: IterableDataset | None = None
+
+
+class Place(NamedTuple):
+    """Where a reader of a corpus is: the pass, the files that it reads by turns, and the group of their documents."""
+
+    number_of_pass: int = 0
+    window: int = 0
+    group: int = 0
+
+
+FIRST = Place()
+
+
+@dataclass
+class Corpus:
+    """
+    Args:
+        parts (`Sequence[Part]`)
+        reading ([`Reading`])
+        seed (`int`): Of the order of a pass.
+        characters (`int`): Of the documents that are packed together.
+        skipped (`Counter`): How many rows could not be read, of each part, and how many documents were empty.
+    """
+
+    parts: Sequence[Part]
+    reading: Reading
+    seed: int
+    characters: int
+
+    def __post_init__(self):
+        self.skipped = Counter()
+
+    def groups(
+        self, start: Place = FIRST, share: int = 0, shares: int = 1, passes: int | None = None
+    ) -> Iterator[tuple[Place, list[str]]]:
+        """
+        The documents from `start` on, in groups, each with its place: those of one of several shares. They are whole files
+        where there is one for each share, and else every so manieth document of all files.
+
+        Args:
+            passes (`int`, *optional*): How many; without end if `None`.
+
+        Raises:
+            [`InputError`]: A row that cannot be read, unless those are left out; or no document at all in a pass.
+        """
+        by_file = len(self.parts) >= shares
+        parts = self.parts[share::shares] if by_file else self.parts
+        numbers = itertools.count() if passes is None else range(passes)
+        for number_of_pass in itertools.dropwhile(lambda number: number < start.number_of_pass, numbers):
+            order = random.Random(f"{self.seed}/{number_of_pass}").sample(parts, len(parts))
+            is_empty = True
+            for window, first in enumerate(range(0, len(order), FILES_AT_ONCE)):
+                if (number_of_pass, window) < start[:2]:
+                    is_empty = False
+                    continue
+                texts = self._by_turns(order[first : first + FILES_AT_ONCE], f"{self.seed}/{number_of_pass}/{window}")
+                if not by_file:
+                    texts = itertools.islice(texts, share, None, shares)
+                for group, documents in enumerate(self._grouped(texts)):
+                    is_empty = False
+                    place = Place(number_of_pass, window, group)
+                    if place >= start:
+                        yield place, documents
+            if is_empty:
+                raise InputError(
+                    "there is no text in the corpus"
+                    if shares == 1
+                    else f"the corpus has too few documents for {shares} readers"
+                )
+
+    def _by_turns(self, parts: Sequence[Part], seed: str) -> Iterator[str]:
+        """The documents of some parts, each of them drawn from a part in proportion to what is in it."""
+        draw = random.Random(seed)
+        readers = [self._read(part, f"{seed}/{part.name}") for part in parts]
+        shares = [part.size * part.weight for part in parts]
+        while readers:
+            (chosen,) = draw.choices(range(len(readers)), shares)
+            text = next(readers[chosen], None)
+            if text is None:
+                del readers[chosen], shares[chosen]
+            else:
+                yield text
+
+    def _read(self, part: Part, seed: str) -> Iterator[str]:
+        """The documents of a part, as often as its weight says: each so often as a whole number, and some once more."""
+        draw = random.Random(seed)
+        for time in range(math.ceil(part.weight)):
+            for text in (
+                documents_of(part.name, self.reading) if part.rows is None else documents_of_rows(part, self.reading)
+            ):
+                if isinstance(text, InputError):
+                    if not self.reading.skip_bad:
+                        raise text
+                    self.skipped[part.name] += 1
+                elif text.isspace() or not text:
+                    self.skipped["empty"] += 1
+                elif part.weight - time >= 1 or draw.random() < part.weight - time:
+                    yield text
+
+    def _grouped(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        group, size = [], 0
+        for text in texts:
+            group.append(text)
+            size += len(text)
+            if size >= self.characters:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group

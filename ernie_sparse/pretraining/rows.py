@@ -1,0 +1,98 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Rows to train on, from a corpus: written to disk once, or made while they are asked for."""
+
+import hashlib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import get_worker_info
+
+from ..errors import InputError
+from ..results import write_json
+from .corpus import Corpus, Place
+from .packing import FEATURES, Packer
+
+
+class RowStream(torch.utils.data.IterableDataset):
+    """
+    The rows of a corpus, pass after pass without end, made while they are asked for. Processes and their workers share the
+    documents: each of a pass is in the rows of one of them. Where the stream is goes into a checkpoint: it goes on with the
+    same row.
+
+    Args:
+        corpus ([`Corpus`])
+        packer ([`Packer`])
+        process (`int`): The number of this process among `processes`.
+    """
+
+    def __init__(self, corpus: Corpus, packer: Packer, process: int = 0, processes: int = 1):
+        self.corpus, self.packer = corpus, packer
+        self.process, self.processes = process, processes
+        # The group, and how many of its rows have been given out.
+        self._place, self._given = Place(), 0
+
+    def __iter__(self) -> Iterator[dict]:
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        share, shares = self.process * workers + number, self.processes * workers
+        start, given = self._place, self._given
+        for place, texts in self.corpus.groups(start, share, shares):
+            for i, row in enumerate(self.packer.rows(texts, random.Random(f"{self.corpus.seed}/{share}/{place}"))):
+                if place == start and i < given:
+                    continue
+                self._place, self._given = place, i + 1
+                yield {**row, "row": f"{share}/{shares}/{'/'.join(map(str, place))}/{i}"}
+
+    def state_dict(self) -> dict:
+        return {"place": list(self._place), "given": self._given}
+
+    def load_state_dict(self, state: dict):
+        self._place, self._given = Place(*state["place"]), state["given"]
+
+
+def written_rows(corpus: Corpus, packer: Packer, identity: dict) -> tuple[Dataset, dict]:
+    """
+    The rows of one pass over a corpus, in a file that every process and every later run reads, and an account of them:
+    `documents`, `rows`, `tokens`, `skipped`, `seconds` and a `digest` of the tokens.
+
+    Args:
+        identity (`dict`): What decides the rows. Those of the same are not made again.
+
+    Raises:
+        [`InputError`]: A row that cannot be read, or no text.
+    """
+    fingerprint = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+    account = Path(datasets.config.HF_DATASETS_CACHE) / "ernie_sparse" / f"{fingerprint}.json"
+    arguments = {"corpus": corpus, "packer": packer, "account": account}
+    try:
+        # The account is written behind the last row: rows without one were not written to their end.
+        rows = Dataset.from_generator(
+            _generate, FEATURES, gen_kwargs=arguments, fingerprint=fingerprint, writer_batch_size=64
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+    return rows.add_column("row", np.arange(len(rows))), json.loads(account.read_text())
+
+
+def _generate(corpus: Corpus, packer: Packer, account: Path) -> Iterator[dict]:
+    start, digest, counts = time.monotonic(), hashlib.blake2b(digest_size=16), Counter()
+    for place, texts in corpus.groups(passes=1):
+        counts["documents"] += len(texts)
+        for row in packer.rows(texts, random.Random(f"{corpus.seed}/{place}")):
+            counts["rows"] += 1
+            counts["tokens"] += len(row["input_ids"])
+            digest.update(row["lengths"].tobytes() + row["input_ids"].tobytes())
+            yield row
+    account.parent.mkdir(parents=True, exist_ok=True)
+    seconds = time.monotonic() - start
+    write_json(account, {**counts, "skipped": corpus.skipped, "seconds": seconds, "digest": digest.hexdigest()})
