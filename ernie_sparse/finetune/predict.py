@@ -189,12 +189,6 @@ def enter(file: PredictionFile | None, stack: ExitStack) -> int:
     return done
 
 
-def digest(content) -> str:
-    """A short digest of text, or of values of JSON."""
-    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
-
-
 def examine(source: Path) -> tuple[str, int | None]:
     """The digest of a file, and how many rows it has, where that is cheap to know."""
     found, lines, suffix = hashlib.blake2b(digest_size=8), 0, source.suffix.lower()
@@ -205,12 +199,6 @@ def examine(source: Path) -> tuple[str, int | None]:
     if suffix == ".parquet":
         return found.hexdigest(), pyarrow.parquet.read_metadata(source).num_rows
     return found.hexdigest(), lines if suffix == ".jsonl" else None
-
-
-def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    # It forgets how its last call cut a text.
-    tokenizer("", verbose=False)
-    return digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
 
 
 def digest_of_model(model: PreTrainedModel) -> str:

@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """A corpus: files and data sets of the hub, how often each is read in a pass, and the order of a pass."""
 
+import dataclasses
 import itertools
 import math
 import random
@@ -9,13 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 
 from ..errors import InputError
-from .documents import Reading, documents_of, documents_of_rows
+from ..tables import find_files
+from .documents import Reading, documents_of
 
 # So many files are read by turns, in shares like their sizes.
 FILES_AT_ONCE = 16
+# Of what is held out without being asked for, in characters: as much as an evaluation needs.
+MOST_HELD_OUT = 2**20
 
 
 class Part(NamedTuple):
@@ -26,13 +30,16 @@ class Part(NamedTuple):
         name (`str`): Of the file, or that of the data set with the shard's number.
         size (`int`): In bytes, or 1 where that is not known.
         weight (`float`): How often it is read in a pass.
-        rows (`IterableDataset`, *optional*): Of a data set.
+        rows (`Dataset` or `IterableDataset`, *optional*): Of a data set.
+        first, stop (`int`, *optional*): The documents from which and before which it is read.
     """
 
     name: str
     size: int
     weight: float = 1.0
-    rows: IterableDataset | None = None
+    rows: Dataset | IterableDataset | None = None
+    first: int = 0
+    stop: int | None = None
 
 
 class Place(NamedTuple):
@@ -120,9 +127,7 @@ class Corpus:
         """The documents of a part, as often as its weight says: each so often as a whole number, and some once more."""
         draw = random.Random(seed)
         for time in range(math.ceil(part.weight)):
-            for text in (
-                documents_of(part.name, self.reading) if part.rows is None else documents_of_rows(part, self.reading)
-            ):
+            for text in itertools.islice(documents_of(part.name, part.rows, self.reading), part.first, part.stop):
                 if isinstance(text, InputError):
                     if not self.reading.skip_bad:
                         raise text
@@ -142,3 +147,47 @@ class Corpus:
                 group, size = [], 0
         if group:
             yield group
+
+    def held_out(self, fraction: float) -> tuple["Corpus", "Corpus"]:
+        """
+        The corpus without the first documents of its first part, and these: a share of all that is to be read, and at most
+        [`MOST_HELD_OUT`] characters.
+
+        Raises:
+            [`InputError`]: The first part has nothing else.
+        """
+        first, *others = self.parts
+        # Of data sets, sizes are not known.
+        wanted = (
+            MOST_HELD_OUT
+            if first.rows is not None
+            else min(MOST_HELD_OUT, fraction * sum(part.size for part in self.parts))
+        )
+        documents = documents_of(first.name, first.rows, self.reading)
+        sizes = itertools.accumulate(0 if isinstance(text, InputError) else len(text) for text in documents)
+        count = next((number for number, size in enumerate(sizes, 1) if size >= wanted), None)
+        if count is None or next(documents, None) is None:
+            raise InputError(f"{first.name} has too few documents to hold some out: name a --validation-file")
+        rest = dataclasses.replace(self, parts=[first._replace(first=count), *others])
+        return rest, dataclasses.replace(self, parts=[first._replace(stop=count, weight=1.0)])
+
+
+def parts_of_files(names: Sequence[str], weights: Sequence[float] | None = None) -> list[Part]:
+    """
+    The files that `names` stand for, each with the weight of its name.
+
+    Raises:
+        [`InputError`]: There is no such file, or it is empty.
+    """
+    weights = [1.0] * len(names) if weights is None else weights
+    return [
+        Part(str(path), path.stat().st_size, weight)
+        for name, weight in zip(names, weights, strict=True)
+        for path in find_files([name])
+    ]
+
+
+def parts_of_rows(name: str, rows: Dataset | IterableDataset) -> list[Part]:
+    """The shards of a data set of the hub."""
+    count = rows.num_shards if isinstance(rows, IterableDataset) else 1
+    return [Part(f"{name}, shard {number}", 1, rows=rows.shard(count, number)) for number in range(count)]

@@ -27,29 +27,26 @@ class Reading(NamedTuple):
     skip_bad: bool = False
 
 
-def documents_of(name: str, reading: Reading) -> Iterator[str | InputError]:
-    """The documents of a file. What cannot be read of it comes as an [`InputError`] in its place, with file and row."""
+def documents_of(name: str, rows: Iterable[dict] | None, reading: Reading) -> Iterator[str | InputError]:
+    """
+    The documents of a file or, where `rows` are given, of a data set. What cannot be read comes as an [`InputError`] in its
+    place, with file and row; behind it the file is read on, where that can be.
+    """
     path = Path(name)
-    if kind_of(path) not in FORMATS and reading.sample_by == "document":
-        with said_of(path), open_text(path, newline="\n") as file:
-            yield from pieces(iter(partial(file.read, reading.piece), ""), reading.piece)
-    else:
-        yield from _documents(read_rows(path, sample_by=reading.sample_by), name, reading)
-
-
-def documents_of_rows(part, reading: Reading) -> Iterator[str | InputError]:
-    """The same of a shard of a data set."""
-    yield from _documents(part.rows, part.name, reading)
-
-
-def _documents(rows: Iterable[dict | InputError], name: str, reading: Reading) -> Iterator[str | InputError]:
-    for number, row in enumerate(rows):
-        try:
-            text = _text_of(row, reading.column)
-        except InputError as error:
-            yield InputError(f"{name}, row {number}: {error}")
-        else:
-            yield from pieces([text], reading.piece)
+    try:
+        if rows is None and kind_of(path) not in FORMATS and reading.sample_by == "document":
+            with said_of(path), open_text(path, newline="\n") as file:
+                yield from pieces(iter(partial(file.read, reading.piece), ""), reading.piece)
+            return
+        for number, row in enumerate(read_rows(path, sample_by=reading.sample_by) if rows is None else rows):
+            try:
+                text = _text_of(row, reading.column)
+            except InputError as error:
+                yield InputError(f"{name}, row {number}: {error}")
+            else:
+                yield from pieces([text], reading.piece)
+    except InputError as error:
+        yield error
 
 
 def _text_of(row: dict | InputError, column: str) -> str:
