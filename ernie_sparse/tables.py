@@ -21,7 +21,7 @@ import datasets
 import fsspec
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features
+from datasets import Dataset, DatasetDict, Features, IterableDatasetDict
 from pyarrow import parquet
 
 from .errors import InputError, input_errors
@@ -333,15 +333,15 @@ def check_text(text: str) -> str:
     return text
 
 
-def load_hub_rows(name: str, config: str | None) -> DatasetDict:
+def load_hub_rows(name: str, config: str | None, streaming: bool = False) -> DatasetDict | IterableDatasetDict:
     """
-    The splits of a data set of the hub, or of a local folder in its layout.
+    The splits of a data set of the hub, or of a local folder in its layout; with `streaming`, read while they are asked for.
 
     Raises:
         [`InputError`]: It cannot be loaded, for whatever reason.
     """
     try:
-        return datasets.load_dataset(name, config)
+        return datasets.load_dataset(name, config, streaming=streaming)
     except Exception as error:
         raise InputError(f"the data set {name} cannot be loaded: {error.__cause__ or error}") from error
 

@@ -5,7 +5,6 @@ import argparse
 import copy
 import dataclasses
 import hashlib
-import json
 from collections import Counter
 from contextlib import ExitStack
 from operator import itemgetter
@@ -16,13 +15,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from .. import __version__
-from ..checkpoints import load_config, load_model, load_tokenizer
+from ..checkpoints import digest_of_tokenizer, load_config, load_model, load_tokenizer
 from ..command_line import ArgumentParser, check_least
 from ..errors import InputError
-from ..results import print_table
+from ..results import digest, print_table
 from ..sparse_pattern import SparsePattern
 from ..tables import FORMATS, find_files
 from .classification import LABEL_TYPES

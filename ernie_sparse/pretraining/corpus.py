@@ -18,6 +18,8 @@ from .documents import Reading, documents_of
 
 # So many files are read by turns, in shares like their sizes.
 FILES_AT_ONCE = 16
+# Documents that are packed together have so many pieces' characters.
+PIECES_AT_ONCE = 32
 # Of what is held out without being asked for, in characters: as much as an evaluation needs.
 MOST_HELD_OUT = 2**20
 
@@ -60,14 +62,12 @@ class Corpus:
         parts (`Sequence[Part]`)
         reading ([`Reading`])
         seed (`int`): Of the order of a pass.
-        characters (`int`): Of the documents that are packed together.
         skipped (`Counter`): How many rows could not be read, of each part, and how many documents were empty.
     """
 
     parts: Sequence[Part]
     reading: Reading
-    seed: int
-    characters: int
+    seed: int = 0
 
     def __post_init__(self):
         self.skipped = Counter()
@@ -142,7 +142,7 @@ class Corpus:
         for text in texts:
             group.append(text)
             size += len(text)
-            if size >= self.characters:
+            if size >= PIECES_AT_ONCE * self.reading.piece:
                 yield group
                 group, size = [], 0
         if group:

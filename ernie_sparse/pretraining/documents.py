@@ -9,6 +9,10 @@ from typing import NamedTuple
 from ..errors import InputError
 from ..tables import FORMATS, check_text, columns_in, kind_of, open_text, read_rows, said_of
 
+LEAST_PIECE = 2**17
+# More than a token has in most languages.
+CHARACTERS_PER_TOKEN = 8
+
 
 class Reading(NamedTuple):
     """
@@ -23,8 +27,15 @@ class Reading(NamedTuple):
 
     column: str = "text"
     sample_by: str = "document"
-    piece: int = 2**17
+    piece: int = LEAST_PIECE
     skip_bad: bool = False
+
+    @classmethod
+    def for_rows_of(
+        cls, max_length: int, column: str = "text", sample_by: str = "document", skip_bad: bool = False
+    ) -> "Reading":
+        """For rows of so many tokens, of which a piece fills one at least."""
+        return cls(column, sample_by, max(LEAST_PIECE, CHARACTERS_PER_TOKEN * max_length), skip_bad)
 
 
 def documents_of(name: str, rows: Iterable[dict] | None, reading: Reading) -> Iterator[str | InputError]:

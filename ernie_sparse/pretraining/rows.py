@@ -2,6 +2,7 @@
 """Rows to train on, from a corpus: written to disk once, or made while they are asked for."""
 
 import hashlib
+import inspect
 import json
 import random
 import time
@@ -15,8 +16,12 @@ import torch
 from datasets import Dataset
 from torch.utils.data import get_worker_info
 
+from .. import tables
+from ..checkpoints import digest_of_tokenizer
 from ..errors import InputError
-from ..results import write_json
+from ..results import digest, write_json
+from . import corpus as corpora
+from . import documents, packing
 from .corpus import Corpus, Place
 from .packing import FEATURES, Packer
 
@@ -58,18 +63,37 @@ class RowStream(torch.utils.data.IterableDataset):
         self._place, self._given = Place(*state["place"]), state["given"]
 
 
-def written_rows(corpus: Corpus, packer: Packer, identity: dict) -> tuple[Dataset, dict]:
+def identity_of(corpus: Corpus, packer: Packer) -> dict:
+    """What decides the rows of a corpus."""
+    parts = [
+        (
+            part.name,
+            part.size,
+            part.weight,
+            part.first,
+            part.stop,
+            Path(part.name).stat().st_mtime_ns if part.rows is None else part.rows._fingerprint,
+        )
+        for part in corpus.parts
+    ]
+    return {
+        "parts": parts,
+        "reading": corpus.reading,
+        "tokenizer": digest_of_tokenizer(packer.tokenizer),
+        "packing": (packer.packing, packer.max_length, packer.with_words),
+        "code": [inspect.getsource(module) for module in (tables, documents, corpora, packing)],
+    }
+
+
+def written_rows(corpus: Corpus, packer: Packer) -> tuple[Dataset, dict]:
     """
     The rows of one pass over a corpus, in a file that every process and every later run reads, and an account of them:
-    `documents`, `rows`, `tokens`, `skipped`, `seconds` and a `digest` of the tokens.
-
-    Args:
-        identity (`dict`): What decides the rows. Those of the same are not made again.
+    `documents`, `rows`, `tokens`, `skipped`, `seconds` and a `digest` of the tokens. The same rows are not made again.
 
     Raises:
         [`InputError`]: A row that cannot be read, or no text.
     """
-    fingerprint = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+    fingerprint = digest(identity_of(corpus, packer))
     account = Path(datasets.config.HF_DATASETS_CACHE) / "ernie_sparse" / f"{fingerprint}.json"
     arguments = {"corpus": corpus, "packer": packer, "account": account}
     try:

@@ -1,45 +1,37 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse pretrain`: masked-LM pretraining with SAOR on any corpus, from files or a hub data set."""
 
-import inspect
 import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import datasets
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from .. import tables
-from ..checkpoints import digest_of_tokenizer, load_config, load_model, load_tokenizer, set_pattern
+from ..checkpoints import load_config, load_model, load_tokenizer, set_pattern
 from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError, input_errors
 from ..model_card import CardFacts, Score, write_card
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
-from ..results import Record
+from ..results import Record, digest
 from ..run import Run
 from ..tables import load_hub_rows
 from ..trainer import SaorArguments, check_label_smoothing, check_optimizer
 from ..training_arguments import RunArguments, check_best_metric, training_facts
-from . import corpus as corpora
-from . import documents, packing
 from .arguments import USAGE, PretrainArguments, parse_config
 from .corpus import Corpus, parts_of_files, parts_of_rows
 from .documents import Reading
 from .masking import MaskAnew, Masking, MaskingCollator, mask_once
 from .packing import Packer
-from .rows import RowStream, written_rows
+from .rows import RowStream, identity_of, written_rows
 from .tokenizer import train_tokenizer
 from .trainer import PretrainTrainer
 
 # What the model card calls it.
 REGULARISED = {"r-drop": "R-Drop", "saor": "SAOR", "alignment": "layer alignment"}
-# A piece of a document has so many characters for each token of a row, at least, and documents of some rows are packed together.
-CHARACTERS_PER_TOKEN, ROWS_AT_ONCE = 8, 64
-LEAST_PIECE, LEAST_AT_ONCE = 2**17, 2**22
 
 
 def build_config(args: PretrainArguments) -> ErnieSparseConfig:
@@ -67,9 +59,7 @@ def build_model(args: PretrainArguments, config: ErnieSparseConfig, tokenizer) -
 
 def build_corpora(args: PretrainArguments, max_length: int, seed: int) -> dict[str, Corpus]:
     """What is trained on and, where it is a corpus of its own, what is evaluated on."""
-    reading = Reading(
-        args.text_column, args.sample_by, max(LEAST_PIECE, CHARACTERS_PER_TOKEN * max_length), args.skip_bad_rows
-    )
+    reading = Reading.for_rows_of(max_length, args.text_column, args.sample_by, args.skip_bad_rows)
     if args.dataset is None:
         parts = {"train": parts_of_files(args.train_file, args.train_weights)}
         if args.validation_file:
@@ -79,15 +69,19 @@ def build_corpora(args: PretrainArguments, max_length: int, seed: int) -> dict[s
         parts = {split: parts_of_rows(f"{args.dataset} {split}", rows) for split, rows in splits.items()}
         if "train" not in parts:
             raise InputError(f"--dataset {args.dataset} has no split train: only {', '.join(parts)}")
-    size = max(LEAST_AT_ONCE, ROWS_AT_ONCE * CHARACTERS_PER_TOKEN * max_length)
-    found = {split: Corpus(parts[split], reading, seed, size) for split in ("train", "validation") if split in parts}
+    found = {split: Corpus(parts[split], reading, seed) for split in ("train", "validation") if split in parts}
     if args.streaming and "validation" not in found:
         found["train"], found["validation"] = found["train"].held_out(args.validation_fraction)
     return found
 
 
 def build_tokenizer(
-    args: PretrainArguments, config: ErnieSparseConfig, corpus: Corpus, max_length: int, folder: Path, is_main_process: bool
+    args: PretrainArguments,
+    config: ErnieSparseConfig,
+    corpus: Corpus,
+    max_length: int,
+    folder: Path,
+    is_main_process: bool,
 ) -> PreTrainedTokenizerBase:
     """The model's tokenizer, another one, or one that the main process trains on the training text and leaves in `folder`."""
     if args.train_tokenizer is None:
@@ -113,27 +107,13 @@ class Rows(NamedTuple):
     accounts: dict
 
 
-def identity_of(corpus: Corpus, packer: Packer) -> dict:
-    """What decides the rows of a corpus."""
-    parts = [
-        (part.name, part.size, part.weight, part.first, part.stop, Path(part.name).stat().st_mtime_ns if part.rows is None else part.rows._fingerprint)
-        for part in corpus.parts
-    ]
-    return {
-        "parts": parts,
-        "reading": corpus.reading,
-        "characters": corpus.characters,
-        "tokenizer": digest_of_tokenizer(packer.tokenizer),
-        "packing": (packer.packing, packer.max_length, packer.with_words),
-        "code": [inspect.getsource(module) for module in (tables, documents, corpora, packing)],
-    }
-
-
-def build_rows(args: PretrainArguments, found: Mapping[str, Corpus], packer: Packer, masking: Masking, training: RunArguments) -> Rows:
+def build_rows(
+    args: PretrainArguments, found: Mapping[str, Corpus], packer: Packer, masking: Masking, training: RunArguments
+) -> Rows:
     accounts = {}
 
     def written(split: str) -> Dataset:
-        rows, accounts[split] = written_rows(found[split], packer, identity_of(found[split], packer))
+        rows, accounts[split] = written_rows(found[split], packer)
         return rows
 
     if args.streaming:
@@ -191,7 +171,9 @@ def check_streaming(args: PretrainArguments, saor: SaorArguments, training: RunA
             ("several GPUs in one process (use torchrun)", training.n_gpu > 1),
         ):
             if is_wrong:
-                raise InputError(f"--packing documents has all rows of a batch in one: {flag} needs --packing concatenate")
+                raise InputError(
+                    f"--packing documents has all rows of a batch in one: {flag} needs --packing concatenate"
+                )
 
 
 def pretrain(
@@ -244,3 +226,76 @@ def pretrain(
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         finish(args, training, run, facts, rows, trainer, metrics)
+
+
+def digests_of(rows: Rows, corpus: Corpus, packer: Packer) -> dict[str, str]:
+    """What the rows are, by split: by their contents or, where they stream, by the files they come from."""
+    found = {split: account["digest"] for split, account in rows.accounts.items()}
+    return found if "train" in found else {"train": digest(identity_of(corpus, packer)), **found}
+
+
+def finish(
+    args: PretrainArguments,
+    training: RunArguments,
+    run: Run,
+    facts: dict,
+    rows: Rows,
+    trainer: PretrainTrainer,
+    metrics: dict[str, float],
+):
+    """Results, table, picture and card; and the model on the hub, where that is asked for."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    max_length = args.max_length or model.config.max_position_embeddings
+    perplexity = math.exp(min(metrics["eval_loss"], 700.0))
+    account = rows.accounts.get("train")
+    training_rows = None if account is None else len(rows.train)
+    results = {
+        "eval_loss": metrics["eval_loss"],
+        "perplexity": perplexity,
+        "steps": trainer.state.global_step,
+        "max_length": max_length,
+        "training_rows": training_rows,
+        "validation_rows": len(rows.validation),
+        "preparation": rows.accounts,
+        "arguments": facts,
+    }
+    table = [
+        ("parameters", f"{model.num_parameters():,}"),
+        ("training rows", "as they stream" if account is None else f"{training_rows:,} of {max_length:,} tokens"),
+        *([] if account is None else [("prepared", described(account))]),
+        ("steps", trainer.state.global_step),
+        ("validation loss", metrics["eval_loss"]),
+        ("validation perplexity", perplexity),
+        ("model", training.output_dir),
+    ]
+    write_card(run.folder, training.hub_model_id or run.folder.name, model, card_of(args, training, results))
+    run.finish(results, table, trainer.state.log_history)
+    if training.push_to_hub:
+        trainer.push_to_hub(has_card=True)
+
+
+def described(account: dict) -> str:
+    """An account of what was prepared, in words."""
+    skipped = {name: count for name, count in account["skipped"].items() if name != "empty"}
+    parts = [f"{account['documents']:,} documents, {account['tokens']:,} tokens"]
+    parts += [f"{account['tokens'] / max(account['seconds'], 1e-9):,.0f} tokens per second"]
+    parts += [f"{account['skipped']['empty']:,} empty ones left out"] if account["skipped"].get("empty") else []
+    parts += [f"{sum(skipped.values()):,} rows that could not be read left out"] if skipped else []
+    return "; ".join(parts)
+
+
+def card_of(args: PretrainArguments, training: RunArguments, results: dict) -> CardFacts:
+    steps, rows, arm = results["steps"], results["training_rows"], results["arguments"]["regularization"]
+    read = "rows" if rows is None else f"{rows:,} rows"
+    return CardFacts(
+        about="An ERNIE-Sparse encoder, pretrained to predict masked tokens"
+        + (f" with {REGULARISED[arm]} (alpha {results['arguments']['saor_alpha']:g})." if arm != "none" else "."),
+        facts={
+            "trained on": f"{read} of {results['max_length']:,} tokens, {steps:,} steps, seed {training.seed}",
+        },
+        source=args.model,
+        data=args.dataset,
+        evaluated_on=f"{results['validation_rows']:,} rows that were held out",
+        scores=[Score("loss", results["eval_loss"]), Score("perplexity", results["perplexity"])],
+        limits=["One training with one seed."],
+    )
