@@ -38,6 +38,9 @@ class PretrainTrainer(SaorTrainer):
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
+            # What begins an iteration draws from it, and else from the state that dropout draws from: a run that goes on would
+            # differ from then on.
+            generator=torch.Generator().manual_seed(args.seed),
         )
         if self.checkpoint is not None:
             loader.load_state_dict(torch.load(place_file(self.checkpoint, args.process_index), weights_only=False))
@@ -50,6 +53,10 @@ def place_file(checkpoint: str | Path, process: int) -> Path:
 
 class _KeepPlace(TrainerCallback):
     """Writes into every checkpoint where this process is in the data."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # Trainer counts the batches of this iteration: the share of all updates is what a run that goes on agrees on.
+        state.epoch = state.global_step / state.max_steps
 
     def on_save(self, args, state, control, train_dataloader=None, **kwargs):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
