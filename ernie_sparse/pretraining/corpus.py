@@ -110,6 +110,10 @@ class Corpus:
                     else f"the corpus has too few documents for {shares} readers"
                 )
 
+    def documents(self) -> Iterator[str]:
+        """All documents, once."""
+        return itertools.chain.from_iterable(texts for _, texts in self.groups(passes=1))
+
     def _by_turns(self, parts: Sequence[Part], seed: str) -> Iterator[str]:
         """The documents of some parts, each of them drawn from a part in proportion to what is in it."""
         draw = random.Random(seed)

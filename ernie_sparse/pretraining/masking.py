@@ -40,8 +40,8 @@ class Masking:
         """`input_ids` and `labels` of one row: of the tokens to predict 80 % become the mask token, 10 % any token, and 10 % stay (BERT's)."""
         generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{epoch}/{row['row']}").getrandbits(63))
         ids = torch.as_tensor(row["input_ids"], dtype=torch.int64)
-        frame = torch.tensor([self.tokenizer.cls_token_id, self.tokenizer.sep_token_id])
-        is_special = torch.isin(ids, frame)
+        frame = [self.tokenizer.cls_token_id, self.tokenizer.sep_token_id]
+        is_special = torch.isin(ids, torch.tensor([token for token in frame if token is not None], dtype=torch.int64))
         if self.needs_words:
             is_predicted = self._of_words(torch.as_tensor(row["is_word_start"]) | is_special, is_special, generator)
         else:
@@ -131,6 +131,6 @@ def mask_once(rows: Dataset, masking: Masking) -> Dataset:
     return rows.map(
         masking,
         fn_kwargs={"epoch": 0},
-        remove_columns=["row", "is_word_start"],
+        remove_columns=[name for name in ("row", "is_word_start") if name in rows.column_names],
         desc="Masking the validation rows",
     )

@@ -1,7 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse pretrain`: masked-LM pretraining with SAOR on any corpus, from files or a hub data set."""
 
-import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,8 +86,7 @@ def build_tokenizer(
     if args.train_tokenizer is None:
         return load_tokenizer(args.tokenizer or args.model, config if args.model else None)
     if is_main_process:
-        texts = itertools.chain.from_iterable(texts for _, texts in corpus.groups(passes=1))
-        train_tokenizer(texts, args.train_tokenizer, max_length).save_pretrained(folder)
+        train_tokenizer(corpus.documents(), args.train_tokenizer, max_length).save_pretrained(folder)
     return load_tokenizer(folder)
 
 
