@@ -46,6 +46,8 @@ def documents_of(name: str, rows: Iterable[dict] | None, reading: Reading) -> It
     path = Path(name)
     try:
         if rows is None and kind_of(path) not in FORMATS and reading.sample_by == "document":
+            if reading.column != "text":
+                raise InputError(f"{name}, row 0: --text-column {reading.column}: there is no such column, only 'text'")
             with said_of(path), open_text(path, newline="\n") as file:
                 yield from pieces(iter(partial(file.read, reading.piece), ""), reading.piece)
             return
