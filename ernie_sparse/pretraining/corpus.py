@@ -21,7 +21,7 @@ FILES_AT_ONCE = 16
 # Documents that are packed together have so many pieces' characters.
 PIECES_AT_ONCE = 32
 # Of what is held out without being asked for, in characters: as much as an evaluation needs.
-MOST_HELD_OUT = 2**20
+MOST_HELD_OUT = 2**18
 
 
 class Part(NamedTuple):
