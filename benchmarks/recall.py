@@ -1,8 +1,8 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-`python -m benchmarks.recall`, the runs of docs/hierarchy.md: small models learn from scratch to answer questions about facts that
-stand in other blocks, with and without representatives, over the number of global blocks. What is done is skipped; what was
-measured is kept in `--results-dir`; `--page` puts tables and picture of what is kept into a page.
+`python -m benchmarks.recall`, the runs of docs/hierarchy.md: small models learn to answer questions about facts that stand in
+other blocks, with and without representatives, over the number of global blocks. What is done is skipped; what was measured is
+kept in `--results-dir`; `--page` puts tables and picture of what is kept into a page.
 """
 
 import argparse
@@ -49,7 +49,10 @@ FILLER, QUESTION, VALUE_TYPES = 0, 1, 2
 # Long and short documents alternate in training, and every batch has about as many tokens.
 BLOCKS_PER_BATCH = 16 * (LEAD_BLOCKS + max(NUM_FACTS))
 LEARNING_RATE = 4e-3
-NUM_STEPS = 2500
+# Every run begins with full attention and without representatives, which learns this task soon; then it goes on under its own
+# pattern, as a converted checkpoint would.
+FULL_STEPS = 400
+NUM_STEPS = 2400
 STEPS_PER_CHECK = 100
 WARMUP = 0.1
 # A run ends where this share of the validation questions is answered right.
@@ -65,24 +68,20 @@ class Setting:
     What is trained.
 
     Args:
-        patterns (`tuple[SparsePattern, ...]`): Who sees whom: one of them, drawn for every step.
+        pattern ([`SparsePattern`]): Who sees whom, behind the first steps.
         title (`str`): Its name in tables.
-        num_steps (`int`): Updates at most.
         num_layers (`int`): Of the model.
-        num_representatives (`int`): Per block.
     """
 
-    patterns: tuple[SparsePattern, ...]
+    pattern: SparsePattern
     title: str
-    num_steps: int = NUM_STEPS
     num_layers: int = 2
-    num_representatives: int = 1
 
     def tested_under(self) -> tuple[SparsePattern, ...]:
         """Every number of global blocks, whichever it was trained with."""
-        if self.patterns == (SparsePattern.full(),):
-            return self.patterns
-        return tuple(sparse(number, self.patterns[0].hierarchical) for number in GLOBAL_BLOCKS)
+        if self.pattern == FULL:
+            return (self.pattern,)
+        return tuple(sparse(number, self.pattern.hierarchical) for number in GLOBAL_BLOCKS)
 
 
 def sparse(num_global_blocks: int, is_hierarchical: bool) -> SparsePattern:
@@ -95,17 +94,18 @@ def sparse(num_global_blocks: int, is_hierarchical: bool) -> SparsePattern:
     )
 
 
+FULL = SparsePattern.full()
 GLOBAL_BLOCKS = (0, 1, 2, 4)
 HIERARCHY = {"hst": (True, "with representatives"), "flat": (False, "without")}
 SETTINGS = {
     **{
-        f"{name}-{number}": Setting((sparse(number, is_hierarchical),), title)
+        f"{name}-{number}": Setting(sparse(number, is_hierarchical), title)
         for (name, (is_hierarchical, title)), number in itertools.product(HIERARCHY.items(), GLOBAL_BLOCKS)
     },
-    "full": Setting((SparsePattern.full(),), "full attention"),
+    "full": Setting(FULL, "full attention"),
+    # With representatives a layer attends twice: as many steps of attention without them.
     **{
-        f"{name}-all": Setting(tuple(sparse(number, is_hierarchical) for number in GLOBAL_BLOCKS), title)
-        for name, (is_hierarchical, title) in HIERARCHY.items()
+        f"flat-{number}-deep": Setting(sparse(number, False), "without, 3 layers", num_layers=3) for number in (1, 2, 4)
     },
 }
 
@@ -172,29 +172,27 @@ def build_model(setting: Setting) -> ErnieSparseForTokenClassification:
         type_vocab_size=VALUE_TYPES + NUM_VALUES,
         num_labels=NUM_VALUES,
         num_hidden_layers=setting.num_layers,
-        num_representatives_per_block=setting.num_representatives,
         max_position_embeddings=(LEAD_BLOCKS + max(NUM_FACTS)) * BLOCK_SIZE,
         hidden_dropout_prob=0.0,
     )
-    config.pattern = setting.patterns[0]
+    config.pattern = setting.pattern
     return ErnieSparseForTokenClassification(config)
 
 
 @functools.lru_cache
-def plan(pattern: SparsePattern, num_representatives: int, shape: tuple[int, int]) -> BlockPlan:
+def plan(pattern: SparsePattern, shape: tuple[int, int]) -> BlockPlan:
     """Made once for all batches of a shape."""
-    return plan_batch(pattern, num_representatives, shape, torch.device("cpu"))
+    return plan_batch(pattern, 1, shape, torch.device("cpu"))
 
 
 @torch.no_grad()
 def accuracy(model: ErnieSparseForTokenClassification, pattern: SparsePattern, rows: dict[str, torch.Tensor]) -> float:
     """The share of the questions that are answered right."""
     model.eval()
-    num_representatives = model.config.num_representatives_per_block
     right = total = 0
     for batch in zip(*(table.split(64) for table in rows.values()), strict=True):
         ids, types, labels = batch
-        pattern_plan = plan(pattern, num_representatives, tuple(ids.shape))
+        pattern_plan = plan(pattern, tuple(ids.shape))
         logits = model(input_ids=ids, token_type_ids=types, pattern=pattern_plan).logits
         is_question = labels >= 0
         right += (logits.argmax(-1) == labels)[is_question].sum().item()
@@ -210,16 +208,17 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
     generator = torch.Generator().manual_seed(seed)
     validation = documents(64, max(NUM_FACTS), torch.Generator().manual_seed(VALIDATION_SEED))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
-    warmup = WARMUP * setting.num_steps
+    warmup = WARMUP * NUM_STEPS
     scheduler = LambdaLR(
         optimizer,
-        lambda step: min((step + 1) / warmup, (setting.num_steps - step) / (setting.num_steps - warmup)),
+        lambda step: min((step + 1) / warmup, (NUM_STEPS - step) / (NUM_STEPS - warmup)),
     )
     curve, losses = [], []
-    for step in range(1, setting.num_steps + 1):
-        num_facts, pattern = _drawn(NUM_FACTS, generator), _drawn(setting.patterns, generator)
+    for step in range(1, NUM_STEPS + 1):
+        pattern = FULL if step <= FULL_STEPS else setting.pattern
+        num_facts = NUM_FACTS[int(torch.randint(len(NUM_FACTS), (), generator=generator))]
         batch = documents(BLOCKS_PER_BATCH // (LEAD_BLOCKS + num_facts), num_facts, generator)
-        pattern_plan = plan(pattern, setting.num_representatives, tuple(batch["input_ids"].shape))
+        pattern_plan = plan(pattern, tuple(batch["input_ids"].shape))
         loss = model(**batch, pattern=pattern_plan).loss
         optimizer.zero_grad()
         loss.backward()
@@ -227,22 +226,19 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
         optimizer.step()
         scheduler.step()
         losses.append(loss.item())
-        if step % STEPS_PER_CHECK == 0 or step == setting.num_steps:
-            found = statistics.fmean(accuracy(model, each, validation) for each in setting.patterns)
-            curve.append({"step": step, "loss": statistics.fmean(losses), "validation_accuracy": found})
+        if step % STEPS_PER_CHECK == 0 or step == NUM_STEPS:
+            point = {"step": step, "pattern": _name_of(pattern), "loss": statistics.fmean(losses)}
+            curve.append({**point, "validation_accuracy": accuracy(model, pattern, validation)})
             losses.clear()
-            if found >= LEARNED:
+            if step > FULL_STEPS and curve[-1]["validation_accuracy"] >= LEARNED:
                 break
     return model, curve
 
 
-def _drawn(choices: tuple, generator: torch.Generator):
-    return choices[int(torch.randint(len(choices), (), generator=generator))]
-
-
 def steps_to(share: float, curve: list[dict]) -> int | None:
-    """The first step at which that share of the validation questions was answered right, as often as that was looked at."""
-    return next((point["step"] for point in curve if point["validation_accuracy"] >= share), None)
+    """The first check behind the steps of full attention at which that share of the validation questions was answered right."""
+    own = (point for point in curve if point["step"] > FULL_STEPS)
+    return next((point["step"] for point in own if point["validation_accuracy"] >= share), None)
 
 
 def run(name: str, seed: int, args: argparse.Namespace) -> dict:
@@ -262,12 +258,12 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
         }
         found = {
             "setting": name,
-            "patterns": [str(pattern) for pattern in setting.patterns],
+            "pattern": str(setting.pattern),
             "num_layers": setting.num_layers,
-            "num_representatives": setting.num_representatives if setting.patterns[0].hierarchical else 0,
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "seed": seed,
-            "most_steps": setting.num_steps,
+            "full_attention_steps": FULL_STEPS,
+            "most_steps": NUM_STEPS,
             "steps": curve[-1]["step"],
             "learning_rate": LEARNING_RATE,
             "test_documents": args.test_documents,
@@ -279,13 +275,13 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
             "curve": curve,
         }
         write_json(kept, {**found, **record.facts()})
-        own = found["accuracy"][_name_of(setting.patterns[0])]
+        own = found["accuracy"][_name_of(setting.pattern)]
         print(f"{name}, seed {seed}: {own}, {found['steps']} steps, {seconds:.0f} s", flush=True)
     return json.loads(kept.read_text())
 
 
 def _name_of(pattern: SparsePattern) -> str:
-    return "full" if pattern == SparsePattern.full() else str(pattern.num_global_blocks)
+    return "full" if pattern == FULL else str(pattern.num_global_blocks)
 
 
 def read_runs(folder: Path) -> dict[str, list[dict]]:
@@ -319,18 +315,19 @@ def table(runs: dict[str, list[dict]]) -> str:
     ]
     for name, found in runs.items():
         setting = SETTINGS[name]
-        if len(setting.patterns) > 1:
-            continue
-        own = _name_of(setting.patterns[0])
+        own = _name_of(setting.pattern)
         cells = [percent([run["accuracy"][own][str(facts)] for run in found]) for facts in NUM_FACTS]
-        steps = ", ".join(str(run["steps_to_90_percent"] or "never") for run in found)
-        seeds = ", ".join(str(run["seed"]) for run in found)
-        lines.append(f"| {setting.title} | {own} | {' | '.join(cells)} | {steps} | {seeds} |")
+        lines.append(f"| {setting.title} | {own} | {' | '.join(cells)} | {_learned(found)} |")
     first = next(iter(runs.values()))[0]
     guesses = [percent([first["most_frequent_value"][str(facts)]]) for facts in NUM_FACTS]
     lines.append(f"| the document's most frequent value | | {' | '.join(guesses)} | | |")
     lines.append(f"| chance | | {' | '.join([percent([first['chance']])] * len(NUM_FACTS))} | | |")
     return "\n".join(lines)
+
+
+def _learned(runs: list[dict]) -> str:
+    steps = ", ".join(f"{run['steps_to_90_percent']:,}" if run["steps_to_90_percent"] else "never" for run in runs)
+    return f"{steps} | {', '.join(str(run['seed']) for run in runs)}"
 
 
 def pattern_table(runs: dict[str, list[dict]]) -> str:
@@ -344,11 +341,9 @@ def pattern_table(runs: dict[str, list[dict]]) -> str:
         setting = SETTINGS[name]
         if name == "full":
             continue
-        trained = " or ".join(_name_of(pattern) for pattern in setting.patterns)
+        trained = _name_of(setting.pattern)
         cells = [percent([run["accuracy"][str(number)][most] for run in found]) for number in GLOBAL_BLOCKS]
-        steps = ", ".join(str(run["steps_to_90_percent"] or "never") for run in found)
-        seeds = ", ".join(str(run["seed"]) for run in found)
-        lines.append(f"| {setting.title} | {trained} | {' | '.join(cells)} | {steps} | {seeds} |")
+        lines.append(f"| {setting.title} | {trained} | {' | '.join(cells)} | {_learned(found)} |")
     return "\n".join(lines)
 
 
@@ -357,14 +352,12 @@ def lines_of(runs: dict[str, list[dict]]) -> dict[str, dict[int, list[float]]]:
     lines, most = {}, str(max(NUM_FACTS))
     for name, (_, title) in HIERARCHY.items():
         found = {number: runs.get(f"{name}-{number}", []) for number in GLOBAL_BLOCKS}
-        lines[f"{title}, trained with as many"] = {
-            number: [100 * run["accuracy"][str(number)][most] for run in group] for number, group in found.items()
+        lines[title] = {
+            number: [100 * run["accuracy"][str(number)][most] for run in group]
+            for number, group in found.items()
+            if group
         }
-        lines[f"{title}, trained with 0 to {max(GLOBAL_BLOCKS)}"] = {
-            number: [100 * run["accuracy"][str(number)][most] for run in runs.get(f"{name}-all", [])]
-            for number in GLOBAL_BLOCKS
-        }
-    return {label: line for label, line in lines.items() if any(line.values())}
+    return {title: line for title, line in lines.items() if line}
 
 
 def draw(runs: dict[str, list[dict]], path: Path):
@@ -380,12 +373,10 @@ def draw(runs: dict[str, list[dict]], path: Path):
         raise InputError("matplotlib is not installed: pip install 'ernie-sparse[plot]'") from None
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    for label, line in lines_of(runs).items():
-        line = {number: values for number, values in line.items() if values}
-        style = {"color": "C0" if label.startswith("with ") else "C3", "linestyle": "-" if "as many" in label else "--"}
-        spreads = [statistics.stdev(values) if len(values) > 1 else 0 for values in line.values()]
+    for (title, line), style in zip(lines_of(runs).items(), ("C0o-", "C3s-"), strict=False):
         means = [statistics.fmean(values) for values in line.values()]
-        axes.errorbar(list(line), means, spreads, capsize=4, marker="o", label=label, **style)
+        spreads = [statistics.stdev(values) if len(values) > 1 else 0 for values in line.values()]
+        axes.errorbar(list(line), means, spreads, fmt=style, capsize=4, label=title)
     most, first = str(max(NUM_FACTS)), next(iter(runs.values()))[0]
     full = [100 * run["accuracy"]["full"][most] for run in runs.get("full", [])]
     for height, label, style in (
