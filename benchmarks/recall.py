@@ -49,8 +49,7 @@ FILLER, QUESTION, VALUE_TYPES = 0, 1, 2
 # Long and short documents alternate in training, and every batch has about as many tokens.
 BLOCKS_PER_BATCH = 16 * (LEAD_BLOCKS + max(NUM_FACTS))
 LEARNING_RATE = 4e-3
-# Every run begins with full attention and without representatives, which learns this task soon; then it goes on under its own
-# pattern, as a converted checkpoint would.
+# Every run begins with all blocks global, which learns this task soon; then it goes on under its own pattern.
 FULL_STEPS = 400
 NUM_STEPS = 2400
 STEPS_PER_CHECK = 100
@@ -213,9 +212,10 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
         optimizer,
         lambda step: min((step + 1) / warmup, (NUM_STEPS - step) / (NUM_STEPS - warmup)),
     )
+    begin = dataclasses.replace(setting.pattern, num_global_blocks=FULL.num_global_blocks)
     curve, losses = [], []
     for step in range(1, NUM_STEPS + 1):
-        pattern = FULL if step <= FULL_STEPS else setting.pattern
+        pattern = begin if step <= FULL_STEPS else setting.pattern
         num_facts = NUM_FACTS[int(torch.randint(len(NUM_FACTS), (), generator=generator))]
         batch = documents(BLOCKS_PER_BATCH // (LEAD_BLOCKS + num_facts), num_facts, generator)
         pattern_plan = plan(pattern, tuple(batch["input_ids"].shape))
@@ -236,7 +236,7 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
 
 
 def steps_to(share: float, curve: list[dict]) -> int | None:
-    """The first check behind the steps of full attention at which that share of the validation questions was answered right."""
+    """The first check behind the steps with all blocks global at which that share of the validation questions was answered right."""
     own = (point for point in curve if point["step"] > FULL_STEPS)
     return next((point["step"] for point in own if point["validation_accuracy"] >= share), None)
 
@@ -262,7 +262,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
             "num_layers": setting.num_layers,
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "seed": seed,
-            "full_attention_steps": FULL_STEPS,
+            "steps_with_all_blocks_global": FULL_STEPS,
             "most_steps": NUM_STEPS,
             "steps": curve[-1]["step"],
             "learning_rate": LEARNING_RATE,
@@ -281,7 +281,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def _name_of(pattern: SparsePattern) -> str:
-    return "full" if pattern == FULL else str(pattern.num_global_blocks)
+    return "full" if pattern.num_global_blocks == FULL.num_global_blocks else str(pattern.num_global_blocks)
 
 
 def read_runs(folder: Path) -> dict[str, list[dict]]:
@@ -373,10 +373,11 @@ def draw(runs: dict[str, list[dict]], path: Path):
         raise InputError("matplotlib is not installed: pip install 'ernie-sparse[plot]'") from None
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    for (title, line), style in zip(lines_of(runs).items(), ("C0o-", "C3s-"), strict=False):
+    styles = {title: style for (_, title), style in zip(HIERARCHY.values(), ("C0o-", "C3s-"), strict=True)}
+    for title, line in lines_of(runs).items():
         means = [statistics.fmean(values) for values in line.values()]
         spreads = [statistics.stdev(values) if len(values) > 1 else 0 for values in line.values()]
-        axes.errorbar(list(line), means, spreads, fmt=style, capsize=4, label=title)
+        axes.errorbar(list(line), means, spreads, fmt=styles[title], capsize=4, label=title)
     most, first = str(max(NUM_FACTS)), next(iter(runs.values()))[0]
     full = [100 * run["accuracy"]["full"][most] for run in runs.get("full", [])]
     for height, label, style in (
