@@ -69,11 +69,13 @@ class Setting:
     Args:
         pattern ([`SparsePattern`]): Who sees whom, behind the first steps.
         title (`str`): Its name in tables.
+        drops_global_blocks (`bool`): Whether every second step is trained without global blocks.
         num_layers (`int`): Of the model.
     """
 
     pattern: SparsePattern
     title: str
+    drops_global_blocks: bool = False
     num_layers: int = 2
 
     def tested_under(self) -> tuple[SparsePattern, ...]:
@@ -102,6 +104,10 @@ SETTINGS = {
         for (name, (is_hierarchical, title)), number in itertools.product(HIERARCHY.items(), GLOBAL_BLOCKS)
     },
     "full": Setting(FULL, "full attention"),
+    **{
+        f"hst-{number}-drop": Setting(sparse(number, True), HIERARCHY["hst"][1], drops_global_blocks=True)
+        for number in GLOBAL_BLOCKS[1:]
+    },
     # With representatives a layer attends twice: as many steps of attention without them.
     **{
         f"flat-{number}-deep": Setting(sparse(number, False), "without, 3 layers", num_layers=3) for number in (1, 2, 4)
@@ -216,6 +222,8 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
     curve, losses = [], []
     for step in range(1, NUM_STEPS + 1):
         pattern = begin if step <= FULL_STEPS else setting.pattern
+        if setting.drops_global_blocks and step > FULL_STEPS and step % 2:
+            pattern = dataclasses.replace(pattern, num_global_blocks=0)
         num_facts = NUM_FACTS[int(torch.randint(len(NUM_FACTS), (), generator=generator))]
         batch = documents(BLOCKS_PER_BATCH // (LEAD_BLOCKS + num_facts), num_facts, generator)
         pattern_plan = plan(pattern, tuple(batch["input_ids"].shape))
@@ -262,6 +270,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
             "num_layers": setting.num_layers,
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "seed": seed,
+            "drops_global_blocks": setting.drops_global_blocks,
             "steps_with_all_blocks_global": FULL_STEPS,
             "most_steps": NUM_STEPS,
             "steps": curve[-1]["step"],
