@@ -97,7 +97,10 @@ def sparse(num_global_blocks: int, is_hierarchical: bool) -> SparsePattern:
 
 FULL = SparsePattern.full()
 GLOBAL_BLOCKS = (0, 1, 2, 4)
-HIERARCHY = {"hst": (True, "with representatives"), "flat": (False, "without")}
+DROPS = "with representatives, every second step without global blocks"
+HIERARCHY = {"hst": (True, "with representatives"), "flat": (False, "without representatives")}
+# Of the lines of the picture.
+STYLES = {HIERARCHY["hst"][1]: "C0o-", DROPS: "C0v--", HIERARCHY["flat"][1]: "C3s-"}
 SETTINGS = {
     **{
         f"{name}-{number}": Setting(sparse(number, is_hierarchical), title)
@@ -105,12 +108,13 @@ SETTINGS = {
     },
     "full": Setting(FULL, "full attention"),
     **{
-        f"hst-{number}-drop": Setting(sparse(number, True), HIERARCHY["hst"][1], drops_global_blocks=True)
+        f"hst-{number}-drop": Setting(sparse(number, True), DROPS, drops_global_blocks=True)
         for number in GLOBAL_BLOCKS[1:]
     },
     # With representatives a layer attends twice: as many steps of attention without them.
     **{
-        f"flat-{number}-deep": Setting(sparse(number, False), "without, 3 layers", num_layers=3) for number in (1, 2, 4)
+        f"flat-{number}-deep": Setting(sparse(number, False), "without representatives, 3 layers", num_layers=3)
+        for number in (1, 2, 4)
     },
 }
 
@@ -319,7 +323,7 @@ def percent(values: list[float]) -> str:
 def table(runs: dict[str, list[dict]]) -> str:
     """A row per setting: accuracy over the number of facts, under its own pattern, and how soon it was learned."""
     lines = [
-        f"| representatives | global blocks | {' | '.join(f'{number} facts' for number in NUM_FACTS)} | 90 % after steps | seeds |",
+        f"| model | global blocks | {' | '.join(f'{number} facts' for number in NUM_FACTS)} | 90 % after steps | seeds |",
         f"| --- | ---: | {'---: | ' * len(NUM_FACTS)}--- | --- |",
     ]
     for name, found in runs.items():
@@ -343,7 +347,7 @@ def pattern_table(runs: dict[str, list[dict]]) -> str:
     """Accuracy at the largest number of facts under every number of global blocks, by the one that was trained."""
     most, numbers = str(max(NUM_FACTS)), " | ".join(map(str, GLOBAL_BLOCKS))
     lines = [
-        f"| representatives | trained with global blocks | {numbers} | 90 % after steps | seeds |",
+        f"| model | trained with global blocks | {numbers} | 90 % after steps | seeds |",
         f"| --- | --- | {'---: | ' * len(GLOBAL_BLOCKS)}--- | --- |",
     ]
     for name, found in runs.items():
@@ -359,14 +363,13 @@ def pattern_table(runs: dict[str, list[dict]]) -> str:
 def lines_of(runs: dict[str, list[dict]]) -> dict[str, dict[int, list[float]]]:
     """The picture's lines: accuracies in percent at the largest number of facts, by the number of global blocks."""
     lines, most = {}, str(max(NUM_FACTS))
-    for name, (_, title) in HIERARCHY.items():
-        found = {number: runs.get(f"{name}-{number}", []) for number in GLOBAL_BLOCKS}
-        lines[title] = {
-            number: [100 * run["accuracy"][str(number)][most] for run in group]
-            for number, group in found.items()
-            if group
-        }
-    return {title: line for title, line in lines.items() if line}
+    for title in STYLES:
+        for name, setting in SETTINGS.items():
+            if setting.title == title and name in runs:
+                number = setting.pattern.num_global_blocks
+                accuracies = [100 * run["accuracy"][str(number)][most] for run in runs[name]]
+                lines.setdefault(title, {})[number] = accuracies
+    return lines
 
 
 def draw(runs: dict[str, list[dict]], path: Path):
@@ -382,11 +385,10 @@ def draw(runs: dict[str, list[dict]], path: Path):
         raise InputError("matplotlib is not installed: pip install 'ernie-sparse[plot]'") from None
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    styles = {title: style for (_, title), style in zip(HIERARCHY.values(), ("C0o-", "C3s-"), strict=True)}
     for title, line in lines_of(runs).items():
         means = [statistics.fmean(values) for values in line.values()]
         spreads = [statistics.stdev(values) if len(values) > 1 else 0 for values in line.values()]
-        axes.errorbar(list(line), means, spreads, fmt=styles[title], capsize=4, label=title)
+        axes.errorbar(list(line), means, spreads, fmt=STYLES[title], capsize=4, label=title)
     most, first = str(max(NUM_FACTS)), next(iter(runs.values()))[0]
     full = [100 * run["accuracy"]["full"][most] for run in runs.get("full", [])]
     for height, label, style in (
