@@ -70,12 +70,14 @@ class Setting:
         pattern ([`SparsePattern`]): Who sees whom, behind the first steps.
         title (`str`): Its name in tables.
         drops_global_blocks (`bool`): Whether every second step is trained without global blocks.
+        saor (`bool`): Whether every step has a second pass without global blocks, to which SAOR pulls the first.
         num_layers (`int`): Of the model.
     """
 
     pattern: SparsePattern
     title: str
     drops_global_blocks: bool = False
+    saor: bool = False
     num_layers: int = 2
 
     def tested_under(self) -> tuple[SparsePattern, ...]:
@@ -111,6 +113,7 @@ SETTINGS = {
         f"hst-{number}-drop": Setting(sparse(number, True), DROPS, drops_global_blocks=True)
         for number in GLOBAL_BLOCKS[1:]
     },
+    "hst-1-saor": Setting(sparse(1, True), "with representatives, SAOR against no global blocks", saor=True),
     # With representatives a layer attends twice: as many steps of attention without them.
     **{
         f"flat-{number}-deep": Setting(sparse(number, False), "without representatives, 3 layers", num_layers=3)
@@ -225,13 +228,16 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
     begin = dataclasses.replace(setting.pattern, num_global_blocks=FULL.num_global_blocks)
     curve, losses = [], []
     for step in range(1, NUM_STEPS + 1):
-        pattern = begin if step <= FULL_STEPS else setting.pattern
-        if setting.drops_global_blocks and step > FULL_STEPS and step % 2:
-            pattern = dataclasses.replace(pattern, num_global_blocks=0)
+        pattern, second = begin if step <= FULL_STEPS else setting.pattern, None
+        alone = dataclasses.replace(pattern, num_global_blocks=0)
         num_facts = NUM_FACTS[int(torch.randint(len(NUM_FACTS), (), generator=generator))]
         batch = documents(BLOCKS_PER_BATCH // (LEAD_BLOCKS + num_facts), num_facts, generator)
-        pattern_plan = plan(pattern, tuple(batch["input_ids"].shape))
-        loss = model(**batch, pattern=pattern_plan).loss
+        shape = tuple(batch["input_ids"].shape)
+        if step > FULL_STEPS and setting.drops_global_blocks and step % 2:
+            pattern = alone
+        if step > FULL_STEPS and setting.saor:
+            second = plan(alone, shape)
+        loss = model(**batch, pattern=plan(pattern, shape), consistency_pattern=second).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -275,6 +281,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "seed": seed,
             "drops_global_blocks": setting.drops_global_blocks,
+            "saor": setting.saor,
             "steps_with_all_blocks_global": FULL_STEPS,
             "most_steps": NUM_STEPS,
             "steps": curve[-1]["step"],

@@ -76,7 +76,10 @@ def test_runs_are_kept_and_not_run_twice(tmp_path, monkeypatch, capsys):
     assert first.splitlines()[2:] == capsys.readouterr().out.splitlines()
 
 
-def test_what_a_run_trains_and_when_it_ends(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "expected"), [("hst-2-drop", [0, 2] * 3), ("hst-1-saor", [0, 1] * 6), ("flat-4", [4] * 6)]
+)
+def test_what_a_run_trains_and_when_it_ends(name, expected, monkeypatch):
     monkeypatch.setattr(recall, "NUM_FACTS", (2,))
     monkeypatch.setattr(recall, "BLOCKS_PER_BATCH", 14)
     monkeypatch.setattr(recall, "STEPS_PER_CHECK", 2)
@@ -85,11 +88,12 @@ def test_what_a_run_trains_and_when_it_ends(monkeypatch):
     monkeypatch.setattr(recall, "accuracy", lambda model, pattern, rows: next(shares))
     made = recall.plan
     monkeypatch.setattr(recall, "plan", lambda pattern, shape: trained.append(pattern) or made(pattern, shape))
-    _, curve = recall.train(recall.SETTINGS["hst-2-drop"], seed=0)
-    assert [pattern.num_global_blocks for pattern in trained] == [2**31 - 1] * 2 + [0, 2] * 3
-    assert all(pattern.hierarchical for pattern in trained)
+    _, curve = recall.train(recall.SETTINGS[name], seed=0)
+    assert [pattern.num_global_blocks for pattern in trained] == [2**31 - 1] * 2 + expected
+    assert all(pattern.hierarchical == name.startswith("hst") for pattern in trained)
     checks = [(point["step"], point["pattern"], point["validation_accuracy"]) for point in curve]
-    assert checks == [(2, "full", 1.0), (4, "2", 0.5), (6, "2", 0.95), (8, "2", 1.0)]
+    own = name.split("-")[1]
+    assert checks == [(2, "full", 1.0), (4, own, 0.5), (6, own, 0.95), (8, own, 1.0)]
     assert (recall.steps_to(0.9, curve), recall.steps_to(0.9, curve[:2])) == (6, None)
 
 
