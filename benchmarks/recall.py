@@ -71,6 +71,7 @@ class Setting:
         title (`str`): Its name in tables.
         drops_global_blocks (`bool`): Whether every second step is trained without global blocks.
         saor (`bool`): Whether every step has a second pass without global blocks, to which SAOR pulls the first.
+        num_steps (`int`): At most.
         num_layers (`int`): Of the model.
     """
 
@@ -78,6 +79,7 @@ class Setting:
     title: str
     drops_global_blocks: bool = False
     saor: bool = False
+    num_steps: int = NUM_STEPS
     num_layers: int = 2
 
     def tested_under(self) -> tuple[SparsePattern, ...]:
@@ -119,6 +121,12 @@ SETTINGS = {
         f"flat-{number}-deep": Setting(sparse(number, False), "without representatives, 3 layers", num_layers=3)
         for number in (1, 2, 4)
     },
+}
+SETTINGS |= {
+    f"{name}-long": dataclasses.replace(
+        SETTINGS[name], title=f"{SETTINGS[name].title}, twice the steps", num_steps=2 * NUM_STEPS
+    )
+    for name in ("hst-0", "hst-1", "flat-1")
 }
 
 
@@ -220,14 +228,14 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
     generator = torch.Generator().manual_seed(seed)
     validation = documents(64, max(NUM_FACTS), torch.Generator().manual_seed(VALIDATION_SEED))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
-    warmup = WARMUP * NUM_STEPS
+    warmup = WARMUP * setting.num_steps
     scheduler = LambdaLR(
         optimizer,
-        lambda step: min((step + 1) / warmup, (NUM_STEPS - step) / (NUM_STEPS - warmup)),
+        lambda step: min((step + 1) / warmup, (setting.num_steps - step) / (setting.num_steps - warmup)),
     )
     begin = dataclasses.replace(setting.pattern, num_global_blocks=FULL.num_global_blocks)
     curve, losses = [], []
-    for step in range(1, NUM_STEPS + 1):
+    for step in range(1, setting.num_steps + 1):
         pattern, second = begin if step <= FULL_STEPS else setting.pattern, None
         alone = dataclasses.replace(pattern, num_global_blocks=0)
         num_facts = NUM_FACTS[int(torch.randint(len(NUM_FACTS), (), generator=generator))]
@@ -244,7 +252,7 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
         optimizer.step()
         scheduler.step()
         losses.append(loss.item())
-        if step % STEPS_PER_CHECK == 0 or step == NUM_STEPS:
+        if step % STEPS_PER_CHECK == 0 or step == setting.num_steps:
             point = {"step": step, "pattern": _name_of(pattern), "loss": statistics.fmean(losses)}
             curve.append({**point, "validation_accuracy": accuracy(model, pattern, validation)})
             losses.clear()
@@ -283,7 +291,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
             "drops_global_blocks": setting.drops_global_blocks,
             "saor": setting.saor,
             "steps_with_all_blocks_global": FULL_STEPS,
-            "most_steps": NUM_STEPS,
+            "most_steps": setting.num_steps,
             "steps": curve[-1]["step"],
             "learning_rate": LEARNING_RATE,
             "test_documents": args.test_documents,

@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Recall over blocks: the documents, which settings can see an answer at all, and what is kept of a run."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -61,7 +62,8 @@ def test_only_global_tokens_and_representatives_carry_a_fact_to_another_block(na
 def test_runs_are_kept_and_not_run_twice(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recall, "NUM_FACTS", (2, 3))
     monkeypatch.setattr(recall, "BLOCKS_PER_BATCH", 14)
-    monkeypatch.setattr(recall, "NUM_STEPS", 2)
+    short = {name: dataclasses.replace(recall.SETTINGS[name], num_steps=2) for name in ("hst-1", "full")}
+    monkeypatch.setattr(recall, "SETTINGS", short)
     command = ["--settings", "hst-1", "full", "--seeds", "3", "--test-documents", "5", "--results-dir", str(tmp_path)]
     recall.main(command)
     first = capsys.readouterr().out
