@@ -367,7 +367,7 @@ def pattern_table(runs: dict[str, list[dict]]) -> str:
     ]
     for name, found in runs.items():
         setting = SETTINGS[name]
-        if name == "full":
+        if name == "full" or name.endswith(("-long", "-deep")):
             continue
         trained = _name_of(setting.pattern)
         cells = [percent([run["accuracy"][str(number)][most] for run in found]) for number in GLOBAL_BLOCKS]
