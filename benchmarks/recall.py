@@ -103,8 +103,8 @@ FULL = SparsePattern.full()
 GLOBAL_BLOCKS = (0, 1, 2, 4)
 DROPS = "with representatives, every second step without global blocks"
 HIERARCHY = {"hst": (True, "with representatives"), "flat": (False, "without representatives")}
-# Of the lines of the picture.
-STYLES = {HIERARCHY["hst"][1]: "C0o-", DROPS: "C0v--", HIERARCHY["flat"][1]: "C3s-"}
+# Of the lines of the picture, which stand a little beside one another.
+STYLES = {HIERARCHY["hst"][1]: ("C0o-", -0.05), DROPS: ("C2v--", 0.15), HIERARCHY["flat"][1]: ("C3s-", 0.05)}
 SETTINGS = {
     **{
         f"{name}-{number}": Setting(sparse(number, is_hierarchical), title)
@@ -398,12 +398,16 @@ def draw(runs: dict[str, list[dict]], path: Path):
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("matplotlib is not installed: pip install 'ernie-sparse[plot]'") from None
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 5.2), layout="constrained")
     axes = figure.subplots()
     for title, line in lines_of(runs).items():
+        style, shift = STYLES[title]
         means = [statistics.fmean(values) for values in line.values()]
         spreads = [statistics.stdev(values) if len(values) > 1 else 0 for values in line.values()]
-        axes.errorbar(list(line), means, spreads, fmt=STYLES[title], capsize=4, label=title)
+        axes.errorbar([number + shift for number in line], means, spreads, fmt=style, capsize=4, label=title)
+        # Runs have learned the task or have not: a mean and its spread do not show that.
+        points = [(number + shift + 0.04, value) for number, values in line.items() for value in values]
+        axes.scatter(*zip(*points, strict=True), s=18, marker="x", color=style[:2], zorder=3)
     most, first = str(max(NUM_FACTS)), next(iter(runs.values()))[0]
     full = [100 * run["accuracy"]["full"][most] for run in runs.get("full", [])]
     for height, label, style in (
@@ -415,10 +419,10 @@ def draw(runs: dict[str, list[dict]], path: Path):
             axes.axhline(height, label=label, zorder=0, **style)
     ticks = [f"{number}\n{number * BLOCK_SIZE} tokens" for number in GLOBAL_BLOCKS]
     axes.set_xticks(GLOBAL_BLOCKS, ticks)
-    axes.set(xlabel="global blocks", ylabel="questions answered right, %", ylim=(0, 104))
-    axes.set_title(f"{most} facts in as many blocks, test accuracy, mean ± standard deviation over seeds", fontsize=10)
+    axes.set(xlabel="global blocks", ylabel="questions answered right, %", ylim=(0, 105))
+    axes.set_title(f"{most} facts in as many blocks: mean ± standard deviation, and every seed (x)", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=130)
 
 
