@@ -70,6 +70,7 @@ class Setting:
         pattern ([`SparsePattern`]): Who sees whom, behind the first steps.
         title (`str`): Its name in tables.
         drops_global_blocks (`bool`): Whether every second step is trained without global blocks.
+        global_blocks_after (`int`): The last step that is trained without global blocks.
         saor (`bool`): Whether every step has a second pass without global blocks, to which SAOR pulls the first.
         num_steps (`int`): At most.
         num_layers (`int`): Of the model.
@@ -78,6 +79,7 @@ class Setting:
     pattern: SparsePattern
     title: str
     drops_global_blocks: bool = False
+    global_blocks_after: int = 0
     saor: bool = False
     num_steps: int = NUM_STEPS
     num_layers: int = 2
@@ -101,10 +103,16 @@ def sparse(num_global_blocks: int, is_hierarchical: bool) -> SparsePattern:
 
 FULL = SparsePattern.full()
 GLOBAL_BLOCKS = (0, 1, 2, 4)
+LATE = "with representatives, three quarters of the steps without global blocks first"
 DROPS = "with representatives, every second step without global blocks"
 HIERARCHY = {"hst": (True, "with representatives"), "flat": (False, "without representatives")}
 # Of the lines of the picture, which stand a little beside one another.
-STYLES = {HIERARCHY["hst"][1]: ("C0o-", -0.05), DROPS: ("C2v--", 0.15), HIERARCHY["flat"][1]: ("C3s-", 0.05)}
+STYLES = {
+    HIERARCHY["hst"][1]: ("C0o-", -0.05),
+    DROPS: ("C2v--", 0.15),
+    LATE: ("C4^--", 0.25),
+    HIERARCHY["flat"][1]: ("C3s-", 0.05),
+}
 SETTINGS = {
     **{
         f"{name}-{number}": Setting(sparse(number, is_hierarchical), title)
@@ -115,6 +123,7 @@ SETTINGS = {
         f"hst-{number}-drop": Setting(sparse(number, True), DROPS, drops_global_blocks=True)
         for number in GLOBAL_BLOCKS[1:]
     },
+    "hst-1-late": Setting(sparse(1, True), LATE, global_blocks_after=3 * NUM_STEPS // 4),
     "hst-1-saor": Setting(sparse(1, True), "with representatives, SAOR against no global blocks", saor=True),
     # With representatives a layer attends twice: as many steps of attention without them.
     **{
@@ -241,7 +250,8 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
         num_facts = NUM_FACTS[int(torch.randint(len(NUM_FACTS), (), generator=generator))]
         batch = documents(BLOCKS_PER_BATCH // (LEAD_BLOCKS + num_facts), num_facts, generator)
         shape = tuple(batch["input_ids"].shape)
-        if step > FULL_STEPS and setting.drops_global_blocks and step % 2:
+        is_dropped = step <= setting.global_blocks_after or (setting.drops_global_blocks and step % 2)
+        if step > FULL_STEPS and is_dropped:
             pattern = alone
         if step > FULL_STEPS and setting.saor:
             second = plan(alone, shape)
@@ -256,14 +266,14 @@ def train(setting: Setting, seed: int) -> tuple[ErnieSparseForTokenClassificatio
             point = {"step": step, "pattern": _name_of(pattern), "loss": statistics.fmean(losses)}
             curve.append({**point, "validation_accuracy": accuracy(model, pattern, validation)})
             losses.clear()
-            if step > FULL_STEPS and curve[-1]["validation_accuracy"] >= LEARNED:
+            if pattern == setting.pattern and step > FULL_STEPS and curve[-1]["validation_accuracy"] >= LEARNED:
                 break
     return model, curve
 
 
-def steps_to(share: float, curve: list[dict]) -> int | None:
-    """The first check behind the steps with all blocks global at which that share of the validation questions was answered right."""
-    own = (point for point in curve if point["step"] > FULL_STEPS)
+def steps_to(share: float, curve: list[dict], pattern: SparsePattern) -> int | None:
+    """The first check under a pattern, behind the first steps, at which that share of the validation questions was answered right."""
+    own = (point for point in curve if point["step"] > FULL_STEPS and point["pattern"] == _name_of(pattern))
     return next((point["step"] for point in own if point["validation_accuracy"] >= share), None)
 
 
@@ -289,6 +299,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "seed": seed,
             "drops_global_blocks": setting.drops_global_blocks,
+            "global_blocks_after": setting.global_blocks_after,
             "saor": setting.saor,
             "steps_with_all_blocks_global": FULL_STEPS,
             "most_steps": setting.num_steps,
@@ -298,7 +309,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
             "accuracy": tested,
             "most_frequent_value": {number: frequent_value_accuracy(rows) for number, rows in tests.items()},
             "chance": 1 / NUM_VALUES,
-            "steps_to_90_percent": steps_to(0.9, curve),
+            "steps_to_90_percent": steps_to(0.9, curve, setting.pattern),
             "training_seconds": round(seconds, 1),
             "curve": curve,
         }
