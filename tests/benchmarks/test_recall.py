@@ -79,7 +79,7 @@ def test_runs_are_kept_and_not_run_twice(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("hst-2-drop", [0, 2] * 3), ("hst-1-saor", [0, 1] * 6), ("flat-4", [4] * 6)]
+    ("name", "expected"), [("hst-1-drop", [0, 1] * 3), ("flat-4", [4] * 6), ("hst-1-late", [0] * 2 + [1] * 4)]
 )
 def test_what_a_run_trains_and_when_it_ends(name, expected, monkeypatch):
     monkeypatch.setattr(recall, "NUM_FACTS", (2,))
