@@ -103,14 +103,14 @@ def test_a_passage_is_the_mean_of_its_tokens_in_what_is_read_with_it(arm, folder
 
 def test_a_passage_of_another_paper_is_a_miss_though_it_is_the_best_of_its_own():
     near, far = torch.eye(3)[0], torch.eye(3)[1]
-    papers = [Paper("a", [None] * 2, [[]] * 3, [0, 1, 1]), Paper("b", [None] * 2, [[]], [1])]
+    papers = [Paper("a", [None] * 2, [[]] * 3, [1, 0, 0]), Paper("b", [None] * 2, [[]] * 2, [1, 0])]
     between = (near + 0.5 * far) / (near + 0.5 * far).norm()
     vectors = {
-        "a": (torch.stack([near, between]), torch.stack([near, between, far])),
-        "b": (torch.stack([far, -near]), torch.stack([-near])),
+        "a": (torch.stack([between, near]), torch.stack([near, between, far])),
+        "b": (torch.stack([far, -near]), torch.stack([-near, near])),
     }
-    # The third question finds its passage within its paper alone.
-    assert context.count_hits(vectors, papers) == {"a": [3, 2, 3, 2], "b": [1, 1, 1, 1]}
+    # The last question of either paper finds its passage within its paper alone.
+    assert context.count_hits(vectors, papers) == {"a": [3, 2, 3, 2], "b": [2, 1, 2, 1]}
 
 
 def test_papers_of_validation_are_never_tested_on():
@@ -164,9 +164,10 @@ def test_runs_are_kept_and_made_into_a_table(folder, tmp_path, capsys):
     found = json.loads(path.read_text())
     assert [hits[0] for hits in found["hits"].values()] == [3, 3] and found["train_papers"] == 5
     # What is there is not run again.
-    path.write_text(json.dumps({**found, "hits": {name: [3, 3, 3, 3] for name in found["hits"]}}))
+    path.write_text(changed := json.dumps({**found, "hits": {name: [3, 3, 3, 3] for name in found["hits"]}}))
     capsys.readouterr()
     context.main(flags)
+    assert path.read_text() == changed
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) == 4 and rows[2].startswith(f"| {arms[0]} | 0.") and "| 0, 1 |" in rows[3]
 
