@@ -208,39 +208,45 @@ def made_up_questions(paper: Paper, ends: tuple[int, int], count: int, rng) -> t
 
 
 class Lesson:
-    """What one step trains on: questions about one paper, their passages, and how much each counts."""
+    """
+    What one step trains on: questions about a few papers, the passages that answer them, counted over all these papers, and
+    how much each question counts.
+    """
 
-    def __init__(self, paper: Paper, ends: tuple[int, int], num_made_up: int, args: argparse.Namespace, rng):
-        chosen = rng.permutation(len(paper.questions))[: args.questions]
-        made_up, targets = made_up_questions(paper, ends, num_made_up, rng)
-        self.questions = [paper.questions[i] for i in chosen] + made_up
-        self.targets = torch.tensor([paper.targets[i] for i in chosen] + targets)
-        self.weights = torch.tensor([1.0] * len(chosen) + [args.made_up_weight] * len(made_up))
+    def __init__(self, papers: list[Paper], ends: tuple[int, int], num_made_up: int, args: argparse.Namespace, rng):
+        self.papers, self.questions, targets, weights, first = papers, [], [], [], 0
+        for paper in papers:
+            chosen = rng.permutation(len(paper.questions))[: args.questions]
+            made_up, of_made_up = made_up_questions(paper, ends, num_made_up, rng)
+            self.questions += [paper.questions[i] for i in chosen] + made_up
+            targets += [first + target for target in [*(paper.targets[i] for i in chosen), *of_made_up]]
+            weights += [1.0] * len(chosen) + [args.made_up_weight] * len(made_up)
+            first += len(paper.passages)
+        self.targets, self.weights = torch.tensor(targets), torch.tensor(weights)
 
 
 def train(reader: Reader, papers: list[Paper], seed: int, args: argparse.Namespace) -> list[float]:
     """
-    Let questions find their passages among all of their paper and those of the papers of the last steps, whose vectors are
-    kept as they were. One paper a step, without dropout.
+    Let questions find their passages among all of the papers of a step, without dropout. All passages are read anew: among
+    vectors kept from earlier steps the new ones can be told by their age, and that is what a model learns then.
 
     Returns:
         `list[float]`: The loss of each step.
     """
     # Words stay as they are: most of them stand in no paper of the training, and they are half of all weights.
     reader.model.get_input_embeddings().requires_grad_(False)
-    tokenizer, parameters = reader.tokenizer, [weight for weight in reader.model.parameters() if weight.requires_grad]
-    ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    parameters = [weight for weight in reader.model.parameters() if weight.requires_grad]
+    ends = (reader.tokenizer.cls_token_id, reader.tokenizer.sep_token_id)
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.01, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, args.steps // 10, args.steps)
     rng = np.random.default_rng(seed)
     order = itertools.chain.from_iterable(rng.permutation(len(papers)) for _ in itertools.count())
-    memory, losses = {}, []
-    for number in itertools.islice(order, args.steps):
-        paper = papers[number]
-        lesson = Lesson(paper, ends, args.made_up if reader.arm.made_up else 0, args, rng)
-        passages, questions = reader.passages(paper), reader.questions(lesson.questions)
-        memory.pop(paper.name, None)
-        scores = questions @ torch.cat([passages, *memory.values()]).T / args.temperature
+    losses = []
+    for _ in range(args.steps):
+        some = [papers[number] for number in itertools.islice(order, args.papers)]
+        lesson = Lesson(some, ends, args.made_up if reader.arm.made_up else 0, args, rng)
+        passages = torch.cat([reader.passages(paper) for paper in lesson.papers])
+        scores = reader.questions(lesson.questions) @ passages.T / args.temperature
         loss = cross_entropy(scores, lesson.targets, reduction="none")
         loss = (loss * lesson.weights).sum() / lesson.weights.sum()
         loss.backward()
@@ -248,9 +254,6 @@ def train(reader: Reader, papers: list[Paper], seed: int, args: argparse.Namespa
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        memory[paper.name] = passages.detach()
-        if len(memory) > args.memory:
-            memory.pop(next(iter(memory)))
         losses.append(loss.item())
     return losses
 
@@ -384,18 +387,21 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--validation-papers", type=int, default=24, help="the recipe was chosen by these: never tested on"
     )
     parser.add_argument("--test-papers", type=int, default=30, help="of each seed")
-    parser.add_argument("--steps", type=int, default=64, help="of one paper each")
-    parser.add_argument("--questions", type=int, default=12, help="of the data set in a step, at most")
-    parser.add_argument("--made-up", type=int, default=12, help="questions of words of title and passage in a step")
+    parser.add_argument("--steps", type=int, default=32, help="of training")
+    parser.add_argument("--papers", type=int, default=2, help="papers in a step")
+    parser.add_argument("--questions", type=int, default=12, help="of the data set about a paper in a step, at most")
+    parser.add_argument(
+        "--made-up", type=int, default=12, help="questions of words of title and passage about a paper in a step"
+    )
     parser.add_argument("--made-up-weight", type=float, default=0.5, help="of one of them in the loss")
     parser.add_argument(
         "--memory", type=int, default=8, help="papers before this one, whose passages are wrong answers"
     )
     parser.add_argument("--temperature", type=float, default=0.05, help="cosines are divided by it")
-    parser.add_argument("--learning-rate", type=float, default=5e-5, help="at its highest")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="at its highest")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     args = parser.parse_args(argv)
-    least = {"steps": 1, "made_up": 0, "memory": 0, "questions": 1, "test_papers": 1, "validation_papers": 0}
+    least = {"steps": 1, "made_up": 0, "papers": 1, "questions": 1, "test_papers": 1, "validation_papers": 0}
     check_least(args, {**least, "train_length": 3, "length": args.train_length, "passage": 1, "threads": 1})
     return args
 
