@@ -394,9 +394,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--made-up", type=int, default=12, help="questions of words of title and passage about a paper in a step"
     )
     parser.add_argument("--made-up-weight", type=float, default=0.5, help="of one of them in the loss")
-    parser.add_argument(
-        "--memory", type=int, default=8, help="papers before this one, whose passages are wrong answers"
-    )
     parser.add_argument("--temperature", type=float, default=0.05, help="cosines are divided by it")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="at its highest")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
