@@ -73,6 +73,15 @@ def test_made_up_questions_hold_words_of_the_title_and_of_their_passage(monkeypa
             assert 4 <= len(title) <= 8 and all(100 <= word < 109 for word in title)
 
 
+def test_a_step_counts_passages_over_its_papers_and_questions_by_their_weight():
+    papers = [Paper(name, [torch.arange(100, 120)] * 3, [[CLS, SEP]] * 5, [2] * 5) for name in "ab"]
+    args = context.parse_arguments(["--questions", "4", "--made-up-weight", "0.25"])
+    lesson = context.Lesson(papers, (CLS, SEP), 2, args, np.random.default_rng(0))
+    assert len(lesson.questions) == 12 and lesson.targets[:4].tolist() == [2] * 4
+    assert lesson.targets[6:10].tolist() == [5] * 4 and lesson.targets[10:].min() >= 3
+    assert lesson.weights.tolist() == [1, 1, 1, 1, 0.25, 0.25] * 2
+
+
 @pytest.mark.parametrize(
     "arm", [Arm(window=16), Arm(window=16, head=3), Arm(start="sep", pattern="num_global_blocks=0")]
 )
