@@ -297,8 +297,9 @@ def run(
     reader = Reader(ARMS[arm], args.source, args.length)
     facts = {**record.facts(), "arm": arm, "seed": which, "left_out": left_out}
     if which == "untrained":
-        vectors = read(reader, papers)
-        facts["hits"] = {seed: count_hits(vectors, split(papers, args, seed)[1]) for seed in args.seeds}
+        tests = {seed: split(papers, args, seed)[1] for seed in args.seeds}
+        vectors = read(reader, [paper for paper in papers if any(paper in test for test in tests.values())])
+        facts["hits"] = {seed: count_hits(vectors, test) for seed, test in tests.items()}
     else:
         taught, asked = split(papers, args, which)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -335,26 +336,26 @@ def interval(hits: dict[int, dict[str, list[int]]], baseline: dict[int, dict[str
 
 def table(trained: dict[str, dict[int, dict]], untrained: dict[str, dict]) -> str:
     """The arms as Markdown: mean ± standard deviation over seeds; differences from the baseline, seed by seed."""
-    lines = [
-        "| | untrained | passage R@1 | within its paper | paper R@1 | passage R@1 over windows (95 %) | CPU seconds | seeds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
+    columns = ["passage R@1", "within its paper", "paper R@1", "passage R@1 over windows (95 %)", "CPU seconds"]
+    columns = [*(["untrained"] if untrained else []), *columns]
+    lines = [f"| | {' | '.join(columns)} | seeds |", f"| --- | {'---: | ' * len(columns)}--- |"]
     baseline = {seed: found["hits"] for seed, found in trained.get(BASELINE, {}).items()}
     for arm, runs in trained.items():
         hits = {seed: found["hits"] for seed, found in runs.items()}
         values = np.array([shares(part) for part in hits.values()])
         spread = values.std(0, ddof=1) if len(values) > 1 else np.full(3, math.nan)
         cells = [f"{mean:.3f} ± {by:.3f}" for mean, by in zip(values.mean(0), spread, strict=True)]
-        before = untrained.get(arm, {}).get("hits", {})
-        before = [shares(before[str(seed)])[0] for seed in runs if str(seed) in before]
+        if untrained:
+            before = untrained.get(arm, {}).get("hits", {})
+            before = [shares(before[str(seed)])[0] for seed in runs if str(seed) in before]
+            cells.insert(0, f"{np.mean(before):.3f}" if before else "-")
         over = "-"
         if arm != BASELINE and all(seed in baseline for seed in hits):
             gap = np.mean([shares(part)[0] - shares(baseline[seed])[0] for seed, part in hits.items()])
             low, high = interval(hits, baseline)
             over = f"{gap:+.3f} ({low:+.3f} to {high:+.3f})"
         seconds = f"{np.mean([found['seconds']['cpu'] for found in runs.values()]):.0f}"
-        cells = [f"{np.mean(before):.3f}" if before else "-", *cells, over, seconds, ", ".join(map(str, runs))]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines.append(f"| {arm} | {' | '.join([*cells, over, seconds, ', '.join(map(str, runs))])} |")
     return "\n".join(lines)
 
 

@@ -187,7 +187,7 @@ def test_the_table_has_the_differences_from_windows_seed_by_seed():
         return {seed: {"hits": part, "seconds": {"cpu": 7.0}} for seed, part in enumerate(hits)}
 
     text = context.table({context.BASELINE: runs(1, 2), "other": runs(2, 4)}, {})
-    assert text.splitlines()[2].split(" | ")[2:] == [
+    assert text.splitlines()[2].split(" | ")[1:] == [
         "0.375 ± 0.177",
         "0.750 ± 0.000",
         "1.000 ± 0.000",
@@ -195,4 +195,4 @@ def test_the_table_has_the_differences_from_windows_seed_by_seed():
         "7",
         "0, 1 |",
     ]
-    assert "| other | - | 0.750 ± 0.354 |" in text and "| +0.375 (+0.375 to +0.375) |" in text
+    assert "| other | 0.750 ± 0.354 |" in text and "| +0.375 (+0.375 to +0.375) |" in text
