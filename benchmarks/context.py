@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 from transformers.utils import logging
 
+from ernie_sparse import SparsePattern
 from ernie_sparse.cli import run_command
 from ernie_sparse.command_line import ArgumentParser, check_least
 from ernie_sparse.conversion import convert
@@ -141,7 +142,9 @@ class Reader:
         if arm.window is not None:
             self.model = AutoModel.from_pretrained(source).eval()
             return
-        self.model = convert(source, max_length=length, pattern=arm.pattern, base_model=True).model
+        # What representatives start as is the arm's business, and not that of the pattern.
+        self.model = convert(source, max_length=length, base_model=True).model
+        self.model.config.pattern = SparsePattern.parse(arm.pattern)
         if arm.start != "average":
             embeddings = self.model.embeddings
             token = getattr(self.tokenizer, f"{arm.start}_token_id")
