@@ -105,9 +105,12 @@ def test_a_passage_is_the_mean_of_its_tokens_in_what_is_read_with_it(arm, folder
     assert torch.allclose(reader.passages(papers[0]), torch.stack(expected), atol=0.02)
     if not arm.window:
         embeddings = reader.model.embeddings
-        start = embeddings.word_embeddings.weight[SEP] + embeddings.token_type_embeddings.weight[0]
-        assert torch.equal(embeddings.representative_embeddings.weight[0], start)
+        words = embeddings.word_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+        assert torch.equal(embeddings.representative_embeddings.weight[0], words[SEP])
         assert reader.model.config.num_global_blocks == 0
+        average = Reader(Arm(pattern="num_global_blocks=0"), str(folder / "bert"), 600).model.embeddings
+        start = average.representative_embeddings.weight[0]
+        assert not any(torch.equal(start, words[token]) for token in (CLS, SEP))
 
 
 def test_a_passage_of_another_paper_is_a_miss_though_it_is_the_best_of_its_own():
