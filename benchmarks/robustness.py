@@ -9,10 +9,12 @@ documents. What is done is skipped, so that a run that was stopped goes on; what
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,7 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from transformers import AutoTokenizer
 
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.command_line import ArgumentParser, check_least
 from ernie_sparse.results import write_json
 
 from .finetuning import converted
@@ -121,23 +123,26 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     parser.add_argument("--page", help="run nothing: put the tables of what is kept into this page")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_least(args, {"jobs": 1})
+    return args
 
 
-def file_name(arm: str) -> str:
-    return arm.replace(", ", "-").replace(" ", "-")
-
-
-def ernie_sparse(*command: str):
+def ernie_sparse(jobs: int, *command: str):
+    """A command, on its share of the cores."""
     print(f"ernie-sparse {' '.join(command)}", flush=True)
-    subprocess.run([sys.executable, "-m", "ernie_sparse", *command], check=True, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))}
+    words = [sys.executable, "-m", "ernie_sparse", *command]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
-def train(model: Path, rows: Path, test: Path, seed: int, flags: tuple[str, ...], folder: Path):
+def train(jobs: int, model: Path, rows: Path, test: Path, seed: int, flags: tuple[str, ...], folder: Path):
     """A fine-tuning, unless it is done."""
     if not (folder / "results.json").is_file():
         ernie_sparse(
+            jobs,
             *("finetune", "--model", str(model), "--train-file", str(rows), "--validation-file", str(test)),
             *("--per-device-train-batch-size", "8", "--warmup-steps", "0.1", *flags, "--seed", str(seed)),
             *("--saor-seed", str(seed), "--bf16", "true", "--eval-strategy", "no", "--save-strategy", "no"),
@@ -145,34 +150,32 @@ def train(model: Path, rows: Path, test: Path, seed: int, flags: tuple[str, ...]
         )
 
 
-def prepare(task: Task, args: argparse.Namespace, model: Path, seed: int, folder: Path) -> Path:
+def prepare(name: str, seed: int, args: argparse.Namespace, model: Path):
     """The rows of a seed, as files, and the classifier that all arms begin with."""
+    task, folder = TASKS[name], Path(args.work_dir) / name / f"seed-{seed}"
     if not (folder / "test.parquet").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in task.split(Path(args.data_dir), AutoTokenizer.from_pretrained(model), seed).items():
-            rows.to_parquet(folder / f"{name}.parquet")
-    train(model, folder / "first.parquet", folder / "test.parquet", seed, task.first, folder / "first")
-    return folder / "first"
+        for split, rows in task.split(Path(args.data_dir), AutoTokenizer.from_pretrained(model), seed).items():
+            rows.to_parquet(folder / f"{split}.parquet")
+    rows, test = folder / "first.parquet", folder / "test.parquet"
+    train(args.jobs, model, rows, test, seed, task.first, folder / "first")
 
 
-def run(name: str, arm: str, seed: int, args: argparse.Namespace, model: Path):
-    """One arm of a task with one seed, unless what was measured of it is kept."""
-    kept = Path(args.results_dir) / name / f"{file_name(arm)}-seed-{seed}.json"
-    if kept.is_file():
-        return
-    task, folder = TASKS[name], Path(args.work_dir) / name / f"seed-{seed}"
-    first = prepare(task, args, model, seed, folder)
-    trained, report = folder / file_name(arm), folder / f"{file_name(arm)}-report"
-    test = folder / "test.parquet"
-    train(first, folder / "second.parquet", test, seed, (*task.second, *ARMS[arm]), trained)
+def run(name: str, seed: int, arm: str, args: argparse.Namespace):
+    """One arm of a task with one seed."""
+    folder = Path(args.work_dir) / name / f"seed-{seed}"
+    trained, report = folder / arm, folder / f"{arm}-report"
+    rows, test = folder / "second.parquet", folder / "test.parquet"
+    train(args.jobs, folder / "first", rows, test, seed, (*TASKS[name].second, *ARMS[arm]), trained)
     ernie_sparse(
+        args.jobs,
         *("robustness", "--model", str(trained), "--validation-file", str(test), "--output-dir", str(report)),
-        *("--attention-documents", "0", "--patterns", *UNSEEN),
+        *("--attention-documents", "0", "--timing", "false", "--patterns", *UNSEEN),
     )
-    training, found = (
-        json.loads((where / f"{which}.json").read_text())
-        for where, which in ((trained, "results"), (report, "robustness"))
-    )
+    training = json.loads((trained / "results.json").read_text())
+    found = json.loads((report / "robustness.json").read_text())
+    of_training = {key: training[key] for key in ("command", "rows", "steps", "seed", "max_length")}
+    of_training["seconds"] = next(entry["train_runtime"] for entry in training["history"] if "train_runtime" in entry)
     wanted = (
         "documents",
         "mean_length",
@@ -184,13 +187,11 @@ def run(name: str, arm: str, seed: int, args: argparse.Namespace, model: Path):
         "hardware",
         "command",
     )
-    write_json(
-        kept,
-        {
-            "training": {key: training[key] for key in ("command", "rows", "steps", "seed", "max_length")},
-            **{key: found[key] for key in wanted},
-        },
-    )
+    write_json(kept_file(args, name, arm, seed), {"training": of_training, **{key: found[key] for key in wanted}})
+
+
+def kept_file(args: argparse.Namespace, name: str, arm: str, seed: int) -> Path:
+    return Path(args.results_dir) / name / f"{arm.replace(', ', '-').replace(' ', '-')}-seed-{seed}.json"
 
 
 class Summary(NamedTuple):
@@ -217,8 +218,7 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def kept_runs(args: argparse.Namespace, name: str) -> dict[str, list[dict]]:
-    folder = Path(args.results_dir) / name
-    paths = {arm: [folder / f"{file_name(arm)}-seed-{seed}.json" for seed in args.seeds] for arm in ARMS}
+    paths = {arm: [kept_file(args, name, arm, seed) for seed in args.seeds] for arm in ARMS}
     found = {arm: [json.loads(path.read_text()) for path in of_arm if path.is_file()] for arm, of_arm in paths.items()}
     return {arm: runs for arm, runs in found.items() if runs}
 
@@ -278,9 +278,12 @@ def main(argv: list[str]):
     model = converted(args.source, Path(args.work_dir) / "converted")
     # All of a seed before the next one: a table with fewer seeds is a table.
     for seed in args.seeds:
-        for name in args.tasks:
-            for arm in args.arms:
-                run(name, arm, seed, args, model)
+        missing = [
+            (name, arm) for name in args.tasks for arm in args.arms if not kept_file(args, name, arm, seed).is_file()
+        ]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda name, seed=seed: prepare(name, seed, args, model), dict(missing)))
+            list(pool.map(lambda pair, seed=seed: run(pair[0], seed, pair[1], args), missing))
     for table in tables(args).values():
         print(f"\n{table}\n", flush=True)
 

@@ -164,8 +164,8 @@ def convert(
     Turn a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ERNIE, ELECTRA, BigBird or Longformer model into ERNIE-Sparse.
 
     Every weight of the encoder and of its head is taken over. Position embeddings are repeated up to `max_length`.
-    Representatives start as an average token, the layer norms of step 2 as copies of those of step 1 (our choice). Under
-    `SparsePattern.full()` the model gives the source's outputs. Dropout on attention weights becomes 0, whatever it was in
+    Representatives start as an average token or, where the pattern has no global blocks and there is a tokenizer, as [CLS]; the
+    layer norms of step 2 start as copies of those of step 1 (our choice). Under `SparsePattern.full()` the model gives the source's outputs. Dropout on attention weights becomes 0, whatever it was in
     the source (our choice, see [`ErnieSparseConfig`]).
 
     Args:
@@ -204,7 +204,7 @@ def convert(
         )
     tokenizer = _find_tokenizer(source, tokenizer, max_length)
     weights, dropped = _read_weights(source)
-    model, made = _place(weights, source, pattern)
+    model, made = _place(weights, source, pattern, None if tokenizer is None else tokenizer.cls_token_id)
     tiled = {}
     if max_length > source.num_positions:
         model.resize_position_embeddings(max_length)
@@ -391,7 +391,9 @@ def _load(source: _Source) -> tuple[dict[str, torch.Tensor], Collection[str]]:
     return weights, sorted(info["unexpected_keys"])
 
 
-def _place(weights, source: _Source, pattern: SparsePattern) -> tuple[ErnieSparsePreTrainedModel, dict[str, str]]:
+def _place(
+    weights, source: _Source, pattern: SparsePattern, cls_token_id: int | None
+) -> tuple[ErnieSparsePreTrainedModel, dict[str, str]]:
     """The model with these weights and those that it has beyond them, and how the latter were made."""
     zeros = {}
     for name, weight in weights.items():
@@ -401,7 +403,7 @@ def _place(weights, source: _Source, pattern: SparsePattern) -> tuple[ErnieSpars
     dtype = next(iter(weights.values())).dtype
     config, weights = source.build_config(pattern), {**weights, **zeros}
     model, info = _fill(source, source.model_class, None, config=config, state_dict=weights, dtype=dtype)
-    made = _make_representatives(model) | dict.fromkeys(zeros, "zero, as in the source")
+    made = _make_representatives(model, cls_token_id) | dict.fromkeys(zeros, "zero, as in the source")
     made |= dict.fromkeys(filter(POOLER.search, sorted(info["missing_keys"])), "at random: the source has none")
     made |= dict.fromkeys({"cls.predictions.bias"} & info["missing_keys"], "zero, and unused: the decoder has its own")
     strange = info["missing_keys"] - set(made) | info["unexpected_keys"]
@@ -428,21 +430,26 @@ def _refuse(weights: Collection[str], why: str):
 
 
 @torch.no_grad()
-def _make_representatives(model: ErnieSparsePreTrainedModel) -> dict[str, str]:
+def _make_representatives(model: ErnieSparsePreTrainedModel, cls_token_id: int | None) -> dict[str, str]:
     """
-    Let the representatives start as an average token, and step 2 with the layer norms of step 1.
+    Let the representatives start as a token that does least harm or, without global blocks, most good; and step 2 with the layer
+    norms of step 1.
 
-    Vocabularies are more or less in the order of frequency, so the n-th word is weighted with 1/n (Zipf's law). In our
-    measurements this disturbs a converted model half as much as the embedding of [CLS] does (`docs/conversion.md`).
+    With global blocks, an average token disturbs a converted model half as much as [CLS] does. Without them, a model whose
+    representatives start as [CLS] learns to carry by them what an average token does not (`docs/conversion.md`). Vocabularies are
+    more or less in the order of frequency, so the n-th word of the average is weighted with 1/n (Zipf's law).
     """
     embeddings = model.base_model.embeddings
     words = embeddings.word_embeddings.weight.float()
-    shares = 1 / torch.arange(1, len(words) + 1, dtype=torch.float32, device=words.device)
-    average = shares @ words / shares.sum() + embeddings.token_type_embeddings.weight[0]
-    embeddings.representative_embeddings.weight.copy_(average)
+    if model.config.pattern.num_global_blocks == 0 and cls_token_id is not None:
+        start, fate = words[cls_token_id], "the token [CLS]"
+    else:
+        shares = 1 / torch.arange(1, len(words) + 1, dtype=torch.float32, device=words.device)
+        start, fate = shares @ words / shares.sum(), "the average token"
+    embeddings.representative_embeddings.weight.copy_(start + embeddings.token_type_embeddings.weight[0])
     for layer in model.base_model.encoder.layer[:-1]:
         layer.attention.representative_LayerNorm.load_state_dict(layer.attention.output.LayerNorm.state_dict())
-    fates = {"representative_embeddings.": "the average token", "representative_LayerNorm.": "copy of output.LayerNorm"}
+    fates = {"representative_embeddings.": fate, "representative_LayerNorm.": "copy of output.LayerNorm"}
     return {name: fate for name in model.state_dict() for part, fate in fates.items() if part in name}
 
 

@@ -564,6 +564,22 @@ def save_tokenizer(folder: Path, words=tuple(WORDS)) -> BertTokenizer:
     return tokenizer
 
 
+def test_without_global_blocks_representatives_start_as_the_first_token(tmp_path):
+    source, tokenizer = build("Bert"), save_tokenizer(tmp_path)
+    weights = source.state_dict()
+    expected = weights["embeddings.word_embeddings.weight"][WORDS.index("[CLS]")]
+    expected = expected + weights["embeddings.token_type_embeddings.weight"][0]
+    name = "embeddings.representative_embeddings.weight"
+    for pattern, given, is_first in (
+        ("num_global_blocks=0", tokenizer, True),
+        ("num_global_blocks=1", tokenizer, False),
+        ("num_global_blocks=0", None, False),
+    ):
+        model, report = parts(convert(source, pattern=pattern, tokenizer=given))
+        assert torch.equal(model.state_dict()[name][0], expected) == is_first
+        assert ("[CLS]" in report.made[name]) == is_first
+
+
 @pytest.mark.parametrize("given", ["beside the checkpoint", "vocab.txt alone", "as a folder", "as an object"])
 def test_the_tokenizer_goes_along_and_knows_the_new_length(given, tmp_path):
     source = tmp_path / "source"

@@ -91,6 +91,17 @@ def reported(workspace, out: Path, kind="single_label", *more) -> dict:
     return read(out)
 
 
+def test_time_and_memory_are_left_out_where_they_are_not_asked_for(workspace, tmp_path, monkeypatch):
+    def never(*args):
+        raise AssertionError
+
+    monkeypatch.setattr(runner, "seconds_beside", never)
+    monkeypatch.setattr(runner, "peak_memory", never)
+    results = reported(workspace, tmp_path / "out", "single_label", "--timing", "false")
+    assert all(entry[name] is None for entry in results["patterns"] for name in MEASURED)
+    assert "**time** and **memory** were not measured here." in (tmp_path / "out" / "robustness.md").read_text()
+
+
 @pytest.mark.parametrize(
     "kind",
     ["masked_lm", *(pytest.param(name, marks=[pytest.mark.slow] * (name != "single_label")) for name in TASK_TYPES)],

@@ -83,6 +83,10 @@ class RobustnessArguments:
     )
     batch_size: int = field(default=8, metadata={"help": "Documents per forward pass."})
     attention_documents: int = field(default=8, metadata={"help": "Documents whose attention is looked at; 0: none."})
+    timing: bool = field(
+        default=True,
+        metadata={"help": "Measure time and memory, which takes as long as reading some hundred documents."},
+    )
     seed: int = field(
         default=42, metadata={"help": "Of documents that are drawn or held out, of masks and of the bootstrap."}
     )

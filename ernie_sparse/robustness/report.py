@@ -17,7 +17,7 @@ EXPLAINED = """\
 - **dropped**: of the attention that tokens pay to tokens when all of them see each other (same weights, blocks and
   representatives), the share that falls where the pattern does not look; the mean over layers, heads and tokens {attention}.
 - **keys**: how many keys the query of a token meets. **cost**: multiplications and additions of the layers, counted.
-  **time** and **memory**: measured. The last three are multiples of the own pattern's, which takes {seconds} per document{memory}.
+  **time** and **memory** {measured}. The last three are multiples of the own pattern's.
 """
 
 
@@ -84,8 +84,7 @@ def said_of_choice(choice: dict, results: dict) -> list[str]:
     lines = [
         f"The cheapest pattern that loses at most {epsilon} of {metric} with 95 % confidence is {choice['name']} "
         f"({choice['pattern']}): it loses {lost['points']:.2f} points here, and at most {lost['at_most']:.2f} with that "
-        f"confidence. It saves {100 * (1 - entry['relative_cost']):.0f} % of the operations; measured here it takes "
-        f"{entry['relative_time']:.2f} times the time{_memory_of(entry)}."
+        f"confidence. It saves {100 * (1 - entry['relative_cost']):.0f} % of the operations{_measured_of(entry)}."
     ]
     if "test" in choice:
         test = choice["test"]
@@ -99,8 +98,11 @@ def said_of_choice(choice: dict, results: dict) -> list[str]:
     return lines
 
 
-def _memory_of(entry: dict) -> str:
-    return "" if entry["relative_memory"] is None else f" and {entry['relative_memory']:.2f} times the memory"
+def _measured_of(entry: dict) -> str:
+    if entry["relative_time"] is None:
+        return ""
+    memory = "" if entry["relative_memory"] is None else f" and {entry['relative_memory']:.2f} times the memory"
+    return f"; measured here it takes {entry['relative_time']:.2f} times the time{memory}"
 
 
 def page(results: dict) -> str:
@@ -113,16 +115,17 @@ def page(results: dict) -> str:
         if attention["documents"]
         else "(not measured here)"
     )
-    memory = (
-        ""
-        if own["peak_memory_mib"] is None
-        else f" and {own['peak_memory_mib']:,.0f} MiB beside the model for its longest batch"
-    )
+    measured = "were not measured here"
+    if own["seconds_per_document"] is not None:
+        memory = own["peak_memory_mib"]
+        beside = "" if memory is None else f" and {memory:,.0f} MiB beside the model for its longest batch"
+        measured = (
+            f"are measured: the own pattern takes {1000 * own['seconds_per_document']:.3g} ms per document{beside}"
+        )
     explained = EXPLAINED.format(
         metric=results["metric"] or "none, for there are no labels",
         attention=where,
-        seconds=f"{1000 * own['seconds_per_document']:.3g} ms",
-        memory=memory,
+        measured=measured,
     )
     facts = results["hardware"]
     return "\n".join(

@@ -39,6 +39,8 @@ from .subject import Subject
 
 # What is measured of each pattern lies there, in a file each.
 KEPT = "patterns"
+# What a clock and the system say of a pattern; `None` where they are not asked.
+CLOCKED = ("seconds_per_document", "relative_time", "peak_memory_mib", "relative_memory")
 
 
 def main(argv: list[str]):
@@ -107,7 +109,7 @@ def identity(args: RobustnessArguments, subject: Subject, tokenizer) -> dict:
         "tokenizer": digest_of_tokenizer(tokenizer),
         "settings": dict(subject.settings),
         "metric": subject.metric,
-        **{name: getattr(args, name) for name in ("seed", "batch_size", "attention_documents", "unlabelled")},
+        **{name: getattr(args, name) for name in ("seed", "batch_size", "attention_documents", "timing", "unlabelled")},
     }
 
 
@@ -134,7 +136,7 @@ def measure(
     outputs = OwnOutputs(subject.forward, own)
     parts = subject.batches()
     maps = attention_maps(subject, args.attention_documents) if is_full else []
-    timed = [subject.inputs(numbers) for numbers in timed_batches(parts)] if is_full else []
+    timed = [subject.inputs(numbers) for numbers in timed_batches(parts)] if is_full and args.timing else []
     longest = subject.inputs(parts[0])
     with tqdm(total=size * len(patterns), initial=size * (len(patterns) - len(missing)), unit=" documents") as bar:
         try:
@@ -150,7 +152,7 @@ def measure(
                     measures["draws"] = subject.draws(measures["answers"], args.seed)
                 if is_full:
                     measures["dropped_attention"] = dropped_attention(pattern, maps) if maps else None
-                    measures |= clocked(subject, pattern, own, timed, longest)
+                    measures |= clocked(subject, pattern, own, timed, longest) if timed else dict.fromkeys(CLOCKED)
                 measures["environment"] = record.environment()
                 found[pattern] = measures
                 write_json(folder / f"{pattern}.json", measures, is_data=True)
@@ -192,12 +194,8 @@ def clocked(subject: Subject, pattern: SparsePattern, own: SparsePattern, batche
     seconds, ratio = seconds_beside(subject.forward, pattern, own, batches)
     memory = peak_memory(subject.forward, pattern, longest)
     own_memory = memory if pattern == own else peak_memory(subject.forward, own, longest)
-    return {
-        "seconds_per_document": seconds,
-        "relative_time": ratio,
-        "peak_memory_mib": memory,
-        "relative_memory": memory / own_memory if memory and own_memory else None,
-    }
+    relative_memory = memory / own_memory if memory and own_memory else None
+    return dict(zip(CLOCKED, (seconds, ratio, memory, relative_memory), strict=True))
 
 
 def collect(args, subject: Subject, patterns: list[SparsePattern], left_out: dict, found: dict) -> dict:
@@ -219,8 +217,7 @@ def collect(args, subject: Subject, patterns: list[SparsePattern], left_out: dic
         entry |= {name: measures[name] for name in ("flips", "mean_kl", "dropped_attention")}
         entry["keys_per_query"] = costs[pattern].keys_per_query
         entry["relative_cost"] = costs[pattern].operations / costs[own].operations
-        names = ("seconds_per_document", "relative_time", "peak_memory_mib", "relative_memory")
-        entries.append(entry | {name: measures[name] for name in names})
+        entries.append(entry | {name: measures[name] for name in CLOCKED})
     maps = min(args.attention_documents, len(subject.features))
     return {
         "model": args.model,

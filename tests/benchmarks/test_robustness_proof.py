@@ -2,6 +2,7 @@
 """The proof of robustness: that its patterns are unseen, its documents held out, and its ratios those of the runs."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
@@ -63,9 +64,8 @@ def test_a_table_leaves_the_own_pattern_out_and_compares_with_plain_training(tmp
     folder.mkdir()
     for arm, flips, kl in (("plain", 0.3, 0.04), ("SAOR, alpha 5", 0.1, 0.01)):
         for seed, score in ((0, 0.8), (1, 0.9)):
-            (folder / f"{robustness.file_name(arm)}-seed-{seed}.json").write_text(
-                json.dumps(kept(flips, kl, score, seed))
-            )
+            path = robustness.kept_file(SimpleNamespace(results_dir=tmp_path), "imdb", arm, seed)
+            path.write_text(json.dumps(kept(flips, kl, score, seed)))
     page = tmp_path / "page.md"
     page.write_text("".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in ("imdb", "imdb-patterns")))
     robustness.main(["--results-dir", str(tmp_path), "--tasks", "imdb", "--page", str(page)])
