@@ -5,6 +5,7 @@ many masked tokens are right, and what the loss is under patterns that are not t
 """
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import torch
@@ -40,6 +41,8 @@ class PretrainTrainer(SaorTrainer):
         if not isinstance(self.train_dataset, RowStream):
             return super().get_train_dataloader()
         args = self.args
+        # Its call of what torch has given up does no harm, and is no business of who trains.
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
         loader = StatefulDataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
