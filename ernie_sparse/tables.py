@@ -4,8 +4,8 @@
 import csv
 import glob
 import gzip
-import importlib.util
 import inspect
+import io
 import itertools
 import json
 import lzma
@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
-import fsspec
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, IterableDatasetDict
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 from pyarrow import parquet
 
 from .errors import InputError, input_errors
@@ -79,19 +80,22 @@ def kind_of(path: str | Path) -> str:
 
 
 @contextmanager
-def open_text(path: str | Path, **how) -> Iterator:
+def open_text(path: str | Path, **how) -> Iterator[io.TextIOWrapper]:
     """
     A file of UTF-8 text, unpacked while it is read; `how` as of `open`.
 
     Raises:
         [`InputError`]: What unpacks it is not installed, or it is not packed as its name says.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".zst" and importlib.util.find_spec("zstandard") is None:
+    packing = infer_compression(str(path))
+    if packing is None and Path(path).suffix.lower() in COMPRESSED:
+        # What is not installed is not known either.
         raise InputError(f"{path}: pip install zstandard, which reads .zst files")
     try:
-        with fsspec.open(path, "rt", encoding="utf-8-sig", compression="infer", **how) as file:
-            yield file
+        with open(path, "rb") as packed:
+            file = packed if packing is None else compr[packing](packed, mode="rb")
+            with io.TextIOWrapper(file, encoding="utf-8-sig", **how) as text:
+                yield text
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"could not read {path}: {error}") from error
 

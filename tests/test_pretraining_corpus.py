@@ -77,7 +77,10 @@ def test_packed_files_and_tables_are_read(tmp_path):
     assert sorted(corpus.documents()) == ["one", "two"] and corpus.skipped == {"empty": 1}
     (tmp_path / "a.txt.zst").write_bytes(b"none")
     with pytest.raises(InputError, match=r"a\.txt\.zst: pip install zstandard|could not read"):
-        list(Corpus(parts_of_files([str(tmp_path / "a.txt.zst")]), reading).documents())
+        list(Corpus(parts_of_files([str(tmp_path / "a.txt.zst")]), Reading()).documents())
+    (tmp_path / "b.txt.gz").write_bytes(b"not packed")
+    with pytest.raises(InputError, match=r"could not read .*b\.txt\.gz: Not a gzipped file"):
+        list(Corpus(parts_of_files([str(tmp_path / "b.txt.gz")]), Reading()).documents())
 
 
 def test_what_cannot_be_read_stops_or_is_counted(tmp_path):
