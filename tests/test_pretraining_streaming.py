@@ -8,6 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from ernie_sparse import cli
+from ernie_sparse.pretraining import rows
+from ernie_sparse.pretraining.corpus import Corpus, parts_of_files
+from ernie_sparse.pretraining.documents import Reading
+from ernie_sparse.pretraining.packing import Packer
+from ernie_sparse.pretraining.tokenizer import train_tokenizer
 
 SIZES = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
 
@@ -80,3 +85,22 @@ def test_what_a_stream_needs_is_said_before_anything_is_read(text, tmp_path, cap
     assert run(*complete, "--saor-share", 0.5) == 2
     assert "--saor-share needs --packing concatenate" in capsys.readouterr().err
     assert not (tmp_path / "never").exists()
+
+
+def test_rows_are_written_once_and_counted_again_where_the_account_is_lost(text, tmp_path, monkeypatch):
+    packer = Packer(train_tokenizer(text.read_text().splitlines(), 300, 64), 64)
+    corpus = Corpus(parts_of_files([str(text)]), Reading(sample_by="line"))
+    monkeypatch.setattr(rows.datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    first, account = rows.written_rows(corpus, packer)
+    assert account["documents"] == 400 and account["rows"] == len(first) and account["skipped"] == {}
+    assert account["tokens"] == sum(map(len, first["input_ids"])) and account["seconds"] > 0
+
+    def never(*args):
+        raise AssertionError
+
+    monkeypatch.setattr(Packer, "rows", never)
+    assert rows.written_rows(corpus, packer)[1] == account
+    (path,) = (tmp_path / "ernie_sparse").iterdir()
+    path.unlink()
+    again, counted = rows.written_rows(corpus, packer)
+    assert again["input_ids"] == first["input_ids"] and counted == {**account, "seconds": None}

@@ -1,13 +1,15 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Rows to train on, from a corpus: written to disk once, or made while they are asked for."""
 
+import collections
 import hashlib
 import inspect
+import itertools
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import datasets
@@ -65,17 +67,13 @@ class RowStream(torch.utils.data.IterableDataset):
 
 def identity_of(corpus: Corpus, packer: Packer) -> dict:
     """What decides the rows of a corpus."""
-    parts = [
-        (
-            part.name,
-            part.size,
-            part.weight,
-            part.first,
-            part.stop,
-            Path(part.name).stat().st_mtime_ns if part.rows is None else part.rows._fingerprint,
-        )
-        for part in corpus.parts
-    ]
+    parts = []
+    for part in corpus.parts:
+        if part.rows is None:
+            version = Path(part.name).stat().st_mtime_ns
+        else:
+            version = [str(part.rows.info), getattr(part.rows, "cache_files", None)]
+        parts.append([*part._replace(rows=None), version])
     return {
         "parts": parts,
         "reading": corpus.reading,
@@ -105,18 +103,38 @@ def written_rows(corpus: Corpus, packer: Packer) -> tuple[Dataset, dict]:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise
+    if not account.is_file():
+        # Somebody has cleared the cache in part.
+        account.parent.mkdir(parents=True, exist_ok=True)
+        counted = _Counted(rows)
+        collections.deque(counted, maxlen=0)
+        write_json(account, {**counted.account(), "skipped": {}, "seconds": None})
     return rows.add_column("row", np.arange(len(rows))), json.loads(account.read_text())
 
 
-def _generate(corpus: Corpus, packer: Packer, account: Path) -> Iterator[dict]:
-    start, digest, counts = time.monotonic(), hashlib.blake2b(digest_size=16), Counter()
-    for place, texts in corpus.groups(passes=1):
-        counts["documents"] += len(texts)
-        for row in packer.rows(texts, random.Random(f"{corpus.seed}/{place}")):
-            counts["rows"] += 1
-            counts["tokens"] += len(row["input_ids"])
-            digest.update(row["lengths"].tobytes() + row["input_ids"].tobytes())
+class _Counted:
+    """Rows as they pass, and an account of those that have: how many, of how many parts of documents and tokens, and a digest."""
+
+    def __init__(self, rows: Iterable[dict]):
+        self.rows, self.digest = rows, hashlib.blake2b(digest_size=16)
+        self.counts = Counter(documents=0, rows=0, tokens=0)
+
+    def __iter__(self) -> Iterator[dict]:
+        for row in self.rows:
+            self.counts.update(documents=len(row["lengths"]), rows=1, tokens=len(row["input_ids"]))
+            for name in ("lengths", "input_ids"):
+                self.digest.update(np.asarray(row[name], np.int32).tobytes())
             yield row
+
+    def account(self) -> dict:
+        return {**self.counts, "digest": self.digest.hexdigest()}
+
+
+def _generate(corpus: Corpus, packer: Packer, account: Path) -> Iterator[dict]:
+    start = time.monotonic()
+    groups = corpus.groups(passes=1)
+    rows = (packer.rows(texts, random.Random(f"{corpus.seed}/{place}")) for place, texts in groups)
+    counted = _Counted(itertools.chain.from_iterable(rows))
+    yield from counted
     account.parent.mkdir(parents=True, exist_ok=True)
-    seconds = time.monotonic() - start
-    write_json(account, {**counts, "skipped": corpus.skipped, "seconds": seconds, "digest": digest.hexdigest()})
+    write_json(account, {**counted.account(), "skipped": corpus.skipped, "seconds": time.monotonic() - start})

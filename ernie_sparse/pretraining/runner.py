@@ -275,8 +275,9 @@ def finish(
 def described(account: dict) -> str:
     """An account of what was prepared, in words."""
     skipped = {name: count for name, count in account["skipped"].items() if name != "empty"}
-    parts = [f"{account['documents']:,} documents, {account['tokens']:,} tokens"]
-    parts += [f"{account['tokens'] / max(account['seconds'], 1e-9):,.0f} tokens per second"]
+    parts = [f"{account['documents']:,} documents or parts of one, {account['tokens']:,} tokens"]
+    if account["seconds"]:
+        parts += [f"{account['tokens'] / account['seconds']:,.0f} tokens per second"]
     parts += [f"{account['skipped']['empty']:,} empty ones left out"] if account["skipped"].get("empty") else []
     parts += [f"{sum(skipped.values()):,} rows that could not be read left out"] if skipped else []
     return "; ".join(parts)
