@@ -17,7 +17,8 @@ from ernie_sparse.cli import run_command
 from ernie_sparse.command_line import ArgumentParser
 from ernie_sparse.conversion import convert
 from ernie_sparse.errors import InputError
-from ernie_sparse.pretraining.text import load_texts
+from ernie_sparse.pretraining.corpus import Corpus, parts_of_files
+from ernie_sparse.pretraining.documents import Reading
 from ernie_sparse.results import print_table
 
 PROG = "python -m benchmarks.conversion"
@@ -37,8 +38,7 @@ def token_rows(args, tokenizer) -> torch.Tensor:
     """The first `max(LENGTHS)` tokens of the first texts that have as many."""
     rows = []
     longest = max(LENGTHS)
-    texts = load_texts({"train": args.text_file}, text_column=args.text_column)["train"]
-    for text in texts["text"]:
+    for text in Corpus(parts_of_files(args.text_file), Reading(args.text_column)).documents():
         ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
         rows += [ids] if len(ids) == longest else []
         if len(rows) == args.num_texts:

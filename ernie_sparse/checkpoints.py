@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError, input_errors
+from .results import digest
 from .sparse_pattern import SparsePattern
 
 logger = logging.get_logger(__name__)
@@ -54,6 +55,13 @@ def load_tokenizer(name: str, config: ErnieSparseConfig | None = None) -> PreTra
     if tokenizer.pad_token_id is None:
         raise InputError(f"the tokenizer of {name} has no pad token: batches need one")
     return tokenizer
+
+
+def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of all that decides which tokens a text becomes."""
+    # It forgets how its last call cut a text.
+    tokenizer("", verbose=False)
+    return digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
 
 
 def load_model(

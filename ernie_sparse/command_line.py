@@ -61,8 +61,9 @@ class CommandParser(ArgumentParser, HfArgumentParser):
         """The dataclasses, from what was given, else the recipe, else the defaults."""
         values = {**self.defaults, **(recipe or {}), **given}
         for name, value in values.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"--{name.replace('_', '-')} {value}: it must be a finite number")
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise InputError(f"--{name.replace('_', '-')} {number}: it must be a finite number")
         with input_errors(ValueError, ImportError):
             return self.parse_dict(values)
 

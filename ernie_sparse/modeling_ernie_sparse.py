@@ -328,18 +328,27 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         labels: torch.LongTensor | None = None,
         pattern: Pattern | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[RegularizationKwargs],
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The tokens to predict; -100 where none is masked.
+        logits_to_keep (`int` or `torch.Tensor`, *optional*):
+            For which tokens logits are made, and whose labels count, as in transformers: the last ones of each row, so many, 0 being
+            all; places in every row, `(num_kept,)`; or, `(batch_size, sequence_length)` of bool, those that are true, which makes
+            logits `(num_true, vocab_size)`. Masked tokens are few, and logits by far the widest tensor. Training makes no others.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         passes = self._encode(inputs, labels, pattern, **kwargs)
         if labels is not None and self.training:
             losses = self._training_losses(passes, labels, num_items_in_batch)
             return ErnieSparseHeadOutput(**passes.fields(losses))
-        logits = [self.cls(output.last_hidden_state) for output in passes.outputs]
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        # Of all rows alike, or of each its own.
+        kept = kept if isinstance(kept, torch.Tensor) and kept.dim() == 2 else (slice(None), kept)
+        logits = [self.cls(output.last_hidden_state[kept]) for output in passes.outputs]
+        labels = None if labels is None else labels[kept]
         losses = passes.losses("categorical", logits, labels, num_items_in_batch)
         return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 

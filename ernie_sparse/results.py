@@ -149,6 +149,12 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest(content) -> str:
+    """A short digest of text, or of values of JSON."""
+    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
 def contents_digest(*parts: "Dataset") -> str:
     """A digest of the rows of some data sets: of what stands in them and in which order, not of how they are stored."""
     digest = hashlib.blake2b(digest_size=16)

@@ -160,17 +160,19 @@ class Run:
             raise InputError(f"{folder} holds another run, of {', '.join(changed)}: name another folder")
         return earlier
 
-    def check_data(self, data: Mapping[str, Iterable[Dataset]]):
+    def check_data(self, data: Mapping[str, Iterable[Dataset] | str]):
         """
         Add what is trained and evaluated on, by its contents, to what the run is.
 
         Args:
-            data (`Mapping[str, Iterable[Dataset]]`): By split.
+            data (`Mapping[str, Iterable[Dataset] | str]`): By split: the rows, or their digest where they are too many to read.
 
         Raises:
             [`InputError`]: The run that is to go on had other rows, or in another order.
         """
-        now = self.identity["data"] = {split: contents_digest(*parts) for split, parts in data.items()}
+        now = self.identity["data"] = {
+            split: parts if isinstance(parts, str) else contents_digest(*parts) for split, parts in data.items()
+        }
         # None where it was stopped before its rows were read.
         before = None if self._earlier is None else read_json(self._earlier / FILE_NAME).get("data")
         changed = [split for split in {**before, **now} if before.get(split) != now.get(split)] if before else []

@@ -3,11 +3,15 @@
 
 import csv
 import glob
+import gzip
 import inspect
+import io
 import itertools
 import json
+import lzma
 import os
 import sys
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +20,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features
+from datasets import Dataset, DatasetDict, Features, IterableDatasetDict
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 from pyarrow import parquet
 
 from .errors import InputError, input_errors
@@ -24,6 +30,8 @@ from .errors import InputError, input_errors
 NOT_UTF8 = "not UTF-8 text"
 # How a text file is cut into documents.
 SAMPLE_BY = ("document", "paragraph", "line")
+# Packed files, whose kind is what stands before.
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def find_files(names: Iterable[str | Path]) -> list[Path]:
@@ -53,7 +61,8 @@ def find_files(names: Iterable[str | Path]) -> list[Path]:
 
 
 @contextmanager
-def _said_of(path: Path) -> Iterator[None]:
+def said_of(path: Path) -> Iterator[None]:
+    """Errors of reading `path` as an [`InputError`] that names it."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -61,6 +70,33 @@ def _said_of(path: Path) -> Iterator[None]:
             f"could not read {path}: it is not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
     except pa.ArrowException as error:
+        raise InputError(f"could not read {path}: {error}") from error
+
+
+def kind_of(path: str | Path) -> str:
+    """The suffix that says how a file is read, in small letters: that before `.gz` or the like of a packed one."""
+    path = Path(path)
+    return Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
+
+
+@contextmanager
+def open_text(path: str | Path, **how) -> Iterator[io.TextIOWrapper]:
+    """
+    A file of UTF-8 text, unpacked while it is read; `how` as of `open`.
+
+    Raises:
+        [`InputError`]: What unpacks it is not installed, or it is not packed as its name says.
+    """
+    packing = infer_compression(str(path))
+    if packing is None and Path(path).suffix.lower() in COMPRESSED:
+        # What is not installed is not known either.
+        raise InputError(f"{path}: pip install zstandard, which reads .zst files")
+    try:
+        with open(path, "rb") as packed:
+            file = packed if packing is None else compr[packing](packed, mode="rb")
+            with io.TextIOWrapper(file, encoding="utf-8-sig", **how) as text:
+                yield text
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"could not read {path}: {error}") from error
 
 
@@ -74,10 +110,10 @@ def read_rows(path: str | Path, sample_by: str | None = None) -> Iterator[dict |
         [`InputError`]: The file as a whole cannot be read.
     """
     path = Path(path)
-    read = _READERS.get(path.suffix.lower())
+    read = _READERS.get(kind_of(path))
     if read is None and sample_by is None:
         raise InputError(f"{path}: {', '.join(suffix[1:] for suffix in FORMATS)} files can be read")
-    with _said_of(path):
+    with said_of(path):
         yield from read_text(path, sample_by) if read is None else read(path)
 
 
@@ -93,8 +129,8 @@ def _is_utf8(text: str) -> bool:
 def _read_csv(path: Path) -> Iterator[dict | InputError]:
     # Documents are cells: the limit of the library is 128 KiB.
     csv.field_size_limit(sys.maxsize)
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = _csv_rows(file, "\t" if path.suffix.lower() == ".tsv" else ",")
+    with open_text(path, newline="", errors="surrogateescape") as file:
+        rows = _csv_rows(file, "\t" if kind_of(path) == ".tsv" else ",")
         header = next((row for row in rows if row), [])
         if isinstance(header, InputError):
             raise InputError(f"could not read the header of {path}: {header}")
@@ -152,8 +188,8 @@ def _csv_rows(file: Iterator[str], delimiter: str) -> Iterator[list[str] | Input
 
 
 def _read_json(path: Path) -> Iterator[dict | InputError]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        is_list = path.suffix.lower() == ".json" and file.read(4096).lstrip().startswith("[")
+    with open_text(path, errors="surrogateescape") as file:
+        is_list = kind_of(path) == ".json" and file.read(4096).lstrip().startswith("[")
         file.seek(0)
         if is_list:
             text = file.read()
@@ -183,7 +219,7 @@ def _read_parquet(path: Path) -> Iterator[dict]:
 
 def read_text(path: str | Path, sample_by: str) -> Iterator[dict]:
     """The documents of a text file, `{"text": …}` each: the whole of it, its paragraphs or its lines ([`SAMPLE_BY`])."""
-    with _said_of(path), open(path, encoding="utf-8-sig", newline="\n") as file:
+    with said_of(path), open_text(path, newline="\n") as file:
         if sample_by == "document":
             yield {"text": file.read()}
         elif sample_by == "line":
@@ -301,15 +337,15 @@ def check_text(text: str) -> str:
     return text
 
 
-def load_hub_rows(name: str, config: str | None) -> DatasetDict:
+def load_hub_rows(name: str, config: str | None, streaming: bool = False) -> DatasetDict | IterableDatasetDict:
     """
-    The splits of a data set of the hub, or of a local folder in its layout.
+    The splits of a data set of the hub, or of a local folder in its layout; with `streaming`, read while they are asked for.
 
     Raises:
         [`InputError`]: It cannot be loaded, for whatever reason.
     """
     try:
-        return datasets.load_dataset(name, config)
+        return datasets.load_dataset(name, config, streaming=streaming)
     except Exception as error:
         raise InputError(f"the data set {name} cannot be loaded: {error.__cause__ or error}") from error
 

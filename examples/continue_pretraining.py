@@ -26,8 +26,11 @@ from ernie_sparse.cli import run_command
 from ernie_sparse.command_line import ArgumentParser
 from ernie_sparse.conversion import check_target, convert
 from ernie_sparse.errors import InputError
-from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator, mask_once
-from ernie_sparse.pretraining.text import load_texts, pack
+from ernie_sparse.pretraining.corpus import Corpus, parts_of_files
+from ernie_sparse.pretraining.documents import Reading
+from ernie_sparse.pretraining.masking import MaskAnew, Masking, MaskingCollator, mask_once
+from ernie_sparse.pretraining.packing import Packer
+from ernie_sparse.pretraining.rows import written_rows
 from ernie_sparse.results import Record, print_table, write_json
 
 PROG = "python examples/continue_pretraining.py"
@@ -144,7 +147,7 @@ def give_head(args, rows: datasets.Dataset, tokenizer, folder: Path) -> Path:
     model = AutoModelForMaskedLM.from_pretrained(args.source, attention_probs_dropout_prob=0.0)
     if not hasattr(model, "cls"):
         raise InputError(f"{args.source} has no masked-LM head, and only BERT-like sources can be given one here")
-    collator = MaskingCollator(tokenizer, MLM_PROBABILITY, args.seed)
+    collator = MaskingCollator(Masking(tokenizer, MLM_PROBABILITY, seed=args.seed))
     length = len(rows[0]["input_ids"])
     arguments = training_arguments(args, folder, args.head_steps, length, args.head_learning_rate)
     trainer = HeadTrainer(model, arguments, collator, rows, processing_class=tokenizer, callbacks=[MaskAnew(collator)])
@@ -172,9 +175,11 @@ def plot(curve: list[dict], limit: int, path: Path):
     figure.savefig(path, dpi=120)
 
 
-def rows_of(documents: datasets.Dataset, args, tokenizer, count: int) -> datasets.Dataset:
+def rows_of(files: list[str], args, tokenizer, count: int) -> datasets.Dataset:
     """At most `count` full rows of `--max-length` tokens."""
-    rows = pack(documents, tokenizer, args.max_length).shuffle(seed=args.seed)
+    corpus = Corpus(parts_of_files(files), Reading.for_rows_of(args.max_length, args.text_column))
+    rows, _ = written_rows(corpus, Packer(tokenizer, args.max_length, "concatenate"))
+    rows = rows.select_columns(["input_ids", "row"]).shuffle(seed=args.seed)
     rows = rows.filter(lambda row: len(row["input_ids"]) == args.max_length)
     if not len(rows):
         raise InputError(f"the text does not fill one row of {args.max_length} tokens")
@@ -192,21 +197,20 @@ def main(argv: list[str]):
     tokenizer, limit = conversion.tokenizer, conversion.report.num_source_positions
     if tokenizer is None:
         raise InputError(f"there is no tokenizer in {source}")
-    raw = load_texts({"train": args.train_file, "validation": args.validation_file}, text_column=args.text_column)
-    rows = rows_of(raw["train"], args, tokenizer, args.training_rows)
-    validation = rows_of(raw["validation"], args, tokenizer, args.validation_rows)
+    rows = rows_of(args.train_file, args, tokenizer, args.training_rows)
+    validation = rows_of(args.validation_file, args, tokenizer, args.validation_rows)
     if not isinstance(conversion.model, ErnieSparseForMaskedLM):
         source = give_head(args, cut(rows, limit), tokenizer, out / "source_with_head")
         conversion = convert(source, max_length=args.max_length)
     conversion.save(out / "converted")
     print_table(conversion.report.rows())
 
-    masked = mask_once(validation, tokenizer, MLM_PROBABILITY, args.seed)
+    masked = mask_once(validation, Masking(tokenizer, MLM_PROBABILITY, seed=args.seed))
     pieces = cut(masked, limit)
     source_losses = token_losses(AutoModelForMaskedLM.from_pretrained(source), pieces)
     measure = Measure(masked, pieces, limit, args.measure_every)
     measure(conversion.model, 0)
-    collator = MaskingCollator(tokenizer, MLM_PROBABILITY, args.seed)
+    collator = MaskingCollator(Masking(tokenizer, MLM_PROBABILITY, seed=args.seed))
     arguments = training_arguments(args, out / "continued", args.steps, args.max_length, args.learning_rate)
     trainer = SaorTrainer(
         model=conversion.model,

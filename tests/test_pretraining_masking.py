@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Masked rows: a function of seed, epoch and row, never of the batch or of who reads it; evaluation masks fixed."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -9,39 +10,45 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from ernie_sparse import ErnieSparseForMaskedLM, SaorArguments
-from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator, mask, mask_once
-from ernie_sparse.pretraining.text import pack, train_tokenizer
+from ernie_sparse.pretraining.masking import MaskAnew, Masking, MaskingCollator, mask_once
+from ernie_sparse.pretraining.packing import Packer
+from ernie_sparse.pretraining.tokenizer import train_tokenizer
 from ernie_sparse.trainer import SaorTrainer
 
-TEXTS = ["A harbour in the north. " * 7, "bees", "   ", "In the southern orchard, lemons! " * 11, "x" * 31, None]
+TEXTS = ["A harbour in the north. " * 7, "bees", "In the southern orchard, lemons! " * 11, "x" * 31]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer((text for text in TEXTS if text), vocab_size=300, max_length=32)
+    return train_tokenizer(TEXTS, vocab_size=300, max_length=32)
+
+
+def packed(texts, tokenizer, packing="concatenate", with_words=False) -> Dataset:
+    rows = Packer(tokenizer, 32, packing, with_words).rows(texts, random.Random(0))
+    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)])
 
 
 @pytest.fixture
 def rows(tokenizer):
-    return pack(Dataset.from_dict({"text": TEXTS}), tokenizer, max_length=32)
+    return packed(TEXTS, tokenizer)
 
 
 def test_masking_is_a_function_of_seed_epoch_and_row(tokenizer, rows):
     first, last = rows[0], rows[len(rows) - 1]
-    collator = MaskingCollator(tokenizer, mlm_probability=0.5, seed=0)
+    collator = MaskingCollator(Masking(tokenizer, 0.5, seed=0))
     together, alone = collator([first, last]), collator([first])
     width = alone["labels"].shape[1]
     assert torch.equal(together["labels"][0, :width], alone["labels"][0])
     assert torch.equal(together["input_ids"][0, :width], alone["input_ids"][0])
     collator.epoch = 1
     assert not torch.equal(collator([first])["labels"], alone["labels"])
-    other = MaskingCollator(tokenizer, mlm_probability=0.5, seed=1)
+    other = MaskingCollator(Masking(tokenizer, 0.5, seed=1))
     assert not torch.equal(other([first])["labels"], alone["labels"])
 
 
 def test_these_masks_are_kept_from_version_to_version(tokenizer):
-    row = {"input_ids": [2, *range(100, 120), 3], "special_tokens_mask": [1] + [0] * 20 + [1], "row": 2}
-    masked = mask(row, tokenizer, 0.5, seed=7, epoch=2)
+    row = {"input_ids": [2, *range(100, 120), 3], "row": 2}
+    masked = Masking(tokenizer, 0.5, seed=7)(row, epoch=2)
     assert masked["input_ids"] == [
         2,
         100,
@@ -93,14 +100,16 @@ def test_these_masks_are_kept_from_version_to_version(tokenizer):
 
 
 def test_of_the_predicted_tokens_eight_in_ten_are_hidden_and_one_is_another(tokenizer):
-    row = {"input_ids": [100] * 20000, "special_tokens_mask": [0, 1] * 10000}
+    row = {"input_ids": [100, tokenizer.sep_token_id] * 10000}
     shares = []
     for number in range(5):
-        masked = mask({**row, "row": number}, tokenizer, 0.3, seed=0, epoch=0)
+        masked = Masking(tokenizer, 0.3)({**row, "row": number}, epoch=0)
         ids, labels = torch.tensor(masked["input_ids"]), torch.tensor(masked["labels"])
         is_predicted = labels != -100
         assert (
-            not is_predicted[1::2].any() and (ids[~is_predicted] == 100).all() and (labels[is_predicted] == 100).all()
+            not is_predicted[1::2].any()
+            and (ids[::2][~is_predicted[::2]] == 100).all()
+            and (labels[is_predicted] == 100).all()
         )
         ids = ids[is_predicted]
         is_hidden, is_same = ids == tokenizer.mask_token_id, ids == 100
@@ -110,7 +119,7 @@ def test_of_the_predicted_tokens_eight_in_ten_are_hidden_and_one_is_another(toke
 
 
 def test_special_tokens_and_padding_are_never_masked(tokenizer, rows):
-    batch = MaskingCollator(tokenizer, mlm_probability=0.9, seed=0)([rows[0], rows[len(rows) - 1]])
+    batch = MaskingCollator(Masking(tokenizer, 0.9, seed=0))([rows[0], rows[len(rows) - 1]])
     labelled = batch["labels"] != -100
     assert 0.5 < labelled.float().mean() < 1
     assert not (labelled & (batch["attention_mask"] == 0)).any()
@@ -119,12 +128,12 @@ def test_special_tokens_and_padding_are_never_masked(tokenizer, rows):
 
 
 def test_each_epoch_masks_anew_and_a_resumed_one_as_it_did(tokenizer, rows):
-    collator = MaskingCollator(tokenizer, mlm_probability=0.5, seed=0)
+    collator = MaskingCollator(Masking(tokenizer, 0.5, seed=0))
     callback, labels = MaskAnew(collator), []
     for epoch in (0, 0.9999999999, 2.0):
         callback.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
         labels.append(collator([rows[0]])["labels"][0].tolist())
-    expected = [mask(rows[0], tokenizer, 0.5, 0, epoch)["labels"] for epoch in (0, 1, 2)]
+    expected = [Masking(tokenizer, 0.5)(rows[0], epoch)["labels"] for epoch in (0, 1, 2)]
     assert labels == expected and expected[0] != expected[1] != expected[2]
 
 
@@ -132,8 +141,8 @@ def test_each_epoch_masks_anew_and_a_resumed_one_as_it_did(tokenizer, rows):
 @pytest.mark.parametrize("num_workers, is_persistent", [(0, False), (2, False), (2, True)])
 @pytest.mark.parametrize("stop", [None, 4])
 def test_workers_mask_as_the_epoch_has_it(stop, num_workers, is_persistent, tokenizer, tiny_config, tmp_path):
-    rows = pack(Dataset.from_dict({"text": TEXTS * 2}), tokenizer, max_length=32)
-    collator, seen = MaskingCollator(tokenizer, 0.5, seed=0), []
+    rows = packed(TEXTS * 2, tokenizer)
+    collator, seen = MaskingCollator(Masking(tokenizer, 0.5, seed=0)), []
 
     def build() -> SaorTrainer:
         training = TrainingArguments(
@@ -169,16 +178,16 @@ def test_workers_mask_as_the_epoch_has_it(stop, num_workers, is_persistent, toke
         assert steps < stop < 2 * steps
         del seen[stop:]
         build().train(str(tmp_path / f"checkpoint-{stop}"))
-    expected = [mask(row, tokenizer, 0.5, 0, epoch)["labels"] for epoch in range(3) for row in rows]
+    expected = [Masking(tokenizer, 0.5)(row, epoch)["labels"] for epoch in range(3) for row in rows]
     batches = [label[label != -100].tolist() for batch in seen for label in batch]
     assert batches == [[label for label in labels if label != -100] for labels in expected]
 
 
 def test_validation_rows_keep_one_masking(tokenizer, rows):
-    masked = [mask_once(rows, tokenizer, 0.3, seed=seed) for seed in (0, 0, 1)]
+    masked = [mask_once(rows, Masking(tokenizer, 0.3, seed=seed)) for seed in (0, 0, 1)]
     assert masked[0]["input_ids"] == masked[1]["input_ids"] and masked[0]["labels"] == masked[1]["labels"]
     assert masked[0]["labels"] != masked[2]["labels"]
-    batch = MaskingCollator(tokenizer, 0.3, seed=0)([masked[0][0], masked[0][len(rows) - 1]])
+    batch = MaskingCollator(Masking(tokenizer, 0.3, seed=0))([masked[0][0], masked[0][len(rows) - 1]])
     assert batch["labels"][0].tolist() == masked[0]["labels"][0]
     original = torch.tensor(rows[0]["input_ids"])
     labels = batch["labels"][0]

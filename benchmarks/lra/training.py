@@ -19,7 +19,7 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 
 from ernie_sparse.errors import input_errors
-from ernie_sparse.pretraining.masking import MaskAnew, MaskingCollator
+from ernie_sparse.pretraining.masking import MaskAnew, Masking, MaskingCollator
 from ernie_sparse.results import environments, write_json
 from ernie_sparse.run import Run
 from ernie_sparse.trainer import SaorArguments, SaorTrainer
@@ -91,16 +91,14 @@ class MaskedDocumentCollator(DocumentCollator):
 
     def __init__(self, task: LraTask, min_length: int, seed: int):
         super().__init__(task, min_length)
-        self.masking = MaskingCollator(symbol_tokenizer(task), task.mlm_probability, seed)
+        self.masking = MaskingCollator(Masking(symbol_tokenizer(task), task.mlm_probability, seed=seed))
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         masked = []
         for row in rows:
             for number, document in enumerate(row["documents"]):
-                ids = token_ids(document)
-                special = np.zeros_like(ids)
-                name = f"{row['row']}/{number}"
-                masked.append(self.masking.mask({"input_ids": ids, "special_tokens_mask": special, "row": name}))
+                named = {"input_ids": token_ids(document), "row": f"{row['row']}/{number}"}
+                masked.append(self.masking.masking(named, self.masking.epoch))
         input_ids = self.pad([row["input_ids"] for row in masked], PAD_TOKEN_ID)
         return {
             "input_ids": input_ids,

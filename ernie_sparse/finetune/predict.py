@@ -5,7 +5,6 @@ import argparse
 import copy
 import dataclasses
 import hashlib
-import json
 from collections import Counter
 from contextlib import ExitStack
 from operator import itemgetter
@@ -16,13 +15,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from .. import __version__
-from ..checkpoints import load_config, load_model, load_tokenizer
+from ..checkpoints import digest_of_tokenizer, load_config, load_model, load_tokenizer
 from ..command_line import ArgumentParser, check_least
 from ..errors import InputError
-from ..results import print_table
+from ..results import digest, print_table
 from ..sparse_pattern import SparsePattern
 from ..tables import FORMATS, find_files
 from .classification import LABEL_TYPES
@@ -189,12 +188,6 @@ def enter(file: PredictionFile | None, stack: ExitStack) -> int:
     return done
 
 
-def digest(content) -> str:
-    """A short digest of text, or of values of JSON."""
-    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
-
-
 def examine(source: Path) -> tuple[str, int | None]:
     """The digest of a file, and how many rows it has, where that is cheap to know."""
     found, lines, suffix = hashlib.blake2b(digest_size=8), 0, source.suffix.lower()
@@ -205,12 +198,6 @@ def examine(source: Path) -> tuple[str, int | None]:
     if suffix == ".parquet":
         return found.hexdigest(), pyarrow.parquet.read_metadata(source).num_rows
     return found.hexdigest(), lines if suffix == ".jsonl" else None
-
-
-def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    # It forgets how its last call cut a text.
-    tokenizer("", verbose=False)
-    return digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
 
 
 def digest_of_model(model: PreTrainedModel) -> str:

@@ -1,10 +1,10 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""`ernie-sparse pretrain`: masked-LM pretraining with SAOR on local files or a hub data set."""
+"""`ernie-sparse pretrain`: masked-LM pretraining with SAOR on any corpus, from files or a hub data set."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -15,112 +15,22 @@ from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError, input_errors
 from ..model_card import CardFacts, Score, write_card
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
-from ..results import Record
+from ..results import Record, digest
 from ..run import Run
-from ..sparse_pattern import SparsePattern
-from ..tables import SAMPLE_BY
-from ..trainer import SaorArguments, SaorTrainer, check_label_smoothing, check_optimizer
+from ..tables import load_hub_rows
+from ..trainer import SaorArguments, check_label_smoothing, check_optimizer
 from ..training_arguments import RunArguments, check_best_metric, training_facts
-from .masking import MaskAnew, MaskingCollator, mask_once
-from .text import load_texts, pack, train_tokenizer
+from .arguments import USAGE, PretrainArguments, parse_config
+from .corpus import Corpus, parts_of_files, parts_of_rows
+from .documents import Reading
+from .masking import MaskAnew, Masking, MaskingCollator, mask_once
+from .packing import Packer
+from .rows import RowStream, identity_of, written_rows
+from .tokenizer import train_tokenizer
+from .trainer import PretrainTrainer
 
 # What the model card calls it.
 REGULARISED = {"r-drop": "R-Drop", "saor": "SAOR", "alignment": "layer alignment"}
-USAGE = """(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]
-
-examples:
-  ernie-sparse pretrain --train-file a.txt b.txt --train-tokenizer 8000 --config hidden_size=256,num_hidden_layers=4 \\
-      --max-length 1024 --output-dir out --num-train-epochs 1
-  ernie-sparse pretrain --model DIR --dataset Salesforce/wikitext --dataset-config wikitext-103-raw-v1 --output-dir out
-"""
-
-
-@dataclass
-class PretrainArguments:
-    _argument_group_name: ClassVar[str] = "model and text"
-
-    model: str | None = field(
-        default=None, metadata={"help": "ERNIE-Sparse checkpoint to go on with (folder or hub id). None: a new model."}
-    )
-    config: str | None = field(
-        default=None, metadata={"help": "Sizes of a new model, as hidden_size=256,num_hidden_layers=4,…"}
-    )
-    pattern: str | None = field(
-        default=None, metadata={"help": f"The model's own sparse pattern, as text; the default is {SparsePattern()}"}
-    )
-    tokenizer: str | None = field(default=None, metadata={"help": "Tokenizer (folder or hub id); the model's if None."})
-    train_tokenizer: int | None = field(
-        default=None, metadata={"help": "Train a byte-level BPE tokenizer of this many tokens on the training text."}
-    )
-    train_file: list[str] | None = field(
-        default=None, metadata={"help": "Text, csv, json, jsonl or parquet files to train on."}
-    )
-    validation_file: list[str] | None = field(default=None, metadata={"help": "Files to evaluate on."})
-    dataset: str | None = field(default=None, metadata={"help": "Hub data set instead of files."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text; of text files it is text."})
-    sample_by: str = field(
-        default="document",
-        metadata={"help": "What a document is in a text file: document (the file), paragraph or line."},
-    )
-    validation_fraction: float = field(
-        default=0.05, metadata={"help": "Share of the packed rows held out where there is no validation file or split."}
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens per row; the model's max_position_embeddings if None."}
-    )
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to mask and predict."})
-    preprocessing_processes: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
-
-    def __post_init__(self):
-        if self.sample_by not in SAMPLE_BY:
-            raise InputError(f"--sample-by {self.sample_by}: it must be one of {', '.join(SAMPLE_BY)}")
-        if not 0 < self.mlm_probability < 1:
-            raise InputError(f"--mlm-probability {self.mlm_probability}: it must lie between 0 and 1")
-        if not 0 < self.validation_fraction < 1:
-            raise InputError(f"--validation-fraction {self.validation_fraction}: it must lie between 0 and 1")
-        if self.max_length is not None and self.max_length < 8:
-            raise InputError(f"--max-length {self.max_length}: it must be at least 8")
-        if self.model is not None and (self.config is not None or self.train_tokenizer is not None):
-            raise InputError("--config and --train-tokenizer are for a new model: leave them out with --model")
-        if self.model is None and (self.tokenizer is None) == (self.train_tokenizer is None):
-            raise InputError("a new model needs either --tokenizer or --train-tokenizer (or go on with --model)")
-
-
-def parse_config(text: str | None) -> dict:
-    """`hidden_size=256,hidden_dropout_prob=0.0` as a mapping, each value of the type of ErnieSparseConfig's default."""
-    values = {}
-    defaults = ErnieSparseConfig().to_dict()
-    for item in text.split(",") if text else []:
-        name, _, word = (part.strip() for part in item.partition("="))
-        if not isinstance(defaults.get(name), int | float | str):
-            known = ", ".join(sorted(k for k, v in defaults.items() if isinstance(v, int | float | str)))
-            raise InputError(f"--config: {name!r} is not one of {known}")
-        value_type = type(defaults[name])
-        try:
-            values[name] = {"true": True, "false": False}[word.lower()] if value_type is bool else value_type(word)
-        except (ValueError, KeyError):
-            raise InputError(f"--config: {name}={word!r} is not of type {value_type.__name__}") from None
-        if not isinstance(values[name], str) and not math.isfinite(values[name]):
-            raise InputError(f"--config: {name}={word!r} is not a finite number")
-    return values
-
-
-def build_tokenizer(
-    args: PretrainArguments,
-    config: ErnieSparseConfig,
-    train_set: Dataset,
-    max_length: int,
-    folder: Path,
-    is_main_process: bool,
-) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, another one, or one that the main process trains on the training text and leaves in `folder`."""
-    if args.train_tokenizer is None:
-        return load_tokenizer(args.tokenizer or args.model, config if args.model else None)
-    if is_main_process:
-        texts = (text for batch in train_set.iter(batch_size=100) for text in batch["text"] if text)
-        train_tokenizer(texts, args.train_tokenizer, max_length).save_pretrained(folder)
-    return load_tokenizer(folder)
 
 
 def build_config(args: PretrainArguments) -> ErnieSparseConfig:
@@ -146,23 +56,79 @@ def build_model(args: PretrainArguments, config: ErnieSparseConfig, tokenizer) -
         return ErnieSparseForMaskedLM(config)
 
 
-def build_rows(args: PretrainArguments, raw, tokenizer, max_length: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Packed training rows, and packed validation rows under one fixed masking."""
-
-    def packed(split: str) -> Dataset:
-        return pack(raw[split], tokenizer, max_length, args.preprocessing_processes)
-
-    rows = packed("train")
-    if "validation" in raw:
-        validation = packed("validation")
+def build_corpora(args: PretrainArguments, max_length: int, seed: int) -> dict[str, Corpus]:
+    """What is trained on and, where it is a corpus of its own, what is evaluated on."""
+    reading = Reading.for_rows_of(max_length, args.text_column, args.sample_by, args.skip_bad_rows)
+    if args.dataset is None:
+        parts = {"train": parts_of_files(args.train_file, args.train_weights)}
+        if args.validation_file:
+            parts["validation"] = parts_of_files(args.validation_file)
     else:
+        splits = load_hub_rows(args.dataset, args.dataset_config, args.streaming)
+        parts = {split: parts_of_rows(f"{args.dataset} {split}", rows) for split, rows in splits.items()}
+        if "train" not in parts:
+            raise InputError(f"--dataset {args.dataset} has no split train: only {', '.join(parts)}")
+    found = {split: Corpus(parts[split], reading, seed) for split in ("train", "validation") if split in parts}
+    if args.streaming and "validation" not in found:
+        found["train"], found["validation"] = found["train"].held_out(args.validation_fraction)
+    return found
+
+
+def build_tokenizer(
+    args: PretrainArguments,
+    config: ErnieSparseConfig,
+    corpus: Corpus,
+    max_length: int,
+    folder: Path,
+    is_main_process: bool,
+) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, another one, or one that the main process trains on the training text and leaves in `folder`."""
+    if args.train_tokenizer is None:
+        return load_tokenizer(args.tokenizer or args.model, config if args.model else None)
+    if is_main_process:
+        train_tokenizer(corpus.documents(), args.train_tokenizer, max_length).save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+class Rows(NamedTuple):
+    """
+    What is trained and evaluated on.
+
+    Args:
+        train (`Dataset` or [`RowStream`])
+        validation (`Dataset`): Under one fixed masking.
+        accounts (`dict`): Of what was written, by split.
+    """
+
+    train: Dataset | RowStream
+    validation: Dataset
+    accounts: dict
+
+
+def build_rows(
+    args: PretrainArguments, found: Mapping[str, Corpus], packer: Packer, masking: Masking, training: RunArguments
+) -> Rows:
+    accounts = {}
+
+    def written(split: str) -> Dataset:
+        rows, accounts[split] = written_rows(found[split], packer)
+        return rows
+
+    if args.streaming:
+        rows = RowStream(found["train"], packer, training.process_index, training.world_size)
+        validation = written("validation")
+    elif "validation" in found:
+        rows, validation = written("train"), written("validation")
+    else:
+        rows = written("train")
         if len(rows) < 2:
-            raise InputError(f"the text fills {len(rows)} row(s) of {max_length} tokens: too few to train and validate")
-        split = rows.train_test_split(test_size=max(1, round(len(rows) * args.validation_fraction)), seed=seed)
+            raise InputError(
+                f"the text fills {len(rows)} row(s) of {packer.max_length} tokens: too few to train and validate"
+            )
+        size = max(1, round(len(rows) * args.validation_fraction))
+        split = rows.train_test_split(test_size=size, seed=training.seed)
         rows, validation = split["train"], split["test"]
-    if not len(rows) or not len(validation):
-        raise InputError("there is no text to train or to validate on")
-    return rows, mask_once(validation, tokenizer, args.mlm_probability, seed)
+    return Rows(rows, mask_once(validation, masking), accounts)
 
 
 def main(argv: list[str]):
@@ -173,6 +139,7 @@ def main(argv: list[str]):
     check_best_metric(training)
     check_optimizer(training)
     check_label_smoothing(training.label_smoothing_factor, saor, ErnieSparseForMaskedLM)
+    check_streaming(args, saor, training)
     facts = {**fields_of(args, saor), **training_facts(training)}
     config = build_config(args)
     # What stands in for flags that are not given, so that a run is the same one where they are spelt out.
@@ -187,6 +154,24 @@ def main(argv: list[str]):
         pretrain(args, config, saor, training, run, facts, checkpoint)
     finally:
         run.release()
+
+
+def check_streaming(args: PretrainArguments, saor: SaorArguments, training: RunArguments):
+    """Raise an [`InputError`] where rows that stream or hold several documents cannot be trained on so."""
+    if args.streaming and training.max_steps < 1:
+        raise InputError("--streaming true needs --max-steps: how many rows there are is not known")
+    if args.streaming and "epoch" in (training.eval_strategy, training.save_strategy):
+        raise InputError("--streaming true has no epochs: --eval-strategy and --save-strategy are no or steps")
+    if args.packing == "documents":
+        for flag, is_wrong in (
+            ("--saor-share", saor.saor_share < 1),
+            ("--torch-compile", training.torch_compile),
+            ("several GPUs in one process (use torchrun)", training.n_gpu > 1),
+        ):
+            if is_wrong:
+                raise InputError(
+                    f"--packing documents has all rows of a batch in one: {flag} needs --packing concatenate"
+                )
 
 
 def pretrain(
@@ -205,68 +190,107 @@ def pretrain(
         raise InputError(
             f"--max-length {max_length} is more than max_position_embeddings={config.max_position_embeddings}"
         )
+    seed = training.seed if training.data_seed is None else training.data_seed
     with training.main_process_first(desc="reading and packing the text"):
-        files = {"train": args.train_file, "validation": args.validation_file}
-        raw = load_texts(files, args.dataset, args.dataset_config, args.text_column, args.sample_by)
+        # The order of what is written is that of the sampler.
+        found = build_corpora(args, max_length, seed if args.streaming else 0)
         if checkpoint is not None:
             tokenizer = load_tokenizer(checkpoint)
         else:
             folder = Path(training.output_dir) / "tokenizer"
-            tokenizer = build_tokenizer(args, config, raw["train"], max_length, folder, training.process_index == 0)
-        rows, validation = build_rows(args, raw, tokenizer, max_length, training.seed)
-    run.check_data({"train": [rows], "validation": [validation]})
+            tokenizer = build_tokenizer(args, config, found["train"], max_length, folder, training.process_index == 0)
+        masking = Masking(tokenizer, args.mlm_probability, args.masking, training.seed)
+        packer = Packer(tokenizer, max_length, args.packing, masking.needs_words)
+        rows = build_rows(args, found, packer, masking, training)
+    run.check_data(digests_of(rows, found["train"], packer))
     if run.finished_results() is not None:
         return
     model = build_model(args, config, tokenizer)
-    collator = MaskingCollator(tokenizer, args.mlm_probability, training.seed)
+    collator = MaskingCollator(masking, is_flat=args.packing == "documents")
     with input_errors():
-        trainer = SaorTrainer(
+        trainer = PretrainTrainer(
             model=model,
             args=training,
             saor=saor,
-            train_dataset=rows,
-            eval_dataset=validation,
+            train_dataset=rows.train,
+            eval_dataset=rows.validation,
             data_collator=collator,
             processing_class=tokenizer,
             callbacks=[MaskAnew(collator)],
+            checkpoint=checkpoint,
         )
     run.train(trainer, checkpoint)
     trainer.save_model()
     metrics = trainer.evaluate()
-    if not trainer.is_world_process_zero():
-        return
+    if trainer.is_world_process_zero():
+        finish(args, training, run, facts, rows, trainer, metrics)
+
+
+def digests_of(rows: Rows, corpus: Corpus, packer: Packer) -> dict[str, str]:
+    """What the rows are, by split: by their contents or, where they stream, by the files they come from."""
+    found = {split: account["digest"] for split, account in rows.accounts.items()}
+    return found if "train" in found else {"train": digest(identity_of(corpus, packer)), **found}
+
+
+def finish(
+    args: PretrainArguments,
+    training: RunArguments,
+    run: Run,
+    facts: dict,
+    rows: Rows,
+    trainer: PretrainTrainer,
+    metrics: dict[str, float],
+):
+    """Results, table, picture and card; and the model on the hub, where that is asked for."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    max_length = args.max_length or model.config.max_position_embeddings
     perplexity = math.exp(min(metrics["eval_loss"], 700.0))
+    account = rows.accounts.get("train")
+    training_rows = None if account is None else len(rows.train)
     results = {
         "eval_loss": metrics["eval_loss"],
         "perplexity": perplexity,
         "steps": trainer.state.global_step,
         "max_length": max_length,
-        "training_rows": len(rows),
-        "validation_rows": len(validation),
+        "training_rows": training_rows,
+        "validation_rows": len(rows.validation),
+        "preparation": rows.accounts,
         "arguments": facts,
     }
     table = [
         ("parameters", f"{model.num_parameters():,}"),
-        ("training rows", f"{len(rows):,} of {max_length:,} tokens"),
+        ("training rows", "as they stream" if account is None else f"{training_rows:,} of {max_length:,} tokens"),
+        *([] if account is None else [("prepared", described(account))]),
         ("steps", trainer.state.global_step),
         ("validation loss", metrics["eval_loss"]),
         ("validation perplexity", perplexity),
         ("model", training.output_dir),
     ]
-    written = trainer.accelerator.unwrap_model(trainer.model)
-    write_card(run.folder, training.hub_model_id or run.folder.name, written, card_of(args, training, results))
+    write_card(run.folder, training.hub_model_id or run.folder.name, model, card_of(args, training, results))
     run.finish(results, table, trainer.state.log_history)
     if training.push_to_hub:
         trainer.push_to_hub(has_card=True)
 
 
+def described(account: dict) -> str:
+    """An account of what was prepared, in words."""
+    skipped = {name: count for name, count in account["skipped"].items() if name != "empty"}
+    parts = [f"{account['documents']:,} documents or parts of one, {account['tokens']:,} tokens"]
+    if account["seconds"]:
+        parts += [f"{account['tokens'] / account['seconds']:,.0f} tokens per second"]
+    parts += [f"{account['skipped']['empty']:,} empty ones left out"] if account["skipped"].get("empty") else []
+    parts += [f"{sum(skipped.values()):,} rows that could not be read left out"] if skipped else []
+    return "; ".join(parts)
+
+
 def card_of(args: PretrainArguments, training: RunArguments, results: dict) -> CardFacts:
     steps, rows, arm = results["steps"], results["training_rows"], results["arguments"]["regularization"]
+    read = "rows" if rows is None else f"{rows:,} rows"
     return CardFacts(
         about="An ERNIE-Sparse encoder, pretrained to predict masked tokens"
         + (f" with {REGULARISED[arm]} (alpha {results['arguments']['saor_alpha']:g})." if arm != "none" else "."),
         facts={
-            "trained on": f"{rows:,} rows of {results['max_length']:,} tokens, {steps:,} steps, seed {training.seed}",
+            "trained on": f"{read} of {results['max_length']:,} tokens, {steps:,} steps, seed {training.seed}",
         },
         source=args.model,
         data=args.dataset,

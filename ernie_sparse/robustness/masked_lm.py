@@ -11,8 +11,11 @@ from ..checkpoints import load_model
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
-from ..pretraining.masking import MaskingCollator, mask_once
-from ..pretraining.text import load_texts, pack
+from ..pretraining.corpus import Corpus, parts_of_files
+from ..pretraining.documents import Reading
+from ..pretraining.masking import Masking, MaskingCollator, mask_once
+from ..pretraining.packing import Packer
+from ..pretraining.rows import written_rows
 from ..saor import IGNORE_INDEX, categorical_divergence
 from ..tables import longest_first, subset
 from .arguments import RobustnessArguments
@@ -36,10 +39,11 @@ def load_subject(
         raise InputError(
             f"--max-length {max_length} is more than max_position_embeddings={config.max_position_embeddings}"
         )
-    texts = load_texts({"train": files}, text_column=args.text_column or "text", sample_by=args.sample_by)["train"]
-    packed = pack(texts, tokenizer, max_length)
+    masking = Masking(tokenizer, args.mlm_probability, seed=args.seed)
+    reading = Reading.for_rows_of(max_length, args.text_column or "text", args.sample_by)
+    packed, _ = written_rows(Corpus(parts_of_files(files), reading), Packer(tokenizer, max_length, "concatenate"))
     packed = packed if is_test else subset(packed, args.max_documents, args.seed)
-    rows = mask_once(packed, tokenizer, args.mlm_probability, args.seed)
+    rows = mask_once(packed, masking)
     counts = [sum(label != IGNORE_INDEX for label in labels) for labels in rows["labels"]]
     if not sum(counts):
         raise InputError(f"{', '.join(files)}: there is too little text to mask any of it")
@@ -52,13 +56,11 @@ def load_subject(
 
 def subject_of(model, tokenizer, rows, counts: np.ndarray, args: RobustnessArguments, settings: dict) -> Subject:
     features = longest_first(rows)
-    pad = MaskingCollator(tokenizer, args.mlm_probability, args.seed)
+    pad = MaskingCollator(Masking(tokenizer))
     expected = [[label for label in labels if label != IGNORE_INDEX] for labels in rows["labels"]]
 
     def collate(batch: list[dict]) -> dict[str, torch.Tensor]:
-        return pad(
-            [{name: row[name] for name in ("input_ids", "attention_mask", "labels") if name in row} for row in batch]
-        )
+        return pad([{name: row[name] for name in ("input_ids", "labels")} for row in batch])
 
     def forward(inputs: Mapping[str, torch.Tensor], pattern) -> dict[str, torch.Tensor]:
         states = model.base_model(inputs["input_ids"], inputs["attention_mask"], pattern=pattern).last_hidden_state

@@ -13,12 +13,12 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..checkpoints import load_config, load_tokenizer
+from ..checkpoints import digest_of_tokenizer, load_config, load_tokenizer
 from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError
 from ..finetune.metrics import intervals
-from ..finetune.predict import digest_of_model, digest_of_tokenizer, load_settings
+from ..finetune.predict import digest_of_model, load_settings
 from ..results import Record, contents_digest, write_json
 from ..run import Run
 from ..sparse_pattern import SparsePattern

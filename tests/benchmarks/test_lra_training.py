@@ -203,7 +203,7 @@ def test_self_pretraining_leaves_its_facts_and_is_not_done_twice(name, alpha, tm
         "environments": [{"step": 0, **Record("a run", []).environment()}],
     }
     assert len(logs) == 5 and all(("consistency_loss" in entry) == (alpha > 0) for entry in logs)
-    assert trainer.saor.saor_seed == trainer.data_collator.masking.seed == 5
+    assert trainer.saor.saor_seed == trainer.data_collator.masking.masking.seed == 5
     # Four steps are an epoch, and the second has masks of its own.
     assert trainer.data_collator.masking.epoch == 1
     assert_same_weights(model, trainer.model)

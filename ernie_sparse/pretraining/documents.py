@@ -1,0 +1,93 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Documents, one after the other, in pieces of bounded size: of files, packed ones too, and of data sets of the hub."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputError
+from ..tables import FORMATS, check_text, columns_in, kind_of, open_text, read_rows, said_of
+
+LEAST_PIECE = 2**17
+# More than a token has in most languages.
+CHARACTERS_PER_TOKEN = 8
+
+
+class Reading(NamedTuple):
+    """
+    How documents are read.
+
+    Args:
+        column (`str`): That holds the text in tables.
+        sample_by (`str`): What a document is in a text file: the file, a paragraph or a line.
+        piece (`int`): Characters of a piece: of a longer document, each piece is a document of its own.
+        skip_bad (`bool`): Whether rows that cannot be read are left out, and counted, or end the reading.
+    """
+
+    column: str = "text"
+    sample_by: str = "document"
+    piece: int = LEAST_PIECE
+    skip_bad: bool = False
+
+    @classmethod
+    def for_rows_of(
+        cls, max_length: int, column: str = "text", sample_by: str = "document", skip_bad: bool = False
+    ) -> "Reading":
+        """For rows of so many tokens, of which a piece fills one at least."""
+        return cls(column, sample_by, max(LEAST_PIECE, CHARACTERS_PER_TOKEN * max_length), skip_bad)
+
+
+def documents_of(name: str, rows: Iterable[dict] | None, reading: Reading) -> Iterator[str | InputError]:
+    """
+    The documents of a file or, where `rows` are given, of a data set. What cannot be read comes as an [`InputError`] in its
+    place, with file and row; behind it the file is read on, where that can be.
+    """
+    path = Path(name)
+    try:
+        if rows is None and kind_of(path) not in FORMATS and reading.sample_by == "document":
+            if reading.column != "text":
+                raise InputError(f"{name}, row 0: --text-column {reading.column}: there is no such column, only 'text'")
+            with said_of(path), open_text(path, newline="\n") as file:
+                yield from pieces(iter(partial(file.read, reading.piece), ""), reading.piece)
+            return
+        for number, row in enumerate(read_rows(path, sample_by=reading.sample_by) if rows is None else rows):
+            try:
+                text = _text_of(row, reading.column)
+            except InputError as error:
+                yield InputError(f"{name}, row {number}: {error}")
+            else:
+                yield from pieces([text], reading.piece)
+    except InputError as error:
+        yield error
+
+
+def _text_of(row: dict | InputError, column: str) -> str:
+    if isinstance(row, InputError):
+        raise row
+    if column not in row:
+        raise InputError(f"--text-column {column}: there is no such column, {columns_in(row)}")
+    text = row[column]
+    if not isinstance(text, str | None):
+        raise InputError(f"column {column!r} holds {text!r:.40} ({type(text).__name__}): a text is needed")
+    return check_text(text or "")
+
+
+def pieces(chunks: Iterable[str], size: int) -> Iterator[str]:
+    """The text that `chunks` are of, in pieces of at most `size` characters, none of them within a word if that can be."""
+    text = ""
+    for chunk in chunks:
+        text += chunk
+        while len(text) > size:
+            place = _cut(text, size)
+            yield text[:place]
+            text = text[place:]
+    yield text
+
+
+def _cut(text: str, size: int) -> int:
+    """The last blank that stands alone before place `size`: of several, a tokenizer may make a token of their number."""
+    for place in range(size, size // 2, -1):
+        if text[place].isspace() and not text[place - 1].isspace() and not text[place + 1 : place + 2].isspace():
+            return place
+    return size

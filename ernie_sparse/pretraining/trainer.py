@@ -1,0 +1,98 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""
+SaorTrainer for pretraining: rows may stream, and then where each process is in the data stands in every checkpoint; evaluation says how
+many masked tokens are right, and what the loss is under patterns that are not trained with.
+"""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import torch
+from torchdata.stateful_dataloader import StatefulDataLoader
+from transformers import TrainerCallback
+
+from ..trainer import SaorTrainer
+from .rows import RowStream
+
+
+class PretrainTrainer(SaorTrainer):
+    """
+    Args:
+        checkpoint (`str`, *optional*): Where rows that stream go on.
+        args, kwargs: As for [`SaorTrainer`].
+    """
+
+    def __init__(self, *args, checkpoint: str | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.checkpoint = checkpoint
+        own = self.accelerator.unwrap_model(self.model).config.pattern
+        self.other_patterns = {
+            "wider": dataclasses.replace(own, num_window_blocks=own.num_window_blocks + 4),
+            "no_global": dataclasses.replace(own, num_global_blocks=0, num_window_blocks=own.num_window_blocks + 2),
+        }
+        self._evaluated = []
+        if isinstance(self.train_dataset, RowStream):
+            # What has been trained on is not read once more: the rows themselves go on behind it.
+            self.args.ignore_data_skip = True
+            self.add_callback(_KeepPlace())
+
+    def get_train_dataloader(self):
+        if not isinstance(self.train_dataset, RowStream):
+            return super().get_train_dataloader()
+        args = self.args
+        # Its call of what torch has given up does no harm, and is no business of who trains.
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
+        loader = StatefulDataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            # What begins an iteration draws from it, and else from the state that dropout draws from: a run that goes on would
+            # differ from then on.
+            generator=torch.Generator().manual_seed(args.seed),
+        )
+        if self.checkpoint is not None:
+            loader.load_state_dict(torch.load(place_file(self.checkpoint, args.process_index), weights_only=False))
+        return loader
+
+    def _compute_evaluation_loss(self, model, inputs, return_outputs: bool):
+        """As of [`SaorTrainer`], with logits of masked tokens alone; how many are right, and the losses under other patterns."""
+        is_masked = inputs["labels"] != -100
+        count = is_masked.sum()
+        inputs = {**inputs, "logits_to_keep": is_masked}
+        loss, outputs = super()._compute_evaluation_loss(model, inputs, return_outputs=True)
+        found = [(outputs.logits.argmax(-1) == inputs["labels"][is_masked]).sum()]
+        for pattern in self.other_patterns.values():
+            found.append(model(**inputs, pattern=pattern).loss * count)
+        self._evaluated.append(torch.stack([value.double() for value in (*found, count)]))
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        self._evaluated = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        totals = torch.stack(self._evaluated).sum(0)
+        *sums, count = self.accelerator.gather(totals[None]).sum(0).tolist()
+        names = ["accuracy", *(f"loss_{name}" for name in self.other_patterns)]
+        for name, value in zip(names, sums, strict=True):
+            output.metrics[f"{metric_key_prefix}_{name}"] = value / max(count, 1)
+        return output
+
+
+def place_file(checkpoint: str | Path, process: int) -> Path:
+    return Path(checkpoint) / f"place_in_data_{process}.pt"
+
+
+class _KeepPlace(TrainerCallback):
+    """Writes into every checkpoint where this process is in the data."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # Trainer counts the batches of this iteration: the share of all updates is what a run that goes on agrees on.
+        state.epoch = state.global_step / state.max_steps
+
+    def on_save(self, args, state, control, train_dataloader=None, **kwargs):
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        torch.save(train_dataloader.state_dict(), place_file(checkpoint, args.process_index))

@@ -1,0 +1,106 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Pretraining on rows that stream: on from a checkpoint as if nothing had been, and what it needs."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ernie_sparse import cli
+from ernie_sparse.pretraining import rows
+from ernie_sparse.pretraining.corpus import Corpus, parts_of_files
+from ernie_sparse.pretraining.documents import Reading
+from ernie_sparse.pretraining.packing import Packer
+from ernie_sparse.pretraining.tokenizer import train_tokenizer
+
+SIZES = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
+
+
+def run(*argv) -> int:
+    return cli.main([str(word) for word in argv])
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("streaming") / "text.txt"
+    path.write_text("".join(f"{number} lemons from the {number * 7 % 13} harbour\n" for number in range(400)))
+    return path
+
+
+def arguments(text, out, *more) -> list:
+    return [
+        *("pretrain", "--train-file", text, "--sample-by", "line", "--train-tokenizer", 300, "--config", SIZES),
+        *(
+            "--max-length",
+            64,
+            "--output-dir",
+            out,
+            "--streaming",
+            "true",
+            "--disable-tqdm",
+            "true",
+            "--report-to",
+            "none",
+        ),
+        *(
+            "--max-steps",
+            6,
+            "--eval-strategy",
+            "no",
+            "--save-strategy",
+            "steps",
+            "--save-steps",
+            3,
+            "--logging-steps",
+            1,
+            *more,
+        ),
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stream_goes_on_from_a_checkpoint_with_the_same_rows_masks_and_dropout(workers, text, tmp_path):
+    more = ["--dataloader-num-workers", workers, "--masking", "span", "--per-device-train-batch-size", 4]
+    assert run(*arguments(text, tmp_path / "whole", *more)) == 0
+    checkpoint = tmp_path / "whole" / "checkpoint-3"
+    assert run(*arguments(text, tmp_path / "rest", *more, "--resume-from-checkpoint", checkpoint)) == 0
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "rest")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "rest")]
+    logs = [[(e["step"], e["loss"], e["epoch"]) for e in r["history"] if "loss" in e] for r in results]
+    assert logs[0] == logs[1] and len({loss for _, loss, _ in logs[0]}) == 6
+    assert {"eval_accuracy", "eval_loss_wider", "eval_loss_no_global"} <= results[0]["history"][-1].keys()
+
+
+def test_what_a_stream_needs_is_said_before_anything_is_read(text, tmp_path, capsys):
+    complete = arguments(text, tmp_path / "never")
+    for flag, value, message in (
+        ("--max-steps", -1, "--streaming true needs --max-steps"),
+        ("--save-strategy", "epoch", "--streaming true has no epochs"),
+    ):
+        place = complete.index(flag) + 1
+        assert run(*complete[:place], value, *complete[place + 1 :]) == 2
+        assert message in capsys.readouterr().err
+    assert run(*complete, "--saor-share", 0.5) == 2
+    assert "--saor-share needs --packing concatenate" in capsys.readouterr().err
+    assert not (tmp_path / "never").exists()
+
+
+def test_rows_are_written_once_and_counted_again_where_the_account_is_lost(text, tmp_path, monkeypatch):
+    packer = Packer(train_tokenizer(text.read_text().splitlines(), 300, 64), 64)
+    corpus = Corpus(parts_of_files([str(text)]), Reading(sample_by="line"))
+    monkeypatch.setattr(rows.datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    first, account = rows.written_rows(corpus, packer)
+    assert account["documents"] == 400 and account["rows"] == len(first) and account["skipped"] == {}
+    assert account["tokens"] == sum(map(len, first["input_ids"])) and account["seconds"] > 0
+
+    def never(*args):
+        raise AssertionError
+
+    monkeypatch.setattr(Packer, "rows", never)
+    assert rows.written_rows(corpus, packer)[1] == account
+    (path,) = (tmp_path / "ernie_sparse").iterdir()
+    path.unlink()
+    again, counted = rows.written_rows(corpus, packer)
+    assert again["input_ids"] == first["input_ids"] and counted == {**account, "seconds": None}
