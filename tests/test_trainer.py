@@ -63,6 +63,12 @@ def test_the_logged_loss_is_the_sum_of_its_logged_parts(alpha, logging_steps, tm
         assert log["loss"] == pytest.approx(log["task_loss"] + alpha * log["consistency_loss"], rel=1e-4)
 
 
+@pytest.fixture
+def in_own_folder(tmp_path, monkeypatch):
+    """A Trainer without arguments makes a folder where it is."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_logging_less_often_logs_the_means(tmp_path):
     every_step, every_third = (
         train("masked_lm", tmp_path, batch_size=2, accumulation=2, logging_steps=n)["losses"] for n in (1, 3)
@@ -183,7 +189,7 @@ def test_evaluating_while_training_leaves_the_log_of_the_parts_alone(tmp_path):
     assert_same_training(evaluated, plain)
 
 
-def test_losses_outside_the_model_are_refused_unless_saor_is_off(tmp_path):
+def test_losses_outside_the_model_are_refused_unless_saor_is_off(in_own_folder, tmp_path):
     with pytest.raises(InputError, match=r"label-smoothing-factor 0.1: SAOR .* needs --saor-alpha 0"):
         build_trainer("single_label", str(tmp_path), label_smoothing_factor=0.1)
     losses = {
@@ -201,7 +207,7 @@ def test_losses_outside_the_model_are_refused_unless_saor_is_off(tmp_path):
     SaorTrainer(model=model, compute_loss_func=loss_of, saor=SaorArguments(saor_alpha=0.0))
 
 
-def test_models_without_patterns_are_trained_plainly_or_refused():
+def test_models_without_patterns_are_trained_plainly_or_refused(in_own_folder):
     config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     with pytest.raises(ValueError, match=r"a bert model has no sparse pattern.*saor_alpha=0"):
         SaorTrainer(model=BertForSequenceClassification(config))
@@ -242,7 +248,7 @@ def test_batches_come_in_the_order_of_the_data_seed(strategy, tmp_path):
     assert orders[1, 0] == orders[0, None] and orders[1, None] != orders[0, None] != orders[0, 5]
 
 
-def test_saor_is_on_with_its_defaults_unless_told_otherwise():
+def test_saor_is_on_with_its_defaults_unless_told_otherwise(in_own_folder):
     trainer = SaorTrainer(model=build_model("single_label"))
     assert trainer.saor == SaorArguments(1.0, ["shift", "block_size", "window", "random"], 0)
 
