@@ -268,3 +268,24 @@ def test_problem_type_follows_the_labels_where_the_config_names_none(build):
         model(**inputs, labels=targets).loss, nn.functional.binary_cross_entropy_with_logits(logits, targets)
     )
     assert model.config.problem_type is None
+
+
+@torch.no_grad()
+def test_logits_of_some_tokens_are_those_of_all_and_so_is_their_loss(build):
+    model = build("masked_lm").eval()
+    ids = torch.randint(5, model.config.vocab_size, (2, 30))
+    is_masked = torch.zeros(2, 30, dtype=torch.bool)
+    is_masked[0, [3, 17]] = is_masked[1, 29] = True
+    labels = torch.where(is_masked, ids, -100)
+    whole = model(ids, labels=labels)
+    for kept, expected in (
+        (is_masked, whole.logits[is_masked]),
+        (torch.tensor([3, 17, 29]), whole.logits[:, [3, 17, 29]]),
+        (27, whole.logits[:, 3:]),
+    ):
+        some = model(ids, labels=labels, logits_to_keep=kept)
+        torch.testing.assert_close(some.logits, expected)
+        torch.testing.assert_close(some.loss, whole.loss)
+    assert model(ids, logits_to_keep=1).logits.shape == (2, 1, model.config.vocab_size)
+    # What is not kept does not count.
+    assert model(ids, labels=labels, logits_to_keep=1).loss != whole.loss
