@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Masked rows: a function of seed, epoch and row, never of the batch or of who reads it; evaluation masks fixed."""
 
+import itertools
 import random
 from types import SimpleNamespace
 
@@ -193,3 +194,35 @@ def test_validation_rows_keep_one_masking(tokenizer, rows):
     labels = batch["labels"][0]
     assert torch.equal(torch.where(labels == -100, original, labels), original)
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_words_are_masked_whole_in_the_share_that_is_asked_for(unit, tokenizer):
+    rows, found, runs = packed(TEXTS * 20, tokenizer, "documents", with_words=True), [], []
+    special = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id])
+    for row in rows:
+        is_predicted = torch.tensor(Masking(tokenizer, 0.3, unit)(row, epoch=0)["labels"]) != -100
+        is_special = torch.isin(torch.tensor(row["input_ids"]), special)
+        assert not is_predicted[is_special].any()
+        words = torch.tensor(row["is_word_start"]).cumsum(0)
+        by_word = [is_predicted[words == word] for word in words.unique()]
+        assert all(word.all() or not word.any() for word in by_word)
+        found.append([is_predicted.sum(), (~is_special).sum()])
+        flags = [bool(word.any()) for word in by_word]
+        runs += [len(list(group)) for flag, group in itertools.groupby(flags) if flag]
+    predicted, total = torch.tensor(found).sum(0).tolist()
+    assert 0.2 < predicted / total < 0.55
+    # Of single words drawn at random, neighbours are drawn at times; spans are longer.
+    assert (sum(runs) / len(runs) > 2) == (unit == "span")
+
+
+def test_a_flat_batch_holds_the_documents_of_all_rows_one_after_the_other(tokenizer):
+    rows = packed(TEXTS * 2, tokenizer, "documents")
+    masking = Masking(tokenizer, 0.5)
+    batch = MaskingCollator(masking, is_flat=True)([rows[0], rows[1]])
+    masked = [masking(rows[number], 0) for number in (0, 1)]
+    for name in ("input_ids", "labels"):
+        assert batch[name].tolist() == [masked[0][name] + masked[1][name]]
+    bounds = batch["cu_seq_lens_q"].tolist()
+    assert bounds[0] == 0 and bounds[-1] == batch["input_ids"].shape[1]
+    assert [end - first for first, end in itertools.pairwise(bounds)] == rows[0]["lengths"] + rows[1]["lengths"]
