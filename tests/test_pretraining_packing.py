@@ -63,6 +63,15 @@ def test_documents_stay_whole_where_they_fit_and_none_is_lost(tokenizer):
     assert sum(sizes) / (32 * len(sizes)) > 0.9
 
 
+def test_the_largest_document_comes_first_and_each_where_the_least_room_is_left(tokenizer):
+    texts = ["x y " * count for count in (1, 3, 5, 9, 8)]
+    sizes = [len(ids) + 2 for ids in ids_of(tokenizer, texts)]
+    assert sizes == [6, 14, 22, 38, 34]
+    rows = Packer(tokenizer, 52).rows(texts, random.Random(0))
+    # 6 tokens would have room in each of three rows.
+    assert sorted(row["lengths"].tolist() for row in rows) == [[22], [34, 6], [38, 14]]
+
+
 def test_rows_say_where_words_begin_and_frames_are_words(tokenizer):
     (row,) = Packer(tokenizer, 64, with_words=True).rows(["harbours, lemons"], random.Random(0))
     encoded = tokenizer("harbours, lemons", add_special_tokens=False)

@@ -285,11 +285,28 @@ def test_a_terminal_stops_all_processes_of_a_command(number, flags, workspace, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", signals.SIGNALS)
-def test_a_terminal_stops_processes_that_tokenize(number, workspace, tmp_path):  # noqa: F811
+def test_a_signal_stops_the_preparation_of_rows(number, workspace, tmp_path):  # noqa: F811
     (tmp_path / "long.txt").write_text("The north wind carried snow over the harbour.\n" * 1_000_000)
-    flags = ("--sample-by", "line", "--preprocessing-processes", 2, "--config", SIZES, "--output-dir", tmp_path / "out")
+    flags = ("--sample-by", "line", "--config", SIZES, "--output-dir", tmp_path / "out")
     tokenizer = workspace / "pretrained"
     process = start("ernie_sparse", "pretrain", "--train-file", tmp_path / "long.txt", "--tokenizer", tokenizer, *flags)
+    wait_for(tmp_path / "out" / "run.json", process)
+    time.sleep(2)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number and "Traceback" not in error, error[-3000:]
+    assert error.splitlines()[-1] == f"ernie-sparse pretrain: stopped by {number.name}"
+    assert not (tmp_path / "out").exists() or not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_a_terminal_stops_processes_that_tokenize(number, workspace, tmp_path):  # noqa: F811
+    rows = "".join(f"The north wind carried snow over the harbour {'again ' * 40},{i % 2}\n" for i in range(200_000))
+    (tmp_path / "long.csv").write_text(f"text,label\n{rows}")
+    files = ("--train-file", tmp_path / "long.csv", "--output-dir", tmp_path / "out")
+    words = ("finetune", "--model", workspace / "pretrained", *files, "--preprocessing-processes", 2)
+    process = start("ernie_sparse", *words)
     # Until it has children, and they have begun.
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
@@ -300,5 +317,5 @@ def test_a_terminal_stops_processes_that_tokenize(number, workspace, tmp_path): 
     os.killpg(process.pid, number)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number and "Traceback" not in error, error[-3000:]
-    assert error.splitlines()[-1] == f"ernie-sparse pretrain: stopped by {number.name}"
+    assert error.splitlines()[-1] == f"ernie-sparse finetune: stopped by {number.name}"
     assert not (tmp_path / "out" / "results.json").exists()
