@@ -113,5 +113,8 @@ def test_what_is_held_out_is_not_trained_on(files):
     train, validation = corpus.held_out(0.1)
     held_out, rest = list(validation.documents()), list(train.documents())
     assert held_out and not set(held_out) & set(rest) and len(held_out) + len(rest) == 128
-    with pytest.raises(InputError, match=r"c\.txt has too few documents to hold some out"):
-        Corpus(parts_of_files(files[2:] + files[:2]), LINES).held_out(0.9)
+    # The first part has less than is wanted of all.
+    train, validation = Corpus(parts_of_files(files[2:] + files[:2]), LINES).held_out(0.3)
+    assert list(validation.documents()) == ["c.txt 0", "c.txt 1"] and len(list(train.documents())) == 126
+    with pytest.raises(InputError, match=r"a\.txt has too few documents to hold some out"):
+        Corpus(parts_of_files(files), Reading()).held_out(0.5)

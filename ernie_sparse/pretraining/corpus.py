@@ -167,10 +167,15 @@ class Corpus:
             if first.rows is not None
             else min(MOST_HELD_OUT, fraction * sum(part.size for part in self.parts))
         )
-        documents = documents_of(first.name, first.rows, self.reading)
-        sizes = itertools.accumulate(0 if isinstance(text, InputError) else len(text) for text in documents)
-        count = next((number for number, size in enumerate(sizes, 1) if size >= wanted), None)
-        if count is None or next(documents, None) is None:
+        count = size = total = 0
+        for total, text in enumerate(documents_of(first.name, first.rows, self.reading), 1):
+            if size >= wanted:
+                break
+            count, size = total, size + (0 if isinstance(text, InputError) else len(text))
+        if count == total:
+            # All of it is not as much.
+            count = max(1, round(fraction * total))
+        if total < 2:
             raise InputError(f"{first.name} has too few documents to hold some out: name a --validation-file")
         rest = dataclasses.replace(self, parts=[first._replace(first=count), *others])
         return rest, dataclasses.replace(self, parts=[first._replace(stop=count, weight=1.0)])
