@@ -149,6 +149,7 @@ def ernie_sparse(jobs: int, *command: str):
 def train(jobs: int, model: Path, rows: Path, test: Path, seed: int, flags: tuple[str, ...], folder: Path):
     """A fine-tuning, unless it is done."""
     if not (folder / "results.json").is_file():
+        # Nothing is chosen by the test documents: the model is that of the last update. Without them, rows would be held out.
         ernie_sparse(
             jobs,
             *("finetune", "--model", str(model), "--train-file", str(rows), "--validation-file", str(test)),

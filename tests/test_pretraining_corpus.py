@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from ernie_sparse.errors import InputError
+from ernie_sparse.pretraining import corpus as corpora
 from ernie_sparse.pretraining.corpus import Corpus, parts_of_files
 from ernie_sparse.pretraining.documents import Reading, documents_of, pieces
 
@@ -84,14 +85,18 @@ def test_packed_files_and_tables_are_read(tmp_path):
         list(Corpus(parts_of_files([str(tmp_path / "b.txt.gz")]), Reading()).documents())
 
 
-def test_what_cannot_be_read_stops_or_is_counted(tmp_path):
+def test_what_cannot_be_read_stops_or_is_counted(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "one"}\nno json\n{"text": "\xff"}\n{"other": 1}\n{"text": 3}\n{"text": "two"}\n')
     parts = parts_of_files([str(path)])
     with pytest.raises(InputError, match=r"a\.jsonl, row 1: it is no JSON"):
         list(Corpus(parts, Reading()).documents())
     corpus = Corpus(parts, Reading(skip_bad=True))
+    said = []
+    monkeypatch.setattr(corpora.logger, "warning", lambda text, *values: said.append(text % values))
     assert sorted(corpus.documents()) == ["one", "two"] and corpus.skipped == {str(path): 4}
+    (line,) = said
+    assert "a.jsonl, row 1: it is no JSON" in line and "left out" in line
     binary = tmp_path / "b.txt"
     binary.write_bytes(b"good \xff\xfe")
     (error,) = documents_of(str(binary), None, Reading())

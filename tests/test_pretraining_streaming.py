@@ -60,11 +60,14 @@ def arguments(text, out, *more) -> list:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_stream_goes_on_from_a_checkpoint_with_the_same_rows_masks_and_dropout(workers, text, tmp_path):
+def test_a_stream_goes_on_from_a_checkpoint_with_the_same_rows_masks_and_dropout(workers, text, tmp_path, capsys):
     more = ["--dataloader-num-workers", workers, "--masking", "span", "--per-device-train-batch-size", 4]
     assert run(*arguments(text, tmp_path / "whole", *more)) == 0
     checkpoint = tmp_path / "whole" / "checkpoint-3"
     assert run(*arguments(text, tmp_path / "rest", *more, "--resume-from-checkpoint", checkpoint)) == 0
+    other = ["--dataloader-num-workers", workers + 1, "--resume-from-checkpoint", checkpoint]
+    assert run(*arguments(text, tmp_path / "other", *more, *other)) == 2
+    assert f"dataloader_num_workers {workers} and not {workers + 1}" in capsys.readouterr().err
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "rest")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "rest")]

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from datasets import Dataset, IterableDataset
+from transformers.utils import logging
 
 from ..errors import InputError
 from ..tables import find_files
 from .documents import Reading, documents_of
+
+logger = logging.get_logger(__name__)
 
 # So many files are read by turns, in shares like their sizes.
 FILES_AT_ONCE = 16
@@ -135,6 +138,8 @@ class Corpus:
                 if isinstance(text, InputError):
                     if not self.reading.skip_bad:
                         raise text
+                    if not self.skipped[part.name]:
+                        logger.warning("%s: left out, as all that cannot be read of this file", text)
                     self.skipped[part.name] += 1
                 elif text.isspace() or not text:
                     self.skipped["empty"] += 1

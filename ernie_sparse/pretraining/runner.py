@@ -148,6 +148,9 @@ def main(argv: list[str]):
         "pattern": str(config.pattern),
         "max_length": args.max_length or config.max_position_embeddings,
     }
+    if args.streaming:
+        # They share the documents.
+        resolved["dataloader_num_workers"] = training.dataloader_num_workers
     run = Run(Record(parser.prog, argv), training, facts | resolved)
     checkpoint = run.checkpoint()
     try:

@@ -56,7 +56,7 @@ class PretrainTrainer(SaorTrainer):
             generator=torch.Generator().manual_seed(args.seed),
         )
         if self.checkpoint is not None:
-            loader.load_state_dict(torch.load(place_file(self.checkpoint, args.process_index), weights_only=False))
+            loader.load_state_dict(torch.load(place_file(self.checkpoint, args.process_index), weights_only=True))
         return loader
 
     def _compute_evaluation_loss(self, model, inputs, return_outputs: bool):
