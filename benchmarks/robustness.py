@@ -155,7 +155,7 @@ def train(jobs: int, model: Path, rows: Path, test: Path, seed: int, flags: tupl
             *("finetune", "--model", str(model), "--train-file", str(rows), "--validation-file", str(test)),
             *("--per-device-train-batch-size", "8", "--warmup-steps", "0.1", *flags, "--seed", str(seed)),
             *("--saor-seed", str(seed), "--bf16", "true", "--eval-strategy", "no", "--save-strategy", "no"),
-            *("--disable-tqdm", "true", "--resume-from-checkpoint", "last", "--output-dir", str(folder)),
+            *("--disable-tqdm", "true", "--output-dir", str(folder)),
         )
 
 

@@ -14,7 +14,7 @@ from .errors import InputError
 from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
 from .stopping import stops_at_updates
 from .training_arguments import RunArguments
-from .training_checkpoints import all_checkpoints, check_whole, is_complete, last_checkpoint, read_json, write_digests
+from .training_checkpoints import all_checkpoints, check_whole, is_complete, newest_whole, read_json, write_digests
 
 # What a run is, in its folder.
 FILE_NAME = "run.json"
@@ -46,15 +46,24 @@ class Run:
         training ([`RunArguments`]): Of which the output folder and what is said of resuming count.
         identity (`Mapping`): What makes the run the one it is, beside its data ([`Run.check_data`]).
         parts (`Collection[str]`): Names of what else the command leaves in the folder before its first checkpoint.
+        checkpoint_files (`Collection[str]`): What its checkpoints have beside the files of Trainer, and cannot do without.
     """
 
-    def __init__(self, record: Record, training: RunArguments, identity: Mapping, parts: Collection[str] = ()):
+    def __init__(
+        self,
+        record: Record,
+        training: RunArguments,
+        identity: Mapping,
+        parts: Collection[str] = (),
+        checkpoint_files: Collection[str] = (),
+    ):
         self.record = record
         self.training = training
         self.folder = Path(training.output_dir)
         self.resumes_from = training.resume_from_checkpoint
         self.is_main_process = training.process_index == 0
         self.parts = (*BEGINNINGS, *parts)
+        self.checkpoint_files = checkpoint_files
         # As JSON has it.
         content = {name: value for name, value in identity.items() if name not in MAY_CHANGE or name in MAY_GROW}
         self.identity = json.loads(json.dumps(as_json(content)))
@@ -64,62 +73,70 @@ class Run:
 
     def checkpoint(self) -> str | None:
         """
-        The checkpoint to go on from, if any: `last` starts a run that has none yet. From here on no other run can have the
-        folder.
+        The checkpoint to go on from, if any: by `last` the newest one that is whole, and a run begins that has none yet. From
+        here on no other run can have the folder.
 
         Raises:
-            [`InputError`]: The folder holds something else; or checkpoints, and nothing says whether to go on from them; or
-                is another run's at this moment. There is no such checkpoint; it is of another run; or it is damaged.
+            [`InputError`]: The folder holds something else, or another run, or is another run's at this moment. There is no
+                such checkpoint; it is of another run; or it is damaged.
         """
-        asked = self.resumes_from
-        if asked not in (None, "last"):
+        asked, training = self.resumes_from, self.training
+        if asked != "last":
             if not Path(asked).is_dir():
                 raise InputError(f"--resume-from-checkpoint {asked}: there is no such folder")
             if not is_complete(Path(asked)):
-                check_whole(asked, self.training)
+                check_whole(asked, training)
             self._earlier = Path(asked).parent
             if self._earlier.resolve() == self.folder.resolve():
                 self._earlier = self.folder
-        elif asked == "last" and ((self.folder / FILE_NAME).is_file() or all_checkpoints(self.folder)):
+        elif (self.folder / FILE_NAME).is_file() or all_checkpoints(self.folder):
             self._earlier = self.folder
-        if self._earlier != self.folder and self.is_main_process:
-            self._check_empty()
         if self._earlier is not None:
-            self.check_same(self._earlier)
-            asked = last_checkpoint(self.folder) if asked == "last" else asked
-        else:
-            asked = None
+            try:
+                self.check_same(self._earlier)
+            except InputError:
+                is_run = all_checkpoints(self.folder) or (self._is_own_record() and self._others_in_folder())
+                if asked != "last" or is_run:
+                    raise
+                # Nothing is lost of a run that was stopped before its first checkpoint.
+                self._earlier = None
+        if not self.goes_on and self.is_main_process:
+            self._check_empty()
         if (self.folder / RESULTS).is_dir():
             raise InputError(
                 f"{self.folder / RESULTS} is a folder, and the results are to be written there: move it away"
             )
+        if asked == "last":
+            asked = newest_whole(self.folder, training, training.resume_incomplete, self.checkpoint_files)
         if asked is not None:
-            check_whole(asked, self.training, self.training.resume_incomplete)
+            check_whole(asked, training, training.resume_incomplete, self.checkpoint_files)
         self._take_folder()
         return asked
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an earlier run in this very folder goes on."""
+        return self._earlier == self.folder
 
     def _check_empty(self):
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"--output-dir {self.folder} is a file")
+        others = self._others_in_folder()
+        if others:
+            shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            raise InputError(f"--output-dir {self.folder} is not empty: it holds {shown}; name another folder")
+
+    def _others_in_folder(self) -> list[str]:
+        """What lies in the folder, but for what a run of this command leaves there before its first checkpoint."""
         own = set()
         if (self.folder / FILE_NAME).is_file():
-            what = None
-            if (self.folder / RESULTS).is_file():
-                what = "a finished run: pass --resume-from-checkpoint last to see its results"
-            elif all_checkpoints(self.folder):
-                what = "checkpoints of an earlier run: pass --resume-from-checkpoint last to go on from the newest one"
-            if what is not None:
-                raise InputError(f"--output-dir {self.folder} holds {what}, or name another folder")
             if self._is_own_record():
                 own = {*self.parts}
         elif not (self.folder / LOCK_NAME).is_file() or (self.folder / LOCK_NAME).stat().st_size == 0:
             # Killed before it could say what it is.
             own = {LOCK_NAME, f"{FILE_NAME}.partial"}
         names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
-        others = [name for name in names if not {name, name.removesuffix(".partial")} & own]
-        if others:
-            shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-            raise InputError(f"--output-dir {self.folder} is not empty: it holds {shown}; name another folder")
+        return [name for name in names if not {name, name.removesuffix(".partial")} & own]
 
     def _is_own_record(self) -> bool:
         """Whether what lies there as `run.json` says of a run of this command what it is."""
@@ -137,7 +154,7 @@ class Run:
             self._lock.acquire()
         except Timeout:
             raise InputError(f"--output-dir {self.folder}: another run is writing into this folder") from None
-        if self._earlier != self.folder:
+        if not self.goes_on:
             # Before anything else: whatever is found there without it is somebody else's.
             self.write_identity()
 
@@ -181,7 +198,7 @@ class Run:
                 f"{self._earlier} holds a run on other data: {', '.join(changed)} has other rows now, or in another order; "
                 "name another folder"
             )
-        if self.is_main_process and (self._earlier != self.folder or before is None):
+        if self.is_main_process and (not self.goes_on or before is None):
             self.write_identity()
 
     def earlier_results(self) -> dict | None:
@@ -192,7 +209,7 @@ class Run:
             [`InputError`]: The file is damaged.
         """
         path = self.folder / RESULTS
-        if self._earlier != self.folder or not path.is_file():
+        if not self.goes_on or not path.is_file():
             return None
         try:
             return read_json(path)

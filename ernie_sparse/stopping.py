@@ -100,4 +100,4 @@ def _agree(signals: StopSignals, args: TrainingArguments) -> int:
 def _message(what: str, number: int, args: TrainingArguments, reason: str = "") -> str:
     goes_on = "goes on" if last_checkpoint(args.output_dir) else "begins anew, for there is no checkpoint"
     because = f" ({reason})" if reason else ""
-    return f"{what} by {signal.Signals(number).name}{because}; the same command with --resume-from-checkpoint last {goes_on}"
+    return f"{what} by {signal.Signals(number).name}{because}; the same command {goes_on}"

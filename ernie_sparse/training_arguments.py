@@ -94,9 +94,12 @@ class RunArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "True: what early stopping has counted goes on as well."}
     )
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "Go on from a checkpoint: 'last' for the newest one in --output-dir, or its folder."},
+    resume_from_checkpoint: str = field(
+        default="last",
+        metadata={
+            "help": "Where to go on: 'last' is the newest checkpoint in --output-dir (a run that has none begins), and a folder is "
+            "that checkpoint."
+        },
     )
     resume_incomplete: bool = field(
         default=False,

@@ -3,13 +3,17 @@
 
 import json
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from .errors import InputError
 from .results import file_digest, write_json
+
+logger = logging.get_logger(__name__)
 
 STATE = "trainer_state.json"
 # Of which at least a run that goes on makes use.
@@ -42,27 +46,23 @@ def is_complete(checkpoint: Path) -> bool:
         return False
 
 
-def check_whole(checkpoint: str | Path, training: TrainingArguments, may_lack: bool = False):
+def check_whole(
+    checkpoint: str | Path, training: TrainingArguments, may_lack: bool = False, needed: Collection[str] = ()
+):
     """
     Look at every file of a checkpoint from which a training is to go on, before any is used.
 
     Args:
         may_lack (`bool`): Whether it may lack what an exact continuation needs.
+        needed (`Collection[str]`): What that needs beside the files of Trainer.
 
     Raises:
         [`InputError`]: A file is damaged, or missing. The newest checkpoint beside it that is whole is named.
     """
     checkpoint = Path(checkpoint)
-    if not is_complete(checkpoint):
-        raise InputError(f"{checkpoint}: its {STATE} is missing or cut off{_whole_one_beside(checkpoint, training)}")
-    damaged, missing = _problems(checkpoint, training)
-    if damaged:
-        raise InputError(f"{checkpoint}: {_listed(damaged)}{_whole_one_beside(checkpoint, training)}")
-    if missing and not may_lack:
-        raise InputError(
-            f"{checkpoint} lacks {', '.join(missing)}: the run would go on otherwise than if it had not been stopped; pass "
-            f"--resume-incomplete true to go on all the same{_whole_one_beside(checkpoint, training)}"
-        )
+    fault = _fault(checkpoint, training, may_lack, needed)
+    if fault is not None:
+        raise InputError(f"{checkpoint}: {fault}{_whole_one_beside(checkpoint, training, needed)}")
     # With which a run ends that has not found a better one.
     best = Path(read_json(checkpoint / STATE).get("best_model_checkpoint") or checkpoint)
     if best.is_dir() and best.resolve() != checkpoint.resolve() and (damaged := _problems(best, training)[0]):
@@ -72,13 +72,54 @@ def check_whole(checkpoint: str | Path, training: TrainingArguments, may_lack: b
         )
 
 
+def newest_whole(
+    folder: str | Path, training: TrainingArguments, may_lack: bool = False, needed: Collection[str] = ()
+) -> str | None:
+    """
+    The newest checkpoint from which a training can go on. Newer ones that are not whole are named in a warning; `None` where
+    there are none, or none of them was written to its end.
+
+    Raises:
+        [`InputError`]: None is whole, of those that were written to their end.
+    """
+    faults = {}
+    for checkpoint in all_checkpoints(folder):
+        fault = _fault(checkpoint, training, may_lack, needed)
+        if fault is None:
+            break
+        faults[checkpoint] = fault
+    else:
+        checkpoint = next(filter(is_complete, faults), None)
+        if checkpoint is not None:
+            raise InputError(f"{checkpoint}: {faults[checkpoint]}; no other checkpoint beside it is whole")
+    if training.process_index == 0:
+        for torn, fault in faults.items():
+            logger.warning("%s: %s; going on from %s", torn, fault, checkpoint or "the beginning")
+    return None if checkpoint is None else str(checkpoint)
+
+
+def _fault(checkpoint: Path, training: TrainingArguments, may_lack: bool, needed: Collection[str]) -> str | None:
+    """Why a training cannot go on from a checkpoint."""
+    if not is_complete(checkpoint):
+        return f"its {STATE} is missing or cut off"
+    damaged, missing = _problems(checkpoint, training, needed)
+    if damaged:
+        return _listed(damaged)
+    if missing and not may_lack:
+        return (
+            f"it lacks {', '.join(missing)}, and the run would go on otherwise than if it had not been stopped; "
+            "--resume-incomplete true goes on all the same"
+        )
+    return None
+
+
 def _listed(damaged: dict[str, str]) -> str:
     return ", ".join(f"{name} is damaged ({reason})" for name, reason in damaged.items())
 
 
-def _whole_one_beside(checkpoint: Path, training: TrainingArguments) -> str:
+def _whole_one_beside(checkpoint: Path, training: TrainingArguments, needed: Collection[str]) -> str:
     for other in all_checkpoints(checkpoint.parent):
-        if other != checkpoint and is_complete(other) and not any(_problems(other, training)):
+        if other != checkpoint and _fault(other, training, False, needed) is None:
             return f"; the newest whole checkpoint is {other}: pass --resume-from-checkpoint {other} to go on from it"
     return "; no other checkpoint beside it is whole"
 
@@ -94,7 +135,9 @@ def _files(checkpoint: Path) -> dict[str, Path]:
     return {path.relative_to(checkpoint).as_posix(): path for path in paths}
 
 
-def _problems(checkpoint: Path, training: TrainingArguments) -> tuple[dict[str, str], list[str]]:
+def _problems(
+    checkpoint: Path, training: TrainingArguments, needed: Collection[str] = ()
+) -> tuple[dict[str, str], list[str]]:
     """What is damaged, with the reason, and what is missing for an exact continuation."""
     damaged, files, digests = {}, _files(checkpoint), {}
     try:
@@ -126,7 +169,7 @@ def _problems(checkpoint: Path, training: TrainingArguments) -> tuple[dict[str, 
         damaged |= dict.fromkeys(shards - files.keys(), "there is none")
     processes = training.world_size
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{i}.pth" for i in range(processes)]
-    needed = ["optimizer.pt", "scheduler.pt", *states, *(["scaler.pt"] if training.fp16 else [])]
+    needed = ["optimizer.pt", "scheduler.pt", *states, *(["scaler.pt"] if training.fp16 else []), *needed]
     return damaged, [name for name in needed if name not in files]
 
 

@@ -134,13 +134,11 @@ def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, t
     for leftover in (out / "checkpoint-6").iterdir():
         leftover.unlink()
     (out / "checkpoint-6").rmdir()
-    assert run(pretrain_arguments(workspace, out)) == 2
-    resume = ("--resume-from-checkpoint", "last")
-    assert run(pretrain_arguments(workspace, out, *resume, "--learning-rate", "1e-9")) == 2
+    assert run(pretrain_arguments(workspace, out, "--learning-rate", "1e-9")) == 2
     assert (
         f"{out} holds another run, of learning_rate 0.001 and not 1e-09: name another folder" in capsys.readouterr().err
     )
-    assert run(pretrain_arguments(workspace, out, *resume)) == 0
+    assert run(pretrain_arguments(workspace, out)) == 0
     expected = AutoModelForMaskedLM.from_pretrained(workspace / "pretrained").state_dict()
     actual = AutoModelForMaskedLM.from_pretrained(out).state_dict()
     for name, weight in expected.items():
@@ -152,12 +150,12 @@ def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, t
     assert run(by_path) == 0
     assert (tmp_path / "elsewhere" / "checkpoint-6").is_dir() and not (tmp_path / "elsewhere" / "checkpoint-3").exists()
     written = (out / "results.json").stat().st_mtime_ns
-    assert run(pretrain_arguments(workspace, out, *resume)) == 0
+    assert run(pretrain_arguments(workspace, out)) == 0
     assert "finished already" in capsys.readouterr().out and (out / "results.json").stat().st_mtime_ns == written
     # For longer than it was first told, not for less.
-    assert run(pretrain_arguments(workspace, out, *resume, "--max-steps", "2")) == 2
+    assert run(pretrain_arguments(workspace, out, "--max-steps", "2")) == 2
     assert "of max_steps 6 and not 2" in capsys.readouterr().err
-    assert run(pretrain_arguments(workspace, out, *resume, "--max-steps", "12")) == 0
+    assert run(pretrain_arguments(workspace, out, "--max-steps", "12")) == 0
     assert (out / "checkpoint-12").is_dir()
 
 
@@ -379,7 +377,7 @@ def test_a_run_is_the_same_where_a_default_is_spelt_out(workspace, capsys):
     out = workspace / "pretrained"
     results = (out / "results.json").read_bytes()
     more = ("--pattern", "block_size=16,num_window_blocks=3", "--sample-by", "document")
-    assert run(pretrain_arguments(workspace, out, *more, "--resume-from-checkpoint", "last")) == 0
+    assert run(pretrain_arguments(workspace, out, *more)) == 0
     assert "finished already" in capsys.readouterr().out and (out / "results.json").read_bytes() == results
 
 

@@ -191,7 +191,7 @@ def test_seeds_are_runs_of_their_own_and_a_kill_costs_only_the_one_that_ran(tmp_
     assert cli.main(arguments(tmp_path, *flags)) == 2
     before = (tmp_path / "seed-0" / "model.safetensors").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "seed-1")
-    again = finetune(tmp_path, *flags, "--resume-from-checkpoint", "last")
+    again = finetune(tmp_path, *flags)
     assert (tmp_path / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
     assert again["mean"] == pytest.approx(results["mean"]) and again["std"] == pytest.approx(results["std"])
     for split in ("validation", "test"):
@@ -201,7 +201,7 @@ def test_seeds_are_runs_of_their_own_and_a_kill_costs_only_the_one_that_ran(tmp_
 
 @pytest.mark.slow
 def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
-    flags, resume = ("--seeds", 0, "--max-steps", 1), ("--resume-from-checkpoint", "last")
+    flags = ("--seeds", 0, "--max-steps", 1)
     # A seed that is done is gone on from though it has left no checkpoint.
     finetune(tmp_path / "seeds", *flags, "--save-strategy", "no")
     finetune(tmp_path / "one", *flags[2:], "--save-strategy", "steps", "--eval-strategy", "no", "--save-steps", 1)
@@ -214,7 +214,7 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
             ),
         ):
             capsys.readouterr()
-            assert cli.main(arguments(tmp_path / folder, *words, *more, *resume)) == 2
+            assert cli.main(arguments(tmp_path / folder, *words, *more)) == 2
             assert f"{tmp_path / folder} holds another run, of {message}" in capsys.readouterr().err
     # No flag asks for SAOR.
     assert not any("consistency_loss" in entry for entry in read_results(tmp_path / "one")["history"])
@@ -223,12 +223,12 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
     results = (tmp_path / "one" / "results.json").read_bytes()
     words = ("--save-strategy", "steps", "--eval-strategy", "no", "--save-steps", 1)
     finetune(
-        tmp_path / "one", *flags[2:], *words, *spelt, "--pattern", read_results(tmp_path / "one")["pattern"], *resume
+        tmp_path / "one", *flags[2:], *words, *spelt, "--pattern", read_results(tmp_path / "one")["pattern"]
     )
     assert (tmp_path / "one" / "results.json").read_bytes() == results
     # Another seed more is still the same comparison.
     flags = (*flags[2:], "--save-strategy", "no")
-    assert set(finetune(tmp_path / "seeds", "--seeds", 0, 1, *flags, *resume)["seeds"]) == {"0", "1"}
+    assert set(finetune(tmp_path / "seeds", "--seeds", 0, 1, *flags)["seeds"]) == {"0", "1"}
 
 
 @pytest.mark.slow
@@ -240,7 +240,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     for name in ("model.safetensors", "results.json"):
         (tmp_path / "killed" / name).unlink()
     assert cli.main(arguments(tmp_path / "killed", *flags)) == 2
-    results = finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    results = finetune(tmp_path / "killed", *flags)
     assert are_equal(tmp_path / "killed", tmp_path / "whole")
     assert results["splits"] == read_results(tmp_path / "whole")["splits"]
 
@@ -320,7 +320,7 @@ def test_a_search_takes_the_best_of_its_trials(tmp_path, capsys):
     (tmp_path / "search.json").write_text(json.dumps({**kept, "best": {**kept["best"], "learning_rate": 1e-5}}))
     shutil.rmtree(tmp_path / "search")
     (tmp_path / "results.json").unlink()
-    resumed = finetune(tmp_path, *flags, "--resume-from-checkpoint", "last")
+    resumed = finetune(tmp_path, *flags)
     assert resumed["arguments"]["learning_rate"] == 1e-5 and not (tmp_path / "search").exists()
 
 
@@ -397,7 +397,7 @@ def test_glue_is_every_task_with_data_and_their_average(tmp_path, monkeypatch):
     # As a kill in the middle would leave it: one task done, the other without a checkpoint.
     (out / "mnli" / "results.json").write_text(json.dumps({**mnli, "kept": True}))
     shutil.rmtree(out / "cola")
-    assert cli.main([*map(str, words), "--resume-from-checkpoint", "last"]) == 0
+    assert cli.main([*map(str, words)]) == 0
     assert read_results(out / "mnli")["kept"] and read_results(out)["average"] == pytest.approx(results["average"])
     # Several seeds, and metrics of long texts and of the hub: the average is of the tasks' own metrics.
     monkeypatch.setattr(evaluate, "load", lambda *_, **__: evaluate_modules.load("accuracy"))
@@ -505,7 +505,7 @@ def test_a_recipe_widens_the_global_blocks_of_a_model_but_not_of_a_pattern_that_
 
 @pytest.mark.slow
 def test_a_folder_of_several_runs_is_one_commands(tmp_path, capsys):
-    out, flags, resume = tmp_path / "out", ("--seeds", 0, 1, "--max-steps", 1), ("--resume-from-checkpoint", "last")
+    out, flags = tmp_path / "out", ("--seeds", 0, 1, "--max-steps", 1)
     finetune(out, *flags)
     before = {path: path.read_bytes() for path in (out / "results.json", out / "run.json")}
 
@@ -515,12 +515,11 @@ def test_a_folder_of_several_runs_is_one_commands(tmp_path, capsys):
         assert {path: path.read_bytes() for path in before} == before
         return capsys.readouterr().err
 
-    assert "holds a finished run: pass --resume-from-checkpoint last" in refused(out, *flags)
-    assert "learning_rate" in refused(out, "--seeds", 2, "--max-steps", 1, *resume, "--learning-rate", 1)
-    assert "holds results of seed 1 as well" in refused(out, "--seeds", 0, "--max-steps", 1, *resume)
+    assert "learning_rate" in refused(out, "--seeds", 2, "--max-steps", 1, "--learning-rate", 1)
+    assert "holds results of seed 1 as well" in refused(out, "--seeds", 0, "--max-steps", 1)
     # One run and a run per seed are two commands.
-    assert "folder_per seed and not None" in refused(out, "--max-steps", 1, *resume)
-    finetune(out, *flags, *resume)
+    assert "folder_per seed and not None" in refused(out, "--max-steps", 1)
+    finetune(out, *flags)
     # What is somebody else's stays, and so does what another process writes.
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "results.json").write_text("mine")
@@ -533,7 +532,7 @@ def test_a_folder_of_several_runs_is_one_commands(tmp_path, capsys):
     assert cli.main([str(word) for word in words]) == 2
     assert "it holds results.json" in capsys.readouterr().err
     with FileLock(out / ".lock"):
-        assert "another run is writing into this folder" in refused(out, *flags, *resume)
+        assert "another run is writing into this folder" in refused(out, *flags)
 
 
 def test_list_prints_the_tasks(capsys):

@@ -84,7 +84,7 @@ def assert_ends_as_whole(name: str, out: Path, whole: Path):
 def test_a_run_killed_anywhere_ends_where_an_unbroken_one_does(point, name, whole, workspace, tmp_path):  # noqa: F811
     command = commands(workspace)[name]
     assert killed(*point, command(tmp_path / "out")) == -signal.SIGKILL
-    assert run(command(tmp_path / "out", "--resume-from-checkpoint", "last")) == 0
+    assert run(command(tmp_path / "out")) == 0
     assert_ends_as_whole(name, tmp_path / "out", whole)
 
 
@@ -92,7 +92,7 @@ def test_a_run_killed_anywhere_ends_where_an_unbroken_one_does(point, name, whol
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_killed_at_any_time_and_more_than_once_does_too(seed, whole, workspace, tmp_path):  # noqa: F811
     draw, out = random.Random(seed), tmp_path / "out"
-    command = commands(workspace)["finetune"](out, "--resume-from-checkpoint", "last")
+    command = commands(workspace)["finetune"](out)
     for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-m", "ernie_sparse", *map(str, command)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
@@ -121,32 +121,27 @@ UNREAD = {"training_args.bin", "README.md"}
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_named_or_the_run_ends_as_it_would_have(whole, workspace, tmp_path, capsys):  # noqa: F811
+def test_a_damaged_checkpoint_is_named_and_the_run_ends_as_it_would_have(whole, workspace, tmp_path, caplog):  # noqa: F811
     command, out = commands(workspace)["finetune"], tmp_path / "out"
+    assert run(command(tmp_path / "longer", "--num-train-epochs", 3)) == 0
     assert killed("transformers:Trainer.training_step", 9, "before", command(out, "--num-train-epochs", 3)) == -9
     newest, older = out / "checkpoint-8", out / "checkpoint-4"
     assert newest.is_dir() and older.is_dir()
     files = sorted(path.name for path in newest.iterdir() if path.name not in UNREAD)
-    refused = 0
+    named = 0
     for name in files:
         for damage, change in DAMAGES.items():
             shutil.copytree(out, tmp_path / "copy")
             change(tmp_path / "copy" / "checkpoint-8" / name)
-            capsys.readouterr()
-            code = run(command(tmp_path / "copy", "--num-train-epochs", 3, "--resume-from-checkpoint", "last"))
-            lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-            if code == 0:
-                # The checkpoint before it was taken, or nothing of the file is needed.
-                assert not lines, (name, damage)
-            else:
-                assert code == 2 and len(lines) == 1 and name in lines[0] and "Traceback" not in lines[0], (
-                    name,
-                    damage,
-                )
-                assert "checkpoint-4: pass --resume-from-checkpoint" in lines[0], (name, damage, lines)
-                refused += 1
+            caplog.clear()
+            assert run(command(tmp_path / "copy", "--num-train-epochs", 3)) == 0, (name, damage)
+            lines = [line for line in caplog.messages if "going on from" in line]
+            # Of what no continuation needs, nothing is said.
+            assert len(lines) <= 1 and all(name in line and line.endswith("checkpoint-4") for line in lines)
+            named += len(lines)
+            assert are_equal(tmp_path / "copy", tmp_path / "longer"), (name, damage)
             shutil.rmtree(tmp_path / "copy")
-    assert refused > 4 * len(files)
+    assert named > 4 * len(files)
 
 
 @pytest.mark.slow
@@ -176,11 +171,11 @@ def test_early_stopping_goes_on_counting(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(ernie_sparse.SaorTrainer, "training_step", broken)
         finetune(tmp_path / "killed", *flags)
-    resumed = finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    resumed = finetune(tmp_path / "killed", *flags)
     assert resumed["steps"] == whole["steps"] < 30 * 4
     # Once more, and it says that it is finished.
     results = (tmp_path / "killed" / "results.json").read_bytes()
-    finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    finetune(tmp_path / "killed", *flags)
     assert (tmp_path / "killed" / "results.json").read_bytes() == results
 
 
@@ -201,12 +196,12 @@ def test_a_run_that_had_stopped_early_makes_no_further_update(strategy, tmp_path
         # After the training, before the results.
         patch.setattr(ernie_sparse.SaorTrainer, "predict", killed_there)
         finetune(tmp_path / "killed", *flags)
-    resumed = finetune(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    resumed = finetune(tmp_path / "killed", *flags)
     assert resumed["steps"] == whole["steps"] < 30 * 4 and resumed["splits"] == whole["splits"]
     assert are_equal(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_every_checkpoint_says_what_its_files_hold(tmp_path, capsys):
+def test_every_checkpoint_says_what_its_files_hold(tmp_path, caplog):
     out = tmp_path / "out"
     finetune(out, "--num-train-epochs", 2)
     (out / "results.json").unlink()
@@ -217,10 +212,9 @@ def test_every_checkpoint_says_what_its_files_hold(tmp_path, capsys):
     content = bytearray((out / "checkpoint-8" / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (out / "checkpoint-8" / "model.safetensors").write_bytes(content)
-    assert run(arguments(out, "--num-train-epochs", 2, "--resume-from-checkpoint", "last")) == 2
-    said = capsys.readouterr().err
-    assert "checkpoint-8: model.safetensors is damaged (it is not what was written)" in said
-    assert "checkpoint-4: pass --resume-from-checkpoint" in said
+    assert run(arguments(out, "--num-train-epochs", 2)) == 0
+    reason = "model.safetensors is damaged (it is not what was written)"
+    assert f"{out / 'checkpoint-8'}: {reason}; going on from {out / 'checkpoint-4'}" in caplog.messages
 
 
 @pytest.mark.slow
@@ -234,7 +228,7 @@ def test_other_data_and_another_precision_are_refused(tmp_path, capsys):
         text.replace('"north"}', '"x"}').replace('"south"}', '"north"}').replace('"x"}', '"south"}')
     )
     (tmp_path / "same.jsonl").write_text(text)
-    resume = ("--max-steps", 3, "--resume-from-checkpoint", "last")
+    resume = ("--max-steps", 3)
     for name in ("order", "half", "swapped"):
         capsys.readouterr()
         assert run(arguments(tmp_path / "out", *resume, "--train-file", tmp_path / f"{name}.jsonl")) == 2
@@ -252,7 +246,7 @@ def test_other_data_and_another_precision_are_refused(tmp_path, capsys):
 
 def test_what_a_run_is_to_write_over_is_named(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
-    for flags in ((), ("--seeds", 0, 1), ("--resume-from-checkpoint", "last")):
+    for flags in ((), ("--seeds", 0, 1)):
         capsys.readouterr()
         assert run(arguments(tmp_path, *flags)) == 2
         assert "is not empty: it holds notes.txt; name another folder" in capsys.readouterr().err

@@ -25,8 +25,7 @@ from ernie_sparse.finetune import runner
 from ernie_sparse.finetune.prediction_files import PredictionFile
 from ernie_sparse.signals import StopSignals
 
-RESUME = ("--resume-from-checkpoint", "last")
-GOES_ON = "the same command with --resume-from-checkpoint last goes on"
+GOES_ON = "the same command goes on"
 BY_STEPS = ("--eval-strategy", "steps", "--eval-steps", 2, "--save-strategy", "steps", "--save-steps", 2)
 # Of eight updates in two epochs: flags, the call of the training step in which the signal comes, and the update behind which
 # the run stops.
@@ -100,8 +99,7 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(place, tmp_path, monkeypa
     assert said(capsys) == f"stopped at update {update} by {number.name}; {GOES_ON}"
     assert [signal.getsignal(number) for number in signals.SIGNALS] == handlers
     assert (out / f"checkpoint-{update}").is_dir() and not (out / "results.json").exists()
-    assert run(two_epochs(out, *flags)) == 2
-    assert run(two_epochs(out, *flags, *RESUME)) == 0
+    assert run(two_epochs(out, *flags)) == 0
     assert_ends_as_whole(whole.name, out, whole.parent)
     evaluations, expected = (
         [(entry["step"], entry["eval_loss"]) for entry in read_results(folder)["history"] if "eval_loss" in entry]
@@ -115,7 +113,7 @@ def test_a_stopped_pretraining_ends_where_an_unbroken_one_does(workspace, tmp_pa
         send_in_step(patch, 2, signal.SIGTERM)
         assert run(pretrain_arguments(workspace, tmp_path / "out")) == 143
     assert said(capsys) == f"stopped at update 2 by SIGTERM; {GOES_ON}"
-    assert run(pretrain_arguments(workspace, tmp_path / "out", *RESUME)) == 0
+    assert run(pretrain_arguments(workspace, tmp_path / "out")) == 0
     assert_ends_as_whole("pretrained", tmp_path / "out", workspace)
 
 
@@ -135,7 +133,7 @@ def test_a_signal_behind_the_last_update(strategy, how, tmp_path, monkeypatch, c
         assert run(command) == 143
     assert said(capsys).startswith(f"stopped behind the last update by SIGTERM; {how}")
     assert not (tmp_path / "results.json").exists()
-    assert run([*command, *RESUME]) == 0
+    assert run(command) == 0
 
 
 def test_a_second_signal_ends_at_once_but_for_one_that_was_passed_on(tmp_path, monkeypatch, capsys):
@@ -155,7 +153,7 @@ def test_a_second_signal_ends_at_once_but_for_one_that_was_passed_on(tmp_path, m
 def test_what_fails_behind_a_signal_is_said(tmp_path, monkeypatch, capsys):
     send_in_step(monkeypatch, 2, signal.SIGTERM, error=RuntimeError("a worker was killed"))
     assert run(two_epochs(tmp_path)) == 143
-    begins = "the same command with --resume-from-checkpoint last begins anew, for there is no checkpoint"
+    begins = "the same command begins anew, for there is no checkpoint"
     assert said(capsys) == f"stopped by SIGTERM (RuntimeError: a worker was killed); {begins}"
 
 
@@ -174,7 +172,7 @@ def test_a_search_ends_at_once(tmp_path, monkeypatch, capsys):
         assert run(command) == 143
     assert said(capsys) == "stopped by SIGTERM"
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "search.json").exists()
-    assert run([*command, *RESUME]) == 0
+    assert run(command) == 0
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
@@ -265,7 +263,7 @@ def test_several_processes_stop_at_the_same_update(whom, workspace, tmp_path):  
     assert 100 <= update < 300 and (tmp_path / "out" / f"checkpoint-{update}").is_dir()
     assert not (tmp_path / "out" / "results.json").exists()
     assert whole.wait(200) == 0
-    resumed = launch("out", *RESUME)
+    resumed = launch("out")
     assert resumed.wait(200) == 0, resumed.communicate()[1][-3000:]
     assert_ends_as_whole("whole", tmp_path / "out", tmp_path)
 

@@ -96,7 +96,7 @@ def run(name: str, flags: tuple[str, ...], seed: int, args: argparse.Namespace):
     command = ["--task", args.task, *flags, *args.flags, "--seed", str(seed), "--output-dir", str(out)]
     if args.data_dir is not None:
         command += ["--data-dir", args.data_dir]
-    command += ["--resume-from-checkpoint", "last", "--disable-tqdm", "true"]
+    command += ["--disable-tqdm", "true"]
     print(f"{label}: {RUN} {' '.join(command)}", flush=True)
     subprocess.run([sys.executable, "-m", "benchmarks.lra", *command], check=True)
     results = json.loads((out / "results.json").read_text())

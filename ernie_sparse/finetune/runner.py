@@ -282,7 +282,8 @@ def finetune(parser: CommandParser, given: dict, argv: list[str]) -> dict:
         results = {own.seed: run.finished_results() for own, run in zip(trainings, runs, strict=True)}
         best = {}
         if args.search_trials and None in results.values():
-            best = search(job, args, training, lambda args, own: build_trainer(job, args, saor, own))
+            goes_on = (runs[0] if parent is None else parent).goes_on
+            best = search(job, args, training, goes_on, lambda args, own: build_trainer(job, args, saor, own))
         for own, run, checkpoint in zip(trainings, runs, checkpoints, strict=True):
             if results[own.seed] is None:
                 for field, value in best.items():
@@ -300,7 +301,7 @@ def parent_run(record: Record, training: RunArguments, facts: dict, folder_per: 
     """What holds the runs of a command that has several: a folder that is one command's as a run's is."""
     own = copy.copy(training)
     # A checkpoint is one of its runs'.
-    own.resume_from_checkpoint = training.resume_from_checkpoint and "last"
+    own.resume_from_checkpoint = "last"
     return Run(record, own, {**facts, "folder_per": folder_per}, parts)
 
 

@@ -23,18 +23,19 @@ def search(
     job: Job,
     args: FinetuneArguments,
     training: TrainingArguments,
+    goes_on: bool,
     build_trainer: Callable[[FinetuneArguments, TrainingArguments], FinetuneTrainer],
 ) -> dict:
     """
     The best learning rate, epochs and batch size of some trials on the validation set; what an earlier command has found
-    where this one goes on from there.
+    where this one `goes_on` from there.
     """
     try:
         import optuna
     except ImportError:
         raise InputError("--search-trials needs optuna: pip install 'ernie-sparse[search]'") from None
     path = Path(training.output_dir) / "search.json"
-    if training.resume_from_checkpoint == "last" and path.is_file():
+    if goes_on and path.is_file():
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))["best"])
         except (ValueError, TypeError, KeyError):

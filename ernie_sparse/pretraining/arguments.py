@@ -22,7 +22,7 @@ examples:
   ernie-sparse pretrain --model DIR --train-file 'web-*.parquet' 'books/*.txt.zst' --train-weights 1 3 \\
       --streaming true --max-steps 100000 --save-strategy steps --save-steps 1000 --output-dir out
 
-What was stopped or killed goes on by the same command with --resume-from-checkpoint last.
+What was stopped or killed goes on by the same command.
 """
 
 

@@ -42,7 +42,7 @@ def test_what_is_kept_is_not_run_again_and_one_that_fails_stops_no_other(started
     # Whether there is a checkpoint or not: `last` begins what has none.
     assert started[0] == [
         *("--task", "text", "--model", "hst", "--bf16", "true", "--seed", "3"),
-        *("--output-dir", "runs/lra/text/hst-seed-3", "--resume-from-checkpoint", "last", "--disable-tqdm", "true"),
+        *("--output-dir", "runs/lra/text/hst-seed-3", "--disable-tqdm", "true"),
     ]
     kept = Path("benchmarks/results/lra/text")
     assert sorted(path.name for path in kept.iterdir()) == ["hst-seed-3.json", "window-seed-3.json"]

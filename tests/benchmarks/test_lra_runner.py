@@ -338,12 +338,6 @@ def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeyp
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at(patch, 4)
         short(tmp_path / "killed", model="hst-saor")
-    before = sorted((tmp_path / "killed").rglob("*"))
-    capsys.readouterr()
-    flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3)
-    assert lra(arguments("text", tmp_path / "killed", *flags, model="hst-saor")) == 2
-    assert "holds checkpoints of an earlier run: pass --resume-from-checkpoint last" in capsys.readouterr().err
-    assert sorted((tmp_path / "killed").rglob("*")) == before
     step, steps = SaorTrainer.training_step, []
 
     def counted(self, *args, **kwargs):
@@ -353,7 +347,7 @@ def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeyp
     monkeypatch.setattr(SaorTrainer, "training_step", counted)
     here = results_module.hardware()
     monkeypatch.setattr(results_module, "hardware", lambda: here | {"gpu": "another machine's"})
-    results = short(tmp_path / "killed", "--resume-from-checkpoint", "last", model="hst-saor")
+    results = short(tmp_path / "killed", model="hst-saor")
     assert steps == [3, 4, 5]
     assert [(s["step"], s["hardware"]["gpu"]) for s in results["environments"]] == [
         (0, here["gpu"]),
@@ -361,7 +355,7 @@ def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeyp
     ]
     assert results["hardware"] == results["environments"][-1]["hardware"]
     monkeypatch.setattr(results_module, "hardware", lambda: here | {"gpu": "where it was only tested"})
-    tested = short(tmp_path / "killed", "--resume-from-checkpoint", "last", model="hst-saor")
+    tested = short(tmp_path / "killed", model="hst-saor")
     assert (
         steps == [3, 4, 5]
         and tested["environments"] == results["environments"]
@@ -383,7 +377,7 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path, monkeypatc
     monkeypatch.setattr(
         SaorTrainer, "training_step", lambda self, *a, **k: steps.append(self.state.global_step) or step(self, *a, **k)
     )
-    results = short(tmp_path / "killed", "--resume-from-checkpoint", "last")
+    results = short(tmp_path / "killed")
     assert steps == [3, 4, 5] and results["accuracy"] == whole["accuracy"]
     # On what it ran before: one environment.
     here = {name: whole[name] for name in ("commit", "versions", "hardware")}
@@ -398,7 +392,7 @@ def test_a_checkpoint_that_was_cut_off_is_named(name, tmp_path, capsys):
     path = tmp_path / "checkpoint-6" / name
     path.write_bytes(path.read_bytes()[:1000])
     capsys.readouterr()
-    flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3, "--resume-from-checkpoint", "last")
+    flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3)
     assert lra(arguments("text", tmp_path, *flags)) == 2
     assert f"checkpoint-6: {name} is damaged" in capsys.readouterr().err.splitlines()[-1]
 
@@ -421,14 +415,14 @@ def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
         ),
     ):
         capsys.readouterr()
-        assert lra(arguments("text", tmp_path, *flags, *more, "--resume-from-checkpoint", "last")) == 2
+        assert lra(arguments("text", tmp_path, *flags, *more)) == 2
         assert f"holds another run, of {message}: name another" in capsys.readouterr().err
     assert lra(arguments("text", tmp_path, *flags)) == 2
     assert "holds a finished run" in capsys.readouterr().err
     assert json.loads((tmp_path / "results.json").read_text()) == whole
     # What came to an end is tested again, and not trained again.
     weights = load_file(tmp_path / "model.safetensors")
-    again = short(tmp_path, *flags[6:], "--resume-from-checkpoint", "last")
+    again = short(tmp_path, *flags[6:])
     assert all(torch.equal(weights[name], weight) for name, weight in load_file(tmp_path / "model.safetensors").items())
     for facts in (whole, again):
         del facts["history"]
@@ -452,7 +446,7 @@ def test_self_pretraining_comes_first_and_a_kill_costs_nothing_of_it(tmp_path, m
             killed_at(patch, number)
             short(tmp_path / "killed", *flags)
     # The folder that a checkpoint would be in has none.
-    results = short(tmp_path / "killed", *flags, "--resume-from-checkpoint", "last")
+    results = short(tmp_path / "killed", *flags)
     assert are_equal(tmp_path / "killed" / "self-pretraining", tmp_path / "whole" / "self-pretraining")
     assert are_equal(tmp_path / "killed", tmp_path / "whole") and results["self_pretraining"] == facts
 
