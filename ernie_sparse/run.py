@@ -20,7 +20,7 @@ from .training_checkpoints import all_checkpoints, check_whole, is_complete, new
 FILE_NAME = "run.json"
 LOCK_NAME = ".lock"
 # What a run leaves beside the first of these that was stopped before its first checkpoint: a new one begins there.
-BEGINNINGS = (FILE_NAME, LOCK_NAME, "tokenizer", "runs", "search", "search.json")
+BEGINNINGS = (FILE_NAME, LOCK_NAME, "runs", "search", "search.json")
 RESULTS = "results.json"
 # What may be another when a run goes on, and how its result may differ then from that of a run that was never stopped.
 MAY_CHANGE = {

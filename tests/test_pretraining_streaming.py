@@ -1,7 +1,9 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Pretraining on rows that stream: on from a checkpoint as if nothing had been, and what it needs."""
 
+import itertools
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ def run(*argv) -> int:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("streaming") / "text.txt"
-    path.write_text("".join(f"{number} lemons from the {number * 7 % 13} harbour\n" for number in range(400)))
+    path.write_text("".join(f"{number} lemons from the {number * 7 % 13} harbour\n" for number in range(400)) + "\n")
     return path
 
 
@@ -74,6 +76,37 @@ def test_a_stream_goes_on_from_a_checkpoint_with_the_same_rows_masks_and_dropout
     logs = [[(e["step"], e["loss"], e["epoch"]) for e in r["history"] if "loss" in e] for r in results]
     assert logs[0] == logs[1] and len({loss for _, loss, _ in logs[0]}) == 6
     assert {"eval_accuracy", "eval_loss_wider", "eval_loss_no_global"} <= results[0]["history"][-1].keys()
+    # Everything but what time it took.
+    measured = [{name: value for name, value in r.items() if name not in ("history", "command")} for r in results]
+    assert measured[0] == measured[1] and measured[0]["skipped_in_stream"] == {"empty": 1}
+    page = (tmp_path / "rest" / "report.md").read_text()
+    assert "| prepared | 1 empty documents left out |" in page and "](training.png)" in page
+
+
+def test_a_stream_that_goes_on_counts_what_it_skips_once(tmp_path):
+    for number in range(20):
+        lines = "".join(f'{{"text": "{number} lemons from harbour {line}"}}\n' for line in range(6))
+        (tmp_path / f"{number}.jsonl").write_text(lines + "no json\n" + '{"text": ""}\n' * (number == 7))
+    packer = Packer(train_tokenizer(["lemons from the harbour 0123456789"], 300, 64), 64)
+
+    def stream() -> rows.RowStream:
+        corpus = Corpus(parts_of_files([str(tmp_path / "*.jsonl")]), Reading(skip_bad=True))
+        return rows.RowStream(corpus, packer)
+
+    def taken(stream: rows.RowStream, count: int) -> list[tuple]:
+        return [(row["row"], dict(stream.corpus.skipped)) for row in itertools.islice(stream, count)]
+
+    whole = taken(stream(), 120)
+    # Of the second window, in which four files are read, and of the second pass.
+    places = [row.split("/")[2:4] for row, _ in whole]
+    assert ["0", "1"] in places and ["1", "0"] in places
+    assert sum(whole[-1][1].values()) == 21 and whole[-1][1]["empty"] == 1
+    for count in (3, places.index(["0", "1"]) + 2, places.index(["1", "0"]), places.index(["1", "0"]) + 2):
+        first, rest = stream(), stream()
+        taken(first, count)
+        rest.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert taken(rest, 120 - count) == whole[count:]
+    assert rows.skipped_in({"worker": {"state": first.state_dict()}, "more": [1]}) == Counter(whole[-1][1])
 
 
 def test_what_a_stream_needs_is_said_before_anything_is_read(text, tmp_path, capsys):
@@ -95,7 +128,7 @@ def test_rows_are_written_once_and_counted_again_where_the_account_is_lost(text,
     corpus = Corpus(parts_of_files([str(text)]), Reading(sample_by="line"))
     monkeypatch.setattr(rows.datasets.config, "HF_DATASETS_CACHE", tmp_path)
     first, account = rows.written_rows(corpus, packer)
-    assert account["documents"] == 400 and account["rows"] == len(first) and account["skipped"] == {}
+    assert account["documents"] == 400 and account["rows"] == len(first) and account["skipped"] == {"empty": 1}
     assert account["tokens"] == sum(map(len, first["input_ids"])) and account["seconds"] > 0
 
     def never(*args):
@@ -106,4 +139,4 @@ def test_rows_are_written_once_and_counted_again_where_the_account_is_lost(text,
     (path,) = (tmp_path / "ernie_sparse").iterdir()
     path.unlink()
     again, counted = rows.written_rows(corpus, packer)
-    assert again["input_ids"] == first["input_ids"] and counted == {**account, "seconds": None}
+    assert again["input_ids"] == first["input_ids"] and counted == {**account, "seconds": None, "skipped": {}}

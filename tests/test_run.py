@@ -88,7 +88,7 @@ def test_a_run_begins_in_an_empty_folder(tmp_path):
     assert started(tmp_path / "empty") is None
     # So does one that was stopped before its first checkpoint.
     begun = tmp_path / "begun"
-    (begun / "tokenizer").mkdir(parents=True)
+    (begun / "runs").mkdir(parents=True)
     (begun / "search.json.partial").write_text("{")
     run_in(begun).write_identity()
     run = run_in(begun)
@@ -112,7 +112,7 @@ def test_a_run_says_what_it_is_before_it_leaves_anything_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["results.json", "search.json", "tokenizer/vocab.txt", "runs/events", ".lock", "seed-0/a"]
+    "name", ["results.json", "search.json", "runs/events", ".lock", "seed-0/a"]
 )
 def test_what_bears_the_name_of_something_of_a_run_is_not_its_own_without_its_record(name, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_names_newer_ones(tmp
 def test_a_run_that_left_no_checkpoint_does_not_bind_its_folder(tmp_path):
     first = run_in(tmp_path)
     first.checkpoint()
-    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "runs").mkdir()
     first.release()
     assert started(tmp_path, learning_rate=0.2) is None
     assert json.loads((tmp_path / "run.json").read_text())["learning_rate"] == 0.2

@@ -65,7 +65,9 @@ class Corpus:
         parts (`Sequence[Part]`)
         reading ([`Reading`])
         seed (`int`): Of the order of a pass.
-        skipped (`Counter`): How many rows could not be read, of each part, and how many documents were empty.
+        skipped (`Counter`): How many rows could not be read, of each part, and how many documents were empty. Of several readers of
+            the same files, the first one counts; and of several passes, it is the first one that is counted.
+        skipped_before (`Counter`): The same, before the files that are read at present.
     """
 
     parts: Sequence[Part]
@@ -73,7 +75,7 @@ class Corpus:
     seed: int = 0
 
     def __post_init__(self):
-        self.skipped = Counter()
+        self.skipped, self.skipped_before = Counter(), Counter()
 
     def groups(
         self, start: Place = FIRST, share: int = 0, shares: int = 1, passes: int | None = None
@@ -98,7 +100,10 @@ class Corpus:
                 if (number_of_pass, window) < start[:2]:
                     is_empty = False
                     continue
-                texts = self._by_turns(order[first : first + FILES_AT_ONCE], f"{self.seed}/{number_of_pass}/{window}")
+                self.skipped_before = Counter(self.skipped)
+                skipped = self.skipped if number_of_pass == 0 and (by_file or share == 0) else Counter()
+                files, seed = order[first : first + FILES_AT_ONCE], f"{self.seed}/{number_of_pass}/{window}"
+                texts = self._by_turns(files, seed, skipped)
                 if not by_file:
                     texts = itertools.islice(texts, share, None, shares)
                 for group, documents in enumerate(self._grouped(texts)):
@@ -117,10 +122,10 @@ class Corpus:
         """All documents, once."""
         return itertools.chain.from_iterable(texts for _, texts in self.groups(passes=1))
 
-    def _by_turns(self, parts: Sequence[Part], seed: str) -> Iterator[str]:
+    def _by_turns(self, parts: Sequence[Part], seed: str, skipped: Counter) -> Iterator[str]:
         """The documents of some parts, each of them drawn from a part in proportion to what is in it."""
         draw = random.Random(seed)
-        readers = [self._read(part, f"{seed}/{part.name}") for part in parts]
+        readers = [self._read(part, f"{seed}/{part.name}", skipped) for part in parts]
         shares = [part.size * part.weight for part in parts]
         while readers:
             (chosen,) = draw.choices(range(len(readers)), shares)
@@ -130,7 +135,7 @@ class Corpus:
             else:
                 yield text
 
-    def _read(self, part: Part, seed: str) -> Iterator[str]:
+    def _read(self, part: Part, seed: str, skipped: Counter) -> Iterator[str]:
         """The documents of a part, as often as its weight says: each so often as a whole number, and some once more."""
         draw = random.Random(seed)
         for time in range(math.ceil(part.weight)):
@@ -138,11 +143,11 @@ class Corpus:
                 if isinstance(text, InputError):
                     if not self.reading.skip_bad:
                         raise text
-                    if not self.skipped[part.name]:
+                    if not skipped[part.name]:
                         logger.warning("%s: left out, as all that cannot be read of this file", text)
-                    self.skipped[part.name] += 1
+                    skipped[part.name] += 1
                 elif text.isspace() or not text:
-                    self.skipped["empty"] += 1
+                    skipped["empty"] += 1
                 elif part.weight - time >= 1 or draw.random() < part.weight - time:
                     yield text
 

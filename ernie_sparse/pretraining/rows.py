@@ -59,10 +59,20 @@ class RowStream(torch.utils.data.IterableDataset):
                 yield {**row, "row": f"{share}/{shares}/{'/'.join(map(str, place))}/{i}"}
 
     def state_dict(self) -> dict:
-        return {"place": list(self._place), "given": self._given}
+        skipped, before = dict(self.corpus.skipped), dict(self.corpus.skipped_before)
+        return {"place": list(self._place), "given": self._given, "skipped": skipped, "skipped_before": before}
 
     def load_state_dict(self, state: dict):
         self._place, self._given = Place(*state["place"]), state["given"]
+        # The files at this place are read again from their beginning.
+        self.corpus.skipped = Counter(state["skipped_before"])
+
+
+def skipped_in(state: dict) -> Counter:
+    """What the readers of a stream have skipped, from a state that holds theirs ([`RowStream.state_dict`])."""
+    if "skipped_before" in state:
+        return Counter(state["skipped"])
+    return sum((skipped_in(part) for part in state.values() if isinstance(part, dict)), Counter())
 
 
 def identity_of(corpus: Corpus, packer: Packer) -> dict:

@@ -1,9 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse pretrain`: masked-LM pretraining with SAOR on any corpus, from files or a hub data set."""
 
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from datasets import Dataset
@@ -13,7 +11,6 @@ from ..checkpoints import load_config, load_model, load_tokenizer, set_pattern
 from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError, input_errors
-from ..model_card import CardFacts, Score, write_card
 from ..modeling_ernie_sparse import ErnieSparseForMaskedLM
 from ..results import Record, digest
 from ..run import Run
@@ -25,13 +22,10 @@ from .corpus import Corpus, parts_of_files, parts_of_rows
 from .documents import Reading
 from .masking import MaskAnew, Masking, MaskingCollator, mask_once
 from .packing import Packer
+from .report import finish
 from .rows import RowStream, identity_of, written_rows
-from .tokenizer import train_tokenizer
-from .trainer import PretrainTrainer
-
-# What the model card calls it.
-REGULARISED = {"r-drop": "R-Drop", "saor": "SAOR", "alignment": "layer alignment"}
-
+from .tokenizer import tokenizer_of_all_processes
+from .trainer import PretrainTrainer, place_file
 
 def build_config(args: PretrainArguments) -> ErnieSparseConfig:
     """The config of the model to train, but for what its tokenizer decides."""
@@ -79,15 +73,12 @@ def build_tokenizer(
     config: ErnieSparseConfig,
     corpus: Corpus,
     max_length: int,
-    folder: Path,
     is_main_process: bool,
 ) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, another one, or one that the main process trains on the training text and leaves in `folder`."""
+    """The model's tokenizer, another one, or one that is trained on the training text."""
     if args.train_tokenizer is None:
         return load_tokenizer(args.tokenizer or args.model, config if args.model else None)
-    if is_main_process:
-        train_tokenizer(corpus.documents(), args.train_tokenizer, max_length).save_pretrained(folder)
-    return load_tokenizer(folder)
+    return tokenizer_of_all_processes(corpus.documents(), args.train_tokenizer, max_length, is_main_process)
 
 
 class Rows(NamedTuple):
@@ -136,6 +127,7 @@ def main(argv: list[str]):
     parser = CommandParser("ernie-sparse pretrain", USAGE, __doc__, PretrainArguments, SaorArguments, RunArguments)
     args, saor, training = parser.fill(parser.given(argv))
     training.prediction_loss_only = True
+    training.include_num_input_tokens_seen = "non_padding"
     check_best_metric(training)
     check_optimizer(training)
     check_label_smoothing(training.label_smoothing_factor, saor, ErnieSparseForMaskedLM)
@@ -151,7 +143,8 @@ def main(argv: list[str]):
     if args.streaming:
         # They share the documents.
         resolved["dataloader_num_workers"] = training.dataloader_num_workers
-    run = Run(Record(parser.prog, argv), training, facts | resolved)
+    places = [place_file(process) for process in range(training.world_size)] if args.streaming else []
+    run = Run(Record(parser.prog, argv), training, facts | resolved, checkpoint_files=places)
     checkpoint = run.checkpoint()
     try:
         pretrain(args, config, saor, training, run, facts, checkpoint)
@@ -194,16 +187,18 @@ def pretrain(
             f"--max-length {max_length} is more than max_position_embeddings={config.max_position_embeddings}"
         )
     seed = training.seed if training.data_seed is None else training.data_seed
-    with training.main_process_first(desc="reading and packing the text"):
+    with training.main_process_first(desc="finding the text"):
         # The order of what is written is that of the sampler.
         found = build_corpora(args, max_length, seed if args.streaming else 0)
-        if checkpoint is not None:
-            tokenizer = load_tokenizer(checkpoint)
-        else:
-            folder = Path(training.output_dir) / "tokenizer"
-            tokenizer = build_tokenizer(args, config, found["train"], max_length, folder, training.process_index == 0)
-        masking = Masking(tokenizer, args.mlm_probability, args.masking, training.seed)
-        packer = Packer(tokenizer, max_length, args.packing, masking.needs_words)
+    if checkpoint is not None:
+        tokenizer = load_tokenizer(checkpoint)
+    else:
+        tokenizer = build_tokenizer(args, config, found["train"], max_length, training.process_index == 0)
+    # Of what was read for it.
+    found["train"].skipped.clear()
+    masking = Masking(tokenizer, args.mlm_probability, args.masking, training.seed)
+    packer = Packer(tokenizer, max_length, args.packing, masking.needs_words)
+    with training.main_process_first(desc="reading and packing the text"):
         rows = build_rows(args, found, packer, masking, training)
     run.check_data(digests_of(rows, found["train"], packer))
     if run.finished_results() is not None:
@@ -226,78 +221,10 @@ def pretrain(
     trainer.save_model()
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
-        finish(args, training, run, facts, rows, trainer, metrics)
+        finish(args, training, run, facts, rows.accounts, trainer, metrics)
 
 
 def digests_of(rows: Rows, corpus: Corpus, packer: Packer) -> dict[str, str]:
     """What the rows are, by split: by their contents or, where they stream, by the files they come from."""
     found = {split: account["digest"] for split, account in rows.accounts.items()}
     return found if "train" in found else {"train": digest(identity_of(corpus, packer)), **found}
-
-
-def finish(
-    args: PretrainArguments,
-    training: RunArguments,
-    run: Run,
-    facts: dict,
-    rows: Rows,
-    trainer: PretrainTrainer,
-    metrics: dict[str, float],
-):
-    """Results, table, picture and card; and the model on the hub, where that is asked for."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    max_length = args.max_length or model.config.max_position_embeddings
-    perplexity = math.exp(min(metrics["eval_loss"], 700.0))
-    account = rows.accounts.get("train")
-    training_rows = None if account is None else len(rows.train)
-    results = {
-        "eval_loss": metrics["eval_loss"],
-        "perplexity": perplexity,
-        "steps": trainer.state.global_step,
-        "max_length": max_length,
-        "training_rows": training_rows,
-        "validation_rows": len(rows.validation),
-        "preparation": rows.accounts,
-        "arguments": facts,
-    }
-    table = [
-        ("parameters", f"{model.num_parameters():,}"),
-        ("training rows", "as they stream" if account is None else f"{training_rows:,} of {max_length:,} tokens"),
-        *([] if account is None else [("prepared", described(account))]),
-        ("steps", trainer.state.global_step),
-        ("validation loss", metrics["eval_loss"]),
-        ("validation perplexity", perplexity),
-        ("model", training.output_dir),
-    ]
-    write_card(run.folder, training.hub_model_id or run.folder.name, model, card_of(args, training, results))
-    run.finish(results, table, trainer.state.log_history)
-    if training.push_to_hub:
-        trainer.push_to_hub(has_card=True)
-
-
-def described(account: dict) -> str:
-    """An account of what was prepared, in words."""
-    skipped = {name: count for name, count in account["skipped"].items() if name != "empty"}
-    parts = [f"{account['documents']:,} documents or parts of one, {account['tokens']:,} tokens"]
-    if account["seconds"]:
-        parts += [f"{account['tokens'] / account['seconds']:,.0f} tokens per second"]
-    parts += [f"{account['skipped']['empty']:,} empty ones left out"] if account["skipped"].get("empty") else []
-    parts += [f"{sum(skipped.values()):,} rows that could not be read left out"] if skipped else []
-    return "; ".join(parts)
-
-
-def card_of(args: PretrainArguments, training: RunArguments, results: dict) -> CardFacts:
-    steps, rows, arm = results["steps"], results["training_rows"], results["arguments"]["regularization"]
-    read = "rows" if rows is None else f"{rows:,} rows"
-    return CardFacts(
-        about="An ERNIE-Sparse encoder, pretrained to predict masked tokens"
-        + (f" with {REGULARISED[arm]} (alpha {results['arguments']['saor_alpha']:g})." if arm != "none" else "."),
-        facts={
-            "trained on": f"{read} of {results['max_length']:,} tokens, {steps:,} steps, seed {training.seed}",
-        },
-        source=args.model,
-        data=args.dataset,
-        evaluated_on=f"{results['validation_rows']:,} rows that were held out",
-        scores=[Score("loss", results["eval_loss"]), Score("perplexity", results["perplexity"])],
-        limits=["One training with one seed."],
-    )

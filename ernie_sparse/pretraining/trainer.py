@@ -6,14 +6,19 @@ many masked tokens are right, and what the loss is under patterns that are not t
 
 import dataclasses
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import TrainerCallback
 
 from ..trainer import SaorTrainer
-from .rows import RowStream
+from .rows import RowStream, skipped_in
+
+# Beside the model's own pattern, and how an evaluation calls them.
+OTHER_PATTERNS = {"wider": "a wider window", "no_global": "no global blocks"}
 
 
 class PretrainTrainer(SaorTrainer):
@@ -21,6 +26,8 @@ class PretrainTrainer(SaorTrainer):
     Args:
         checkpoint (`str`, *optional*): Where rows that stream go on.
         args, kwargs: As for [`SaorTrainer`].
+
+    `skipped` says after a training on rows that stream what of the text was left out ([`Corpus`]).
     """
 
     def __init__(self, *args, checkpoint: str | None = None, **kwargs):
@@ -32,10 +39,11 @@ class PretrainTrainer(SaorTrainer):
             "no_global": dataclasses.replace(own, num_global_blocks=0, num_window_blocks=own.num_window_blocks + 2),
         }
         self._evaluated = []
+        self.skipped = Counter()
         if isinstance(self.train_dataset, RowStream):
             # What has been trained on is not read once more: the rows themselves go on behind it.
             self.args.ignore_data_skip = True
-            self.add_callback(_KeepPlace())
+            self.add_callback(_KeepPlace(self))
 
     def get_train_dataloader(self):
         if not isinstance(self.train_dataset, RowStream):
@@ -56,7 +64,7 @@ class PretrainTrainer(SaorTrainer):
             generator=torch.Generator().manual_seed(args.seed),
         )
         if self.checkpoint is not None:
-            loader.load_state_dict(torch.load(place_file(self.checkpoint, args.process_index), weights_only=True))
+            loader.load_state_dict(torch.load(Path(self.checkpoint) / place_file(args.process_index), weights_only=True))
         return loader
 
     def _compute_evaluation_loss(self, model, inputs, return_outputs: bool):
@@ -82,12 +90,15 @@ class PretrainTrainer(SaorTrainer):
         return output
 
 
-def place_file(checkpoint: str | Path, process: int) -> Path:
-    return Path(checkpoint) / f"place_in_data_{process}.pt"
+def place_file(process: int) -> str:
+    return f"place_in_data_{process}.pt"
 
 
 class _KeepPlace(TrainerCallback):
-    """Writes into every checkpoint where this process is in the data."""
+    """Writes into every checkpoint where this process is in the data, and says at the end what was skipped of it."""
+
+    def __init__(self, trainer: PretrainTrainer):
+        self.trainer = trainer
 
     def on_step_end(self, args, state, control, **kwargs):
         # Trainer counts the batches of this iteration: the share of all updates is what a run that goes on agrees on.
@@ -95,4 +106,7 @@ class _KeepPlace(TrainerCallback):
 
     def on_save(self, args, state, control, train_dataloader=None, **kwargs):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        torch.save(train_dataloader.state_dict(), place_file(checkpoint, args.process_index))
+        torch.save(train_dataloader.state_dict(), checkpoint / place_file(args.process_index))
+
+    def on_train_end(self, args, state, control, train_dataloader=None, **kwargs):
+        self.trainer.skipped = sum(gather_object([skipped_in(train_dataloader.state_dict())]), Counter())
