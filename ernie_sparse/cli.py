@@ -57,7 +57,7 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
     ours and keeps its traceback.
     """
     # Not at the top: it imports the hub's client.
-    from .errors import InputError, without_secrets
+    from .errors import InputError, is_no_room, without_secrets
     from .signals import StopSignals, speaks
 
     try:
@@ -79,11 +79,13 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
         # Whoever read the output has gone, as `head` does: Python must not try to write the rest of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, as a shell has it
-    except (InputError, OSError) as error:
-        is_refused = isinstance(error, InputError) or error.errno is not None
-        if not is_refused or os.environ.get("ERNIE_SPARSE_TRACEBACK"):
+    except Exception as error:
+        is_refused = isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None)
+        is_full = not isinstance(error, InputError) and is_no_room(error)
+        if not (is_refused or is_full) or os.environ.get("ERNIE_SPARSE_TRACEBACK"):
             raise
-        print(without_secrets(f"{prog}: error: {' '.join(str(error).split())}"), file=sys.stderr)
+        text = f"there is no room left to write: {error}" if is_full else str(error)
+        print(without_secrets(f"{prog}: error: {' '.join(text.split())}"), file=sys.stderr)
         return 2
     return 0
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """What the user of a command can mend, and what is not said of it."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,22 @@ def input_errors(*errors: type[Exception], about: str = "") -> Iterator[None]:
         # A config's error tells the field; what is wrong with it stands in its cause.
         reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
         raise InputError(f"{about}: {reason}" if about else str(reason)) from error
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# As the writers of safetensors, tokenizers and torch say it, who raise errors of their own.
+_SAYS_NO_ROOM = re.compile(
+    rf"os error ({'|'.join(map(str, _NO_ROOM))})\b|PytorchStreamWriter failed writing|file write failed"
+)
+
+
+def is_no_room(error: BaseException | None) -> bool:
+    """Whether an error, or what has caused it, is that a disk is full, or a quota used up."""
+    while error is not None:
+        if getattr(error, "errno", None) in _NO_ROOM or _SAYS_NO_ROOM.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 # What may stand in a URL: user and password, to the last @, for a password may have some and slashes as well; and the

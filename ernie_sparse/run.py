@@ -2,6 +2,7 @@
 """A run of a command that trains: its output folder, whether it may go on there, and what it leaves."""
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -10,11 +11,19 @@ from datasets import Dataset
 from filelock import FileLock, Timeout
 from transformers import Trainer, TrainerCallback
 
-from .errors import InputError
+from .errors import InputError, is_no_room
 from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
 from .stopping import stops_at_updates
 from .training_arguments import RunArguments
-from .training_checkpoints import all_checkpoints, check_whole, is_complete, newest_whole, read_json, write_digests
+from .training_checkpoints import (
+    all_checkpoints,
+    check_whole,
+    is_complete,
+    last_checkpoint,
+    newest_whole,
+    read_json,
+    write_digests,
+)
 
 # What a run is, in its folder.
 FILE_NAME = "run.json"
@@ -250,6 +259,8 @@ class Run:
             raise
         except Exception as error:
             if progress.has_begun:
+                if is_no_room(error):
+                    raise self._no_room(trainer, error) from error
                 raise
             if checkpoint is not None:
                 reason = " ".join(str(error).split())[:200]
@@ -262,6 +273,19 @@ class Run:
             raise
         finally:
             trainer.args.eval_on_start = evaluates_first
+
+    def _no_room(self, trainer: Trainer, error: Exception) -> InputError:
+        """A full disk: what was written in part is no checkpoint, and takes room."""
+        part = self.folder / f"checkpoint-{trainer.state.global_step}"
+        if self.is_main_process and part.is_dir() and not is_complete(part):
+            shutil.rmtree(part, ignore_errors=True)
+        whole = last_checkpoint(self.folder)
+        goes_on = f"goes on from {whole}, which is whole" if whole else "begins anew, for there is no checkpoint"
+        reason = " ".join(str(error).split())[:200]
+        return InputError(
+            f"there is no room left to write update {trainer.state.global_step} into {self.folder} ({reason}): when there is, "
+            f"the same command {goes_on}"
+        )
 
     def write_identity(self):
         """Say in the folder of which run its checkpoints are."""

@@ -222,9 +222,7 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
     spelt = ("--text-column", "text", "--max-length", 64, "--stride", 16, "--tokenizer", workspace() / "model")
     results = (tmp_path / "one" / "results.json").read_bytes()
     words = ("--save-strategy", "steps", "--eval-strategy", "no", "--save-steps", 1)
-    finetune(
-        tmp_path / "one", *flags[2:], *words, *spelt, "--pattern", read_results(tmp_path / "one")["pattern"]
-    )
+    finetune(tmp_path / "one", *flags[2:], *words, *spelt, "--pattern", read_results(tmp_path / "one")["pattern"])
     assert (tmp_path / "one" / "results.json").read_bytes() == results
     # Another seed more is still the same comparison.
     flags = (*flags[2:], "--save-strategy", "no")

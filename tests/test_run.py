@@ -111,9 +111,7 @@ def test_a_run_says_what_it_is_before_it_leaves_anything_else(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["results.json", "search.json", "runs/events", ".lock", "seed-0/a"]
-)
+@pytest.mark.parametrize("name", ["results.json", "search.json", "runs/events", ".lock", "seed-0/a"])
 def test_what_bears_the_name_of_something_of_a_run_is_not_its_own_without_its_record(name, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
@@ -351,7 +349,9 @@ def test_what_is_missing_for_an_exact_continuation_has_to_be_asked_for(tmp_path)
     checkpoint = leave_checkpoint(tmp_path, 2)
     for name in ("optimizer.pt", "rng_state.pth"):
         (checkpoint / name).unlink()
-    message = "lacks optimizer.pt, rng_state.pth, and the run would go on otherwise .*; --resume-incomplete true goes on"
+    message = (
+        "lacks optimizer.pt, rng_state.pth, and the run would go on otherwise .*; --resume-incomplete true goes on"
+    )
     with pytest.raises(InputError, match=message):
         started(tmp_path)
     assert started(tmp_path, training={"resume_incomplete": True}) == str(checkpoint)

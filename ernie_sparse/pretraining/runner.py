@@ -27,6 +27,7 @@ from .rows import RowStream, identity_of, written_rows
 from .tokenizer import tokenizer_of_all_processes
 from .trainer import PretrainTrainer, place_file
 
+
 def build_config(args: PretrainArguments) -> ErnieSparseConfig:
     """The config of the model to train, but for what its tokenizer decides."""
     if args.model is not None:

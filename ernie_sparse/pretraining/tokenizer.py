@@ -22,9 +22,7 @@ def tokenizer_of_all_processes(
     texts: Iterable[str], vocab_size: int, max_length: int, is_main_process: bool
 ) -> PreTrainedTokenizerFast:
     """As [`train_tokenizer`], which the main process alone does: those of other nodes need not see its disk."""
-    trained = [
-        train_tokenizer(texts, vocab_size, max_length).backend_tokenizer.to_str() if is_main_process else None
-    ]
+    trained = [train_tokenizer(texts, vocab_size, max_length).backend_tokenizer.to_str() if is_main_process else None]
     broadcast_object_list(trained)
     return _framed(Tokenizer.from_str(trained[0]), max_length)
 

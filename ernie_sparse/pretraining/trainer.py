@@ -64,7 +64,9 @@ class PretrainTrainer(SaorTrainer):
             generator=torch.Generator().manual_seed(args.seed),
         )
         if self.checkpoint is not None:
-            loader.load_state_dict(torch.load(Path(self.checkpoint) / place_file(args.process_index), weights_only=True))
+            loader.load_state_dict(
+                torch.load(Path(self.checkpoint) / place_file(args.process_index), weights_only=True)
+            )
         return loader
 
     def _compute_evaluation_loss(self, model, inputs, return_outputs: bool):
