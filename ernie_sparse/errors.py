@@ -39,7 +39,7 @@ def input_errors(*errors: type[Exception], about: str = "") -> Iterator[None]:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # As the writers of safetensors, tokenizers and torch say it, who raise errors of their own.
 _SAYS_NO_ROOM = re.compile(
-    rf"os error ({'|'.join(map(str, _NO_ROOM))})\b|PytorchStreamWriter failed writing|file write failed"
+    rf"os error ({'|'.join(map(str, _NO_ROOM))})\b|inline_container.*(unexpected pos|failed writing)|iostream error"
 )
 
 
