@@ -52,9 +52,11 @@ def starts(model, tokenizer, rows: torch.Tensor) -> dict[str, torch.Tensor]:
     """Embeddings that the representatives could start from."""
     embeddings = model.embeddings
     words, token_type = embeddings.word_embeddings.weight, embeddings.token_type_embeddings.weight[0]
+    shares = 1 / torch.arange(1, len(words) + 1)
     counts = rows.flatten().bincount(minlength=len(words)).to(words.dtype)
     return {
         "average token by rank (ours)": embeddings.representative_embeddings.weight[0].clone(),
+        "all rows of the vocabulary by rank": shares @ words / shares.sum() + token_type,
         "[CLS]": words[tokenizer.cls_token_id] + token_type,
         "[SEP]": words[tokenizer.sep_token_id] + token_type,
         "[MASK]": words[tokenizer.mask_token_id] + token_type,

@@ -107,8 +107,12 @@ def load_model(
     ):
         if keys:
             raise InputError(f"{argument} {name} {reason}: {_listed(keys)}")
-    if fresh:
-        logger.warning_once(f"new weights, which {name} does not have: {_listed(fresh)}")
+    for reason, keys in (
+        (f"new weights, which {name} does not have", fresh),
+        (f"weights of {name} that {model_class.__name__} has no use for", set(info["unexpected_keys"])),
+    ):
+        if keys:
+            logger.warning_once(f"{reason}: {_listed(keys)}")
     return model
 
 

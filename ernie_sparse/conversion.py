@@ -34,6 +34,7 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
     *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
 )
+UNUSED = re.compile(r"[\[<]?(unused|madeupword|extra_id_)_?\d+[\]>]?")
 POOLER = re.compile(r"(^|\.)pooler\.")
 # A checkpoint's weights under these names are the encoder's: none of them may be left over.
 ENCODER = re.compile(r"(^|\.)(embeddings|encoder)\.")
@@ -204,7 +205,7 @@ def convert(
         )
     tokenizer = _find_tokenizer(source, tokenizer, max_length)
     weights, dropped = _read_weights(source)
-    model, made = _place(weights, source, pattern, None if tokenizer is None else tokenizer.cls_token_id)
+    model, made = _place(weights, source, pattern, tokenizer)
     tiled = {}
     if max_length > source.num_positions:
         model.resize_position_embeddings(max_length)
@@ -392,7 +393,7 @@ def _load(source: _Source) -> tuple[dict[str, torch.Tensor], Collection[str]]:
 
 
 def _place(
-    weights, source: _Source, pattern: SparsePattern, cls_token_id: int | None
+    weights, source: _Source, pattern: SparsePattern, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[ErnieSparsePreTrainedModel, dict[str, str]]:
     """The model with these weights and those that it has beyond them, and how the latter were made."""
     zeros = {}
@@ -403,7 +404,7 @@ def _place(
     dtype = next(iter(weights.values())).dtype
     config, weights = source.build_config(pattern), {**weights, **zeros}
     model, info = _fill(source, source.model_class, None, config=config, state_dict=weights, dtype=dtype)
-    made = _make_representatives(model, cls_token_id) | dict.fromkeys(zeros, "zero, as in the source")
+    made = _make_representatives(model, tokenizer) | dict.fromkeys(zeros, "zero, as in the source")
     made |= dict.fromkeys(filter(POOLER.search, sorted(info["missing_keys"])), "at random: the source has none")
     made |= dict.fromkeys({"cls.predictions.bias"} & info["missing_keys"], "zero, and unused: the decoder has its own")
     strange = info["missing_keys"] - set(made) | info["unexpected_keys"]
@@ -430,27 +431,45 @@ def _refuse(weights: Collection[str], why: str):
 
 
 @torch.no_grad()
-def _make_representatives(model: ErnieSparsePreTrainedModel, cls_token_id: int | None) -> dict[str, str]:
+def _make_representatives(
+    model: ErnieSparsePreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> dict[str, str]:
     """
     Let the representatives start as a token that does least harm or, without global blocks, most good; and step 2 with the layer
     norms of step 1.
 
     With global blocks, an average token disturbs a converted model half as much as [CLS] does. Without them, a model whose
     representatives start as [CLS] learns to carry by them what an average token does not (`docs/conversion.md`). Vocabularies are
-    more or less in the order of frequency, so the n-th word of the average is weighted with 1/n (Zipf's law).
+    more or less in the order of frequency, so the n-th token of the average is weighted with 1/n (Zipf's law).
     """
     embeddings = model.base_model.embeddings
     words = embeddings.word_embeddings.weight.float()
+    cls_token_id = None if tokenizer is None else tokenizer.cls_token_id
     if model.config.pattern.num_global_blocks == 0 and cls_token_id is not None:
         start, fate = words[cls_token_id], "the token [CLS]"
     else:
-        shares = 1 / torch.arange(1, len(words) + 1, dtype=torch.float32, device=words.device)
+        occurs = _occurring(tokenizer, len(words)).to(words.device)
+        shares = torch.where(occurs, 1 / occurs.cumsum(0), 0.0)
         start, fate = shares @ words / shares.sum(), "the average token"
     embeddings.representative_embeddings.weight.copy_(start + embeddings.token_type_embeddings.weight[0])
     for layer in model.base_model.encoder.layer[:-1]:
         layer.attention.representative_LayerNorm.load_state_dict(layer.attention.output.LayerNorm.state_dict())
     fates = {"representative_embeddings.": fate, "representative_LayerNorm.": "copy of output.LayerNorm"}
     return {name: fate for name in model.state_dict() for part, fate in fates.items() if part in name}
+
+
+def _occurring(tokenizer: PreTrainedTokenizerBase | None, size: int) -> torch.Tensor:
+    """
+    Which rows of the word embeddings are of tokens that a text has, as far as a tokenizer says: not special ones, and not those
+    that a vocabulary keeps free, which stand first in BERT's.
+    """
+    if tokenizer is None:
+        return torch.ones(size, dtype=torch.bool)
+    special = {*tokenizer.all_special_ids}
+    tokens = tokenizer.convert_ids_to_tokens(range(min(size, len(tokenizer))))
+    occurs = torch.zeros(size, dtype=torch.bool)
+    occurs[: len(tokens)] = torch.tensor([i not in special and not UNUSED.fullmatch(t) for i, t in enumerate(tokens)])
+    return occurs
 
 
 USAGE = """SOURCE OUT [--max-length N] [--pattern TEXT]

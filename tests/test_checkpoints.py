@@ -91,15 +91,17 @@ def test_a_config_that_is_not_the_weights_own_is_refused(changes, message, tiny_
 
 
 @pytest.mark.parametrize(
-    "source, model_class, changes, new",
+    "source, model_class, changes, new, unused",
     [
-        (ErnieSparseForMaskedLM, ErnieSparseForSequenceClassification, {}, "classifier.bias, classifier.weight, ernie"),
-        (ErnieSparseModel, ErnieSparseForMaskedLM, {}, "cls.predictions"),
-        (ErnieSparseForTokenClassification, ErnieSparseForTokenClassification, {"num_labels": 7}, "classifier.bias"),
-        (ErnieSparseForMaskedLM, ErnieSparseForMaskedLM, {"representatives": None}, "representative_embeddings.weight"),
+        (ErnieSparseForMaskedLM, ErnieSparseForSequenceClassification, {}, "classifier.bias", ["cls.predictions.bias"]),
+        (ErnieSparseModel, ErnieSparseForMaskedLM, {}, "cls.predictions", ["pooler.dense.bias, pooler.dense.weight"]),
+        (ErnieSparseForTokenClassification,) * 2 + ({"num_labels": 7}, "classifier.bias", []),
+        (ErnieSparseForMaskedLM,) * 2 + ({"representatives": None}, "representative_embeddings.weight", []),
     ],
 )
-def test_what_is_new_is_named(source, model_class, changes, new, tiny_config, tmp_path, monkeypatch):
+def test_what_is_new_or_without_use_is_named(
+    source, model_class, changes, new, unused, tiny_config, tmp_path, monkeypatch
+):
     said = []
     monkeypatch.setattr(logger, "warning_once", said.append)
     representatives = BASE + "embeddings.representative_embeddings"
@@ -108,6 +110,10 @@ def test_what_is_new_is_named(source, model_class, changes, new, tiny_config, tm
     with pytest.raises(InputError, match=f"--model {name} (lacks|has other sizes)"):
         load(model_class, name, **changes)
     load(model_class, name, new_head=True, **changes)
-    assert len(said) == 1 and said[0].startswith("new weights, which") and new in said[0]
+    assert said[0].startswith("new weights, which") and new in said[0]
+    assert len(said[1:]) == len(unused)
+    for line, names in zip(said[1:], unused, strict=True):
+        assert f"that {model_class.__name__} has no use for: {names}" in line
+    del said[:]
     load(source, saved(tmp_path / "whole", source(tiny_config())))
-    assert len(said) == 1
+    assert not said

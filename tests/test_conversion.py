@@ -564,6 +564,31 @@ def save_tokenizer(folder: Path, words=tuple(WORDS)) -> BertTokenizer:
     return tokenizer
 
 
+def test_the_average_token_is_one_of_those_that_a_text_has(tmp_path):
+    # In BERT's order; the model has more rows than there are tokens.
+    words = [
+        "[PAD]",
+        *(f"[unused{number}]" for number in range(20)),
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "of",
+        "##s",
+    ]
+    source = build("Bert")
+    embeddings = source.get_input_embeddings().weight.detach()
+    shares = torch.tensor([1, 1 / 2, 1 / 3])
+    expected = (shares @ embeddings[25:28]) / shares.sum() + source.state_dict()[
+        "embeddings.token_type_embeddings.weight"
+    ][0]
+    start = convert(
+        source, tokenizer=save_tokenizer(tmp_path, words)
+    ).model.embeddings.representative_embeddings.weight[0]
+    torch.testing.assert_close(start, expected)
+
+
 def test_without_global_blocks_representatives_start_as_the_first_token(tmp_path):
     source, tokenizer = build("Bert"), save_tokenizer(tmp_path)
     weights = source.state_dict()
