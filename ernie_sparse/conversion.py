@@ -35,6 +35,7 @@ TOKENIZER_FILES = (
     *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
 )
 UNUSED = re.compile(r"[\[<]?(unused|madeupword|extra_id_)_?\d+[\]>]?")
+DECODER_BIAS = "cls.predictions.decoder.bias"
 POOLER = re.compile(r"(^|\.)pooler\.")
 # A checkpoint's weights under these names are the encoder's: none of them may be left over.
 ENCODER = re.compile(r"(^|\.)(embeddings|encoder)\.")
@@ -363,6 +364,9 @@ def _read_weights(source: _Source) -> tuple[dict[str, torch.Tensor], dict[str, s
         for pattern, ours in source.family.renamings.items():
             name = re.sub(pattern, ours, name)
         placed[name] = weight
+    if DECODER_BIAS in placed:
+        # Theirs have it twice, as one or, not tied, with one that is used.
+        placed[DECODER_BIAS.replace("decoder.", "")] = placed.pop(DECODER_BIAS)
     return placed, dropped
 
 
@@ -406,7 +410,6 @@ def _place(
     model, info = _fill(source, source.model_class, None, config=config, state_dict=weights, dtype=dtype)
     made = _make_representatives(model, tokenizer) | dict.fromkeys(zeros, "zero, as in the source")
     made |= dict.fromkeys(filter(POOLER.search, sorted(info["missing_keys"])), "at random: the source has none")
-    made |= dict.fromkeys({"cls.predictions.bias"} & info["missing_keys"], "zero, and unused: the decoder has its own")
     strange = info["missing_keys"] - set(made) | info["unexpected_keys"]
     _refuse(strange, f"the weights of {source.name} do not fit {type(model).__name__}")
     return model, made

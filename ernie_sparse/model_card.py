@@ -73,7 +73,7 @@ def write_card(folder: Path, name: str, model: PreTrainedModel, facts: CardFacts
         name (`str`): What the model is loaded by: a repository's id, or the name of its folder.
     """
     base_model, license_name = _ancestry(facts.source)
-    own_data, task = facts.data or "own files", PIPELINE_TAGS.get(type(model).__name__)
+    own_data, task = facts.data or "own files", PIPELINE_TAGS.get(class_name_of(model))
     results = [
         EvalResult(
             task_type=task,
@@ -98,6 +98,11 @@ def write_card(folder: Path, name: str, model: PreTrainedModel, facts: CardFacts
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(name, model, facts, base_model)}").save(folder / "README.md")
 
 
+def class_name_of(model: PreTrainedModel) -> str:
+    """The class of a model, whether or not it is sharded: FSDP2 makes one of its own of it."""
+    return type(model).__name__.removeprefix("FSDP")
+
+
 def _ancestry(source: str | None) -> tuple[str | None, str]:
     """The hub id of the checkpoint a model comes from, and its license, as far as it is known here."""
     if source is not None and Path(source).exists():
@@ -117,7 +122,7 @@ def _ancestry(source: str | None) -> tuple[str | None, str]:
 
 def _text(name: str, model: PreTrainedModel, facts: CardFacts, base_model: str | None) -> str:
     config = model.config
-    class_name = type(model).__name__
+    class_name = class_name_of(model)
     auto_class = next((auto for auto, path in AUTO_MAP.items() if path.endswith(f".{class_name}")), None)
     rows = {
         "reads": f"up to {config.max_position_embeddings:,} tokens",

@@ -76,11 +76,14 @@ class ErnieSparseLMPredictionHead(nn.Module):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
         self.transform = ErnieSparsePredictionHeadTransform(config)
-        self.decoder = nn.Linear(embedding_size(config), config.vocab_size)
+        # Not the bias of the decoder, whose weight may be that of the word embeddings: who shards a model by its modules would have
+        # to put both into one.
+        self.decoder = nn.Linear(embedding_size(config), config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.transform(hidden_states))
+        # In place: logits are by far the widest tensor.
+        return self.decoder(self.transform(hidden_states)).add_(self.bias)
 
 
 class ErnieSparseOnlyMLMHead(nn.Module):
@@ -300,7 +303,6 @@ def _check_ids(name: str, ids: torch.Tensor, size: int):
 class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
     _tied_weights_keys = {
         "cls.predictions.decoder.weight": "ernie_sparse.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
 
     def __init__(self, config: ErnieSparseConfig):
@@ -313,8 +315,13 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings):
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
+        head, size = self.cls.predictions, new_embeddings.weight.shape[0]
+        head.decoder = new_embeddings
+        if getattr(new_embeddings, "bias", None) is not None:
+            head.bias, new_embeddings.bias = new_embeddings.bias, None
+        else:
+            # New tokens begin with 0.
+            head.bias = nn.Parameter(nn.functional.pad(head.bias.data, (0, size - len(head.bias))))
 
     @can_return_tuple
     @auto_docstring(custom_args=HEAD_ARGS)

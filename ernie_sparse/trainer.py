@@ -24,7 +24,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from .block_plan import plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig, code_files
 from .errors import InputError
-from .model_card import CardFacts, Score, write_card
+from .model_card import CardFacts, Score, class_name_of, write_card
 from .regularization import SaorArguments, patterns_of_step
 from .trainer_internals import PatchedTrainer
 from .training_checkpoints import last_checkpoint
@@ -320,7 +320,7 @@ class SaorTrainer(PatchedTrainer):
         scores = [Score(is_score.sub("", name), value) for name, value in evaluated.items() if is_score.match(name)]
         count = f"{len(self.train_dataset):,} rows, " if hasattr(self.train_dataset, "__len__") else ""
         facts = CardFacts(
-            about=f"An ERNIE-Sparse encoder ({type(model).__name__}).",
+            about=f"An ERNIE-Sparse encoder ({class_name_of(model)}).",
             facts={"trained on": f"{count}{self.state.global_step:,} steps, seed {self.args.seed}"},
             source=finetuned_from or model.name_or_path or None,
             license=license,
@@ -422,15 +422,18 @@ class SaorTrainer(PatchedTrainer):
         return super().prediction_step(model, self._without_repeated(inputs), prediction_loss_only, ignore_keys)
 
     def _without_repeated(self, inputs: dict) -> dict:
-        """The batch without the labels of rows that fill it up where the last rows do not go into the processes evenly."""
-        progress = self.accelerator.gradient_state
-        if self.accelerator.num_processes == 1 or not progress.end_of_dataloader or progress.remainder <= 0:
-            return inputs
+        """The batch without the labels of rows that fill it up."""
         labels = {name: inputs[name].clone() for name in self.label_names if inputs.get(name) is not None}
         for values in labels.values():
-            first = max(0, progress.remainder - self.accelerator.process_index * len(values))
-            values[first:] = math.nan if values.is_floating_point() else -100
+            values[self.num_own_rows(len(values)) :] = math.nan if values.is_floating_point() else -100
         return {**inputs, **labels}
+
+    def num_own_rows(self, count: int) -> int:
+        """How many of the `count` rows of a batch are no others' once more: the last ones may not go into the processes evenly."""
+        progress = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not progress.end_of_dataloader or progress.remainder <= 0:
+            return count
+        return min(count, max(0, progress.remainder - self.accelerator.process_index * count))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_loss" in logs:

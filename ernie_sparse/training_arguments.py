@@ -125,6 +125,12 @@ class RunArguments(TrainingArguments):
             raise InputError(" ".join(str(error).split())) from error
         self._try_out()
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process keeps a part of the training's state, by a flag or by the config of `accelerate launch`."""
+        launched = (os.environ.get(f"ACCELERATE_USE_{name}", "") for name in ("FSDP", "DEEPSPEED"))
+        return bool(self.fsdp or self.deepspeed) or any(value.lower() == "true" for value in launched)
+
     def __getstate__(self) -> dict:
         # What `training_args.bin` holds.
         return {name: _without_secrets(value) for name, value in vars(self).items()}
@@ -241,4 +247,5 @@ def training_facts(training: TrainingArguments) -> dict[str, object]:
     return {
         **{name: getattr(training, name) for name in names},
         "world_size": training.world_size * max(1, training.n_gpu),
+        "is_sharded": training.is_sharded,
     }

@@ -159,7 +159,7 @@ def _problems(
         damaged[STATE] = fault
     lost = [name for name in digests if name not in files]
     damaged |= {name: "there is none" for name in lost if not name.endswith((".pt", ".pth"))}
-    if training.deepspeed or training.fsdp:
+    if training.is_sharded:
         # They have files of their own.
         return damaged | dict.fromkeys(lost, "there is none"), []
     if not files.keys() & {"model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"}:

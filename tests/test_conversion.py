@@ -353,10 +353,15 @@ def test_projections_without_bias_get_one_of_zeros(head, place, tmp_path):
     assert_every_weight_is_reported(report, model)
 
 
-def test_an_untied_electra_decoder_leaves_the_shared_bias_unused():
-    source = build("Electra", "ForMaskedLM", tie_word_embeddings=False)
-    made = convert(source, max_length=LENGTH).report.made
-    assert "unused" in made["cls.predictions.bias"]
+def test_an_untied_decoders_own_bias_is_the_one_that_counts():
+    for family in ("Electra", "Bert", "Roberta"):
+        source = build(family, "ForMaskedLM", tie_word_embeddings=False)
+        decoder = source.get_output_embeddings()
+        decoder.bias = nn.Parameter(torch.randn(decoder.out_features))
+        model, report = parts(convert(source, max_length=LENGTH, pattern=FULL))
+        assert torch.equal(model.cls.predictions.bias, decoder.bias)
+        assert_same_outputs(source.eval(), model, LENGTH, "ForMaskedLM")
+        assert_every_weight_is_reported(report, model)
 
 
 def test_longformers_global_projections_are_dropped_and_the_local_ones_copied():

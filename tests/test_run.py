@@ -30,8 +30,7 @@ PLAIN = {
     "process_index": 0,
     "world_size": 1,
     "fp16": False,
-    "fsdp": None,
-    "deepspeed": None,
+    "is_sharded": False,
     "resume_incomplete": False,
 }
 
@@ -366,7 +365,7 @@ def test_every_process_needs_its_random_state_and_fp16_its_scale(tmp_path):
         started(tmp_path, training={"world_size": 2, "fp16": True})
     # These have files of their own.
     (checkpoint / "optimizer.pt").unlink()
-    assert started(tmp_path, training={"fsdp": "full_shard"}) == str(checkpoint)
+    assert started(tmp_path, training={"is_sharded": True}) == str(checkpoint)
 
 
 CHANGES = {

@@ -66,7 +66,11 @@ def test_it_is_known_of_every_flag_what_becomes_of_it():
     decides, works = DECIDES.split(), WORKS.split()
     known = [*decides, *works, *REFUSED]
     assert sorted(known) == sorted(field.name for field in dataclasses.fields(TrainingArguments))
-    assert set(training_facts(build(eval_strategy="epoch", load_best_model_at_end=True))) == {*decides, "world_size"}
+    assert set(training_facts(build(eval_strategy="epoch", load_best_model_at_end=True))) == {
+        *decides,
+        "world_size",
+        "is_sharded",
+    }
 
 
 @pytest.mark.parametrize("name", REFUSED)

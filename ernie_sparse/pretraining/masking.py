@@ -86,7 +86,7 @@ class MaskingCollator:
     Args:
         masking ([`Masking`])
         is_flat (`bool`): Whether all documents of all rows stand one after the other in one row, with `cu_seq_lens_q`; else rows
-            are padded.
+            are padded. Of rows that are masked already there are `row_lengths` as well.
     """
 
     def __init__(self, masking: Masking, is_flat: bool = False):
@@ -112,7 +112,11 @@ class MaskingCollator:
             name: torch.tensor([token for row in masked for token in row[name]])[None]
             for name in ("input_ids", "labels")
         }
-        return batch | {"cu_seq_lens_q": torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))}
+        batch["cu_seq_lens_q"] = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+        if "labels" in rows[0]:
+            # An evaluation has to know rows that are others' once more.
+            batch["row_lengths"] = torch.tensor([len(row["input_ids"]) for row in rows])
+        return batch
 
 
 class MaskAnew(TrainerCallback):

@@ -77,9 +77,19 @@ class PretrainTrainer(SaorTrainer):
         loss, outputs = super()._compute_evaluation_loss(model, inputs, return_outputs=True)
         found = [(outputs.logits.argmax(-1) == inputs["labels"][is_masked]).sum()]
         for pattern in self.other_patterns.values():
-            found.append(model(**inputs, pattern=pattern).loss * count)
+            found.append(torch.where(count > 0, model(**inputs, pattern=pattern).loss * count, 0))
         self._evaluated.append(torch.stack([value.double() for value in (*found, count)]))
         return (loss, outputs) if return_outputs else loss
+
+    def _without_repeated(self, inputs: dict) -> dict:
+        # Of flat batches, which hold all rows in one.
+        inputs = dict(inputs)
+        lengths = inputs.pop("row_lengths", None)
+        if lengths is None:
+            return super()._without_repeated(inputs)
+        labels = inputs["labels"].clone()
+        labels[:, lengths[: self.num_own_rows(len(lengths))].sum() :] = -100
+        return {**inputs, "labels": labels}
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         self._evaluated = []

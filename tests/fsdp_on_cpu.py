@@ -1,0 +1,30 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""`ernie-sparse` where Accelerate shards a model over processes without a GPU, which it does not do by itself: torch can."""
+
+import sys
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+
+from ernie_sparse import cli
+
+
+def take_processes_for_devices():
+    """Have Accelerate look for a config of FSDP, as it does where each process has a GPU."""
+    begin = AcceleratorState.__init__
+
+    def begun(self, *args, **kwargs):
+        state = PartialState._shared_state
+        if state.get("distributed_type") == DistributedType.MULTI_CPU:
+            state["distributed_type"] = DistributedType.MULTI_XPU
+        begin(self, *args, **kwargs)
+
+    AcceleratorState.__init__ = begun
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    take_processes_for_devices()
+    sys.exit(cli.main(sys.argv[1:]))
