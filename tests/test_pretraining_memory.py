@@ -1,0 +1,49 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""Memory of preparing a large file: it does not grow with the text."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from test_resuming import ENVIRONMENT
+
+SIZES = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
+# In a process of its own, of which the system knows the most that it had.
+SCRIPT = """
+import resource, sys
+from ernie_sparse import cli
+code = cli.main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def large_file(tmp_path_factory):
+    """50 MB of words in one file, and as one document."""
+    path, draw = tmp_path_factory.mktemp("memory") / "text.txt", random.Random(0)
+    letters = "etaoinshrdlucmfwypvbgk"
+    words = ["".join(draw.choices(letters, k=draw.randint(1, 10))) for _ in range(20_000)]
+    with open(path, "w") as file:
+        while file.tell() < 50 * 2**20:
+            file.write(" ".join(draw.choices(words, k=10_000)) + "\n")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", ["true", "false"])
+def test_a_file_of_50_mb_takes_less_than_a_gibibyte_and_a_half(streaming, large_file, tmp_path):
+    words = ["pretrain", "--train-file", large_file, "--train-tokenizer", 8000, "--config", SIZES, "--max-length", 512]
+    words += ["--max-steps", 2, "--eval-strategy", "no", "--save-strategy", "no", "--disable-tqdm", "true"]
+    words += ["--report-to", "none", "--streaming", streaming, "--output-dir", tmp_path / "out"]
+    # Nothing of what is measured has been prepared before.
+    environment = {**ENVIRONMENT, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "TOKENIZERS_PARALLELISM": "true"}
+    environment["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, words)], env=environment, capture_output=True, text=True, timeout=550
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (peak,) = (int(line.split()[1]) for line in ended.stdout.splitlines() if line.startswith("peak"))
+    assert peak < 1.5 * 2**20, f"{peak / 2**20:.2f} GiB"
