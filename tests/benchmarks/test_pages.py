@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import context, finetuning
+from benchmarks import context, finetuning, robustness, scaling
 from benchmarks.lra import report as lra_report
 from benchmarks.pages import fill_page
 from benchmarks.speed import report as speed_report
@@ -52,6 +52,22 @@ def test_fine_tuning_has_the_tables_of_its_runs(tmp_path):
     page = tmp_path / "results.md"
     page.write_text(text)
     finetuning.main(["--results-dir", str(ROOT / "benchmarks" / "results" / "finetuning"), "--page", str(page)])
+    assert page.read_text() == text
+
+
+def test_robustness_has_the_tables_of_its_runs(tmp_path):
+    text = (ROOT / "docs" / "robustness.md").read_text()
+    page = tmp_path / "robustness.md"
+    page.write_text(text)
+    robustness.main(["--results-dir", str(ROOT / "benchmarks" / "results" / "robustness"), "--page", str(page)])
+    assert page.read_text() == text
+
+
+def test_scaling_has_the_table_of_its_run(tmp_path):
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    page = tmp_path / "scaling.md"
+    page.write_text(text)
+    scaling.main(["--results-dir", str(ROOT / "benchmarks" / "results" / "scaling"), "--page", str(page)])
     assert page.read_text() == text
 
 
