@@ -24,7 +24,7 @@ from ernie_sparse.training_checkpoints import all_checkpoints, last_checkpoint
 
 PROG = "python -m benchmarks.restarts"
 SIZES = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32"
-STEPS = 60
+STEPS = 240
 MODES = {
     "streamed": ("--streaming", "true", "--dataloader-num-workers", "2"),
     "written": ("--packing", "concatenate"),
@@ -53,7 +53,7 @@ def write_corpus(folder: Path) -> str:
 def command(corpus: str, out: Path, mode: str) -> list[str]:
     words = [sys.executable, "-m", "ernie_sparse", "pretrain", "--train-file", corpus, "--sample-by", "line"]
     words += ["--train-tokenizer", "300", "--config", SIZES, "--max-length", "128", "--masking", "span"]
-    words += ["--max-steps", str(STEPS), "--save-strategy", "steps", "--save-steps", "3", "--logging-steps", "1"]
+    words += ["--max-steps", str(STEPS), "--save-strategy", "steps", "--save-steps", "10", "--logging-steps", "1"]
     words += ["--eval-strategy", "no", "--disable-tqdm", "true", "--report-to", "none", "--output-dir", str(out)]
     return [*words, *MODES[mode]]
 
@@ -70,13 +70,19 @@ def losses(out: Path) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
 
 
-def killed_once(words: list[str], out: Path, after: float) -> dict | None:
-    """Run a command and kill it so many seconds after it has taken its folder; `None` where it has come to its end by then."""
+def started(words: list[str], out: Path) -> subprocess.Popen:
+    """A command that has just said what run it is: one that goes on does so when it has read its checkpoint."""
+    said = out / FILE_NAME
+    before = said.stat().st_mtime_ns if said.is_file() else None
     process = start(words)
-    taken = out / FILE_NAME
-    before = taken.stat().st_mtime_ns if taken.is_file() else None
-    while process.poll() is None and not (taken.is_file() and (before is None or _has_begun(out, before))):
+    while process.poll() is None and (said.stat().st_mtime_ns if said.is_file() else None) == before:
         time.sleep(0.02)
+    return process
+
+
+def killed_once(words: list[str], out: Path, after: float) -> dict | None:
+    """Start a command and kill it so many seconds later; `None` where it has come to its end by then."""
+    process = started(words, out)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
@@ -94,21 +100,17 @@ def killed_once(words: list[str], out: Path, after: float) -> dict | None:
     return None
 
 
-def _has_begun(out: Path, before: int) -> bool:
-    # A run that goes on says what it is once more, when it has read its checkpoint.
-    return (out / FILE_NAME).stat().st_mtime_ns != before
-
-
 def compare(mode: str, corpus: str, folder: Path, kills: int, draw: random.Random) -> dict:
     whole = folder / f"{mode}-whole"
-    begun = time.monotonic()
-    subprocess.run(command(corpus, whole, mode), check=True, capture_output=True)
+    process, begun = started(command(corpus, whole, mode), whole), time.monotonic()
+    if process.wait():
+        raise RuntimeError(f"{whole} ended with exit code {process.returncode}")
     seconds = time.monotonic() - begun
     expected, moments, differences, same_weights, runs = losses(whole), [], [], True, 0
     while len(moments) < kills or not differences:
         runs += 1
         out = folder / f"{mode}-{runs}"
-        while (moment := killed_once(command(corpus, out, mode), out, draw.uniform(0, seconds / 4))) is not None:
+        while (moment := killed_once(command(corpus, out, mode), out, draw.uniform(0, seconds / 3))) is not None:
             moments.append(moment)
             print(f"{mode}: kill {len(moments)}, {moment}", flush=True)
         found = losses(out)

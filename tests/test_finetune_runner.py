@@ -448,7 +448,7 @@ def test_a_recipe_stands_in_for_what_is_not_given(tmp_path):
         ([], ("none", 0.0)),
         (["--saor-alpha", "2"], ("saor", 2.0)),
         (["--saor-alpha", "0"], ("none", 0.0)),
-        (["--regularization", "alignment"], ("alignment", 1.0)),
+        (["--regularization", "saor"], ("saor", 5.0)),
         (["--regularization", "r-drop", "--saor-alpha", "3"], ("r-drop", 3.0)),
     ):
         saor = read_arguments([*words, *more])[3]
