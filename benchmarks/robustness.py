@@ -238,11 +238,13 @@ def arms_table(runs: dict[str, list[dict]]) -> str:
         "| trained | accuracy | kept | flips | mean KL | flips, times less | KL, times less | seeds |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    found = {arm: summary(of_arm) for arm, of_arm in runs.items()}
-    for arm, values in found.items():
+    for arm, of_arm in runs.items():
+        seeds, values = [found["training"]["seed"] for found in of_arm], summary(of_arm)
+        # Of the same seeds.
+        plain = [found for found in runs.get(PLAIN, ()) if found["training"]["seed"] in seeds]
         ratios = [
-            statistics.fmean(getattr(found[PLAIN], key)) / statistics.fmean(getattr(values, key))
-            if PLAIN in found
+            statistics.fmean(getattr(summary(plain), key)) / statistics.fmean(getattr(values, key))
+            if plain
             else math.nan
             for key in ("flips", "kl")
         ]
@@ -250,7 +252,7 @@ def arms_table(runs: dict[str, list[dict]]) -> str:
             *(spread([100 * value for value in values.accuracy], 1), spread(values.retention, 1)),
             *(spread([100 * value for value in values.flips], 1), spread(values.kl, 4)),
             *(f"{ratio:.1f}" for ratio in ratios),
-            ", ".join(str(of_seed["training"]["seed"]) for of_seed in runs[arm]),
+            ", ".join(map(str, seeds)),
         ]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)

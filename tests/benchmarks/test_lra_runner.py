@@ -387,14 +387,15 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
-def test_a_checkpoint_that_was_cut_off_is_named(name, tmp_path, capsys):
-    short(tmp_path)
+def test_a_checkpoint_that_was_cut_off_is_named_and_the_one_before_it_used(name, tmp_path, caplog):
+    whole = short(tmp_path)
+    (tmp_path / "results.json").unlink()
     path = tmp_path / "checkpoint-6" / name
     path.write_bytes(path.read_bytes()[:1000])
-    capsys.readouterr()
-    flags = ("--max-steps", 6, "--eval-steps", 3, "--save-steps", 3)
-    assert lra(arguments("text", tmp_path, *flags)) == 2
-    assert f"checkpoint-6: {name} is damaged" in capsys.readouterr().err.splitlines()[-1]
+    results = short(tmp_path)
+    (line,) = (line for line in caplog.messages if "going on from" in line)
+    assert f"checkpoint-6: {name} is damaged" in line and line.endswith(f"going on from {tmp_path / 'checkpoint-3'}")
+    assert results["splits"] == whole["splits"]
 
 
 def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
