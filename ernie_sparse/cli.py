@@ -81,10 +81,9 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
         return 141  # 128 + SIGPIPE, as a shell has it
     except Exception as error:
         is_refused = isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None)
-        is_full = not isinstance(error, InputError) and is_no_room(error)
-        if not (is_refused or is_full) or os.environ.get("ERNIE_SPARSE_TRACEBACK"):
+        if not (is_refused or is_no_room(error)) or os.environ.get("ERNIE_SPARSE_TRACEBACK"):
             raise
-        text = f"there is no room left to write: {error}" if is_full else str(error)
+        text = str(error) if is_refused else f"there is no room left to write: {error}"
         print(without_secrets(f"{prog}: error: {' '.join(text.split())}"), file=sys.stderr)
         return 2
     return 0

@@ -104,7 +104,7 @@ class Run:
             try:
                 self.check_same(self._earlier)
             except InputError:
-                is_run = all_checkpoints(self.folder) or (self._is_own_record() and self._others_in_folder())
+                is_run = all_checkpoints(self.folder) or (self._is_own_record() and self._others_in_folder(BEGINNINGS))
                 if asked != "last" or is_run:
                     raise
                 # Nothing is lost of a run that was stopped before its first checkpoint.
@@ -130,17 +130,17 @@ class Run:
     def _check_empty(self):
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"--output-dir {self.folder} is a file")
-        others = self._others_in_folder()
+        others = self._others_in_folder(self.parts)
         if others:
             shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
             raise InputError(f"--output-dir {self.folder} is not empty: it holds {shown}; name another folder")
 
-    def _others_in_folder(self) -> list[str]:
-        """What lies in the folder, but for what a run of this command leaves there before its first checkpoint."""
+    def _others_in_folder(self, parts: Collection[str]) -> list[str]:
+        """What lies in the folder, but for some `parts` of a run of this command."""
         own = set()
         if (self.folder / FILE_NAME).is_file():
             if self._is_own_record():
-                own = {*self.parts}
+                own = {*parts}
         elif not (self.folder / LOCK_NAME).is_file() or (self.folder / LOCK_NAME).stat().st_size == 0:
             # Killed before it could say what it is.
             own = {LOCK_NAME, f"{FILE_NAME}.partial"}

@@ -395,7 +395,9 @@ def test_a_checkpoint_that_was_cut_off_is_named_and_the_one_before_it_used(name,
     results = short(tmp_path)
     (line,) = (line for line in caplog.messages if "going on from" in line)
     assert f"checkpoint-6: {name} is damaged" in line and line.endswith(f"going on from {tmp_path / 'checkpoint-3'}")
-    assert results["splits"] == whole["splits"]
+    for facts in (whole, results):
+        del facts["history"]
+    assert results == whole
 
 
 def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
@@ -418,8 +420,6 @@ def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
         capsys.readouterr()
         assert lra(arguments("text", tmp_path, *flags, *more)) == 2
         assert f"holds another run, of {message}: name another" in capsys.readouterr().err
-    assert lra(arguments("text", tmp_path, *flags)) == 2
-    assert "holds a finished run" in capsys.readouterr().err
     assert json.loads((tmp_path / "results.json").read_text()) == whole
     # What came to an end is tested again, and not trained again.
     weights = load_file(tmp_path / "model.safetensors")
