@@ -207,7 +207,7 @@ def plot_history(history: list[dict], path: Path) -> bool:
         for name in group:
             if curves[name]:
                 axes.plot(*zip(*curves[name], strict=True), marker="o", markersize=3, label=name.replace("_", " "))
-        axes.set(xlabel="step", ylabel="nats per prediction", ylim=(0, None))
+        axes.set(xlabel="step", ylabel="nats per prediction")
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)

@@ -81,6 +81,7 @@ def test_a_stream_goes_on_from_a_checkpoint_with_the_same_rows_masks_and_dropout
     assert measured[0] == measured[1] and measured[0]["skipped_in_stream"] == {"empty": 1}
     page = (tmp_path / "rest" / "report.md").read_text()
     assert "| prepared | 1 empty documents left out |" in page and "](training.png)" in page
+    assert page.count("| 6 | ") == 1
 
 
 def test_a_stream_that_goes_on_counts_what_it_skips_once(tmp_path):

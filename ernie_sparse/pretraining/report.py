@@ -100,7 +100,8 @@ def page_of(table: list[tuple[str, object]], history: list[dict], has_picture: b
     lines += [f"| {name} | {f'{value:.4f}' if isinstance(value, float) else value} |" for name, value in table]
     if has_picture:
         lines += ["", "![Losses over the steps](training.png)"]
-    evaluated = [entry for entry in history if "eval_loss" in entry]
+    # Once for each step: the last one may have been evaluated as an epoch's and as the end's.
+    evaluated = [*{entry["step"]: entry for entry in history if "eval_loss" in entry}.values()]
     spacing = math.ceil(len(evaluated) / MOST_ROWS)
     lines += ["", f"| step | loss | perplexity | {' | '.join(OTHER_PATTERNS.values())} | masked tokens found |"]
     lines += [f"| ---: | ---: | ---: | {'---: | ' * len(OTHER_PATTERNS)}---: |"]
