@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import context, finetuning, robustness, scaling
+from benchmarks import context, finetuning, recall, robustness, scaling
 from benchmarks.lra import report as lra_report
 from benchmarks.pages import fill_page
 from benchmarks.speed import report as speed_report
@@ -47,35 +47,21 @@ def test_long_range_arena_has_the_tables_of_its_runs(tmp_path, monkeypatch):
     assert page.read_text() == text
 
 
-def test_fine_tuning_has_the_tables_of_its_runs(tmp_path):
-    text = (ROOT / "docs" / "results.md").read_text()
-    page = tmp_path / "results.md"
+@pytest.mark.parametrize(
+    "name, benchmark, results",
+    [
+        ("results", finetuning, "finetuning"),
+        ("embeddings", context, "context"),
+        ("hierarchy", recall, "recall"),
+        ("robustness", robustness, "robustness"),
+        ("scaling", scaling, "scaling"),
+    ],
+)
+def test_a_page_has_the_tables_of_its_runs(name, benchmark, results, tmp_path):
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    page = tmp_path / f"{name}.md"
     page.write_text(text)
-    finetuning.main(["--results-dir", str(ROOT / "benchmarks" / "results" / "finetuning"), "--page", str(page)])
-    assert page.read_text() == text
-
-
-def test_robustness_has_the_tables_of_its_runs(tmp_path):
-    text = (ROOT / "docs" / "robustness.md").read_text()
-    page = tmp_path / "robustness.md"
-    page.write_text(text)
-    robustness.main(["--results-dir", str(ROOT / "benchmarks" / "results" / "robustness"), "--page", str(page)])
-    assert page.read_text() == text
-
-
-def test_scaling_has_the_table_of_its_run(tmp_path):
-    text = (ROOT / "docs" / "scaling.md").read_text()
-    page = tmp_path / "scaling.md"
-    page.write_text(text)
-    scaling.main(["--results-dir", str(ROOT / "benchmarks" / "results" / "scaling"), "--page", str(page)])
-    assert page.read_text() == text
-
-
-def test_embeddings_has_the_table_of_its_runs(tmp_path):
-    text = (ROOT / "docs" / "embeddings.md").read_text()
-    page = tmp_path / "embeddings.md"
-    page.write_text(text)
-    context.main(["--results-dir", str(ROOT / "benchmarks" / "results" / "context"), "--page", str(page)])
+    benchmark.main(["--results-dir", str(ROOT / "benchmarks" / "results" / results), "--page", str(page)])
     assert page.read_text() == text
 
 
