@@ -27,6 +27,10 @@ from . import documents, packing
 from .corpus import Corpus, Place
 from .packing import FEATURES, Packer
 
+# What is written in one piece. Who opens the file reads what stands before each piece, and the system 64 KiB around it: of small
+# ones it would have half the file in memory.
+TOKENS_AT_ONCE = 2**20
+
 
 class RowStream(torch.utils.data.IterableDataset):
     """
@@ -107,7 +111,11 @@ def written_rows(corpus: Corpus, packer: Packer) -> tuple[Dataset, dict]:
     try:
         # The account is written behind the last row: rows without one were not written to their end.
         rows = Dataset.from_generator(
-            _generate, FEATURES, gen_kwargs=arguments, fingerprint=fingerprint, writer_batch_size=64
+            _generate,
+            FEATURES,
+            gen_kwargs=arguments,
+            fingerprint=fingerprint,
+            writer_batch_size=max(1, TOKENS_AT_ONCE // packer.max_length),
         )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
