@@ -471,7 +471,10 @@ def _occurring(tokenizer: PreTrainedTokenizerBase | None, size: int) -> torch.Te
     special = {*tokenizer.all_special_ids}
     tokens = tokenizer.convert_ids_to_tokens(range(min(size, len(tokenizer))))
     occurs = torch.zeros(size, dtype=torch.bool)
-    occurs[: len(tokens)] = torch.tensor([i not in special and not UNUSED.fullmatch(t) for i, t in enumerate(tokens)])
+    # An id that a vocabulary leaves out has no token.
+    occurs[: len(tokens)] = torch.tensor(
+        [i not in special and token is not None and not UNUSED.fullmatch(token) for i, token in enumerate(tokens)]
+    )
     return occurs
 
 

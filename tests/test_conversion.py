@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -18,6 +19,7 @@ from transformers import (
     BertTokenizer,
     BigBirdConfig,
     BigBirdModel,
+    PreTrainedTokenizerFast,
 )
 
 from ernie_sparse import SparsePattern, cli, conversion_families
@@ -591,6 +593,18 @@ def test_the_average_token_is_one_of_those_that_a_text_has(tmp_path):
     start = convert(
         source, tokenizer=save_tokenizer(tmp_path, words)
     ).model.embeddings.representative_embeddings.weight[0]
+    torch.testing.assert_close(start, expected)
+
+
+def test_a_vocabulary_may_leave_out_ids():
+    tokenizer = Tokenizer(models.WordLevel({"the": 0, "of": 3, "[UNK]": 1}, "[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[UNK]", cls_token="[UNK]"
+    )
+    source = build("Bert")
+    embeddings = source.get_input_embeddings().weight.detach()
+    start = convert(source, tokenizer=tokenizer).model.embeddings.representative_embeddings.weight[0]
+    expected = embeddings[0] + source.state_dict()["embeddings.token_type_embeddings.weight"][0]
     torch.testing.assert_close(start, expected)
 
 
