@@ -20,7 +20,7 @@ examples:
   ernie-sparse pretrain --train-file a.txt b.txt --train-tokenizer 8000 --config hidden_size=256,num_hidden_layers=4 \\
       --max-length 1024 --output-dir out
   ernie-sparse pretrain --model DIR --train-file 'web-*.parquet' 'books/*.txt.zst' --train-weights 1 3 \\
-      --streaming true --max-steps 100000 --save-strategy steps --save-steps 1000 --output-dir out
+      --streaming true --max-steps 100000 --save-steps 1000 --output-dir out
 
 What was stopped or killed goes on by the same command.
 """
@@ -70,8 +70,8 @@ class PretrainArguments:
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Make rows while they are trained on, instead of writing all of them to disk first: needs --max-steps. Without "
-            "--validation-file, the first documents are held out."
+            "help": "Make rows while they are trained on, instead of writing all of them to disk first: needs --max-steps, and evaluates "
+            "and saves by steps (--eval-steps, --save-steps). Without --validation-file, the first documents are held out."
         },
     )
     packing: str = field(

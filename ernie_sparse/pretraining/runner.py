@@ -27,6 +27,9 @@ from .rows import RowStream, identity_of, written_rows
 from .tokenizer import tokenizer_of_all_processes
 from .trainer import PretrainTrainer, place_file
 
+# Rows that stream have no epochs.
+BY_STEPS = {"eval_strategy": "steps", "save_strategy": "steps"}
+
 
 def build_config(args: PretrainArguments) -> ErnieSparseConfig:
     """The config of the model to train, but for what its tokenizer decides."""
@@ -126,7 +129,8 @@ def build_rows(
 def main(argv: list[str]):
     """Run `ernie-sparse pretrain` with the arguments `argv`."""
     parser = CommandParser("ernie-sparse pretrain", USAGE, __doc__, PretrainArguments, SaorArguments, RunArguments)
-    args, saor, training = parser.fill(parser.given(argv))
+    given = parser.given(argv)
+    args, saor, training = parser.fill(given, BY_STEPS if given.get("streaming") else None)
     training.prediction_loss_only = True
     training.include_num_input_tokens_seen = "non_padding"
     check_best_metric(training)
@@ -158,7 +162,7 @@ def check_streaming(args: PretrainArguments, saor: SaorArguments, training: RunA
     if args.streaming and training.max_steps < 1:
         raise InputError("--streaming true needs --max-steps: how many rows there are is not known")
     if args.streaming and "epoch" in (training.eval_strategy, training.save_strategy):
-        raise InputError("--streaming true has no epochs: --eval-strategy and --save-strategy are no or steps")
+        raise InputError("--streaming true has no epochs: --eval-strategy and --save-strategy are steps or no")
     if args.packing == "documents":
         for flag, is_wrong in (
             ("--saor-share", saor.saor_share < 1),
