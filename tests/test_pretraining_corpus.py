@@ -9,8 +9,9 @@ import pytest
 
 from ernie_sparse.errors import InputError
 from ernie_sparse.pretraining import corpus as corpora
-from ernie_sparse.pretraining.corpus import Corpus, parts_of_files
+from ernie_sparse.pretraining.corpus import Corpus, parts_of_files, parts_of_rows
 from ernie_sparse.pretraining.documents import Reading, documents_of, pieces
+from ernie_sparse.tables import load_hub_rows
 
 LINES = Reading(sample_by="line", piece=40)
 
@@ -101,6 +102,14 @@ def test_what_cannot_be_read_stops_or_is_counted(tmp_path, monkeypatch):
     binary.write_bytes(b"good \xff\xfe")
     (error,) = documents_of(str(binary), None, Reading())
     assert isinstance(error, InputError) and "b.txt: it is not UTF-8 text" in str(error)
+
+
+def test_a_data_set_that_breaks_off_while_it_streams_is_an_error_of_its_own(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "one"}\n{"text": broken\n')
+    parts = parts_of_rows("corpus", load_hub_rows(str(tmp_path), None, streaming=True)["train"])
+    for read in (lambda: list(Corpus(parts, Reading()).documents()), lambda: Corpus(parts, Reading()).held_out(0.5)):
+        with pytest.raises(InputError, match="corpus, shard 0: it cannot be read on from row 0: JSON parse error"):
+            read()
 
 
 def test_a_corpus_without_text_or_with_too_little_for_its_readers_says_so(tmp_path):

@@ -181,6 +181,8 @@ class Corpus:
         for total, text in enumerate(documents_of(first.name, first.rows, self.reading), 1):
             if size >= wanted:
                 break
+            if isinstance(text, InputError) and not self.reading.skip_bad:
+                raise text
             count, size = total, size + (0 if isinstance(text, InputError) else len(text))
         if count == total:
             # All of it is not as much.

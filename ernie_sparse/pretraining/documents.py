@@ -51,7 +51,8 @@ def documents_of(name: str, rows: Iterable[dict] | None, reading: Reading) -> It
             with said_of(path), open_text(path, newline="\n") as file:
                 yield from pieces(iter(partial(file.read, reading.piece), ""), reading.piece)
             return
-        for number, row in enumerate(read_rows(path, sample_by=reading.sample_by) if rows is None else rows):
+        found = read_rows(path, sample_by=reading.sample_by) if rows is None else _rows_of_data_set(name, rows)
+        for number, row in enumerate(found):
             try:
                 text = _text_of(row, reading.column)
             except InputError as error:
@@ -60,6 +61,16 @@ def documents_of(name: str, rows: Iterable[dict] | None, reading: Reading) -> It
                 yield from pieces([text], reading.piece)
     except InputError as error:
         yield error
+
+
+def _rows_of_data_set(name: str, rows: Iterable[dict]) -> Iterator[dict]:
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):
+            yield row
+    except Exception as error:
+        # Of a stream, files are parsed and fetched by now, each way with errors of its own.
+        raise InputError(f"{name}: it cannot be read on from row {number}: {error}") from error
 
 
 def _text_of(row: dict | InputError, column: str) -> str:
