@@ -66,8 +66,9 @@ def documents_of(name: str, rows: Iterable[dict] | None, reading: Reading) -> It
 def _rows_of_data_set(name: str, rows: Iterable[dict]) -> Iterator[dict]:
     number = 0
     try:
-        for number, row in enumerate(rows, 1):
+        for row in rows:
             yield row
+            number += 1
     except Exception as error:
         # Of a stream, files are parsed and fetched by now, each way with errors of its own.
         raise InputError(f"{name}: it cannot be read on from row {number}: {error}") from error
