@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check compat bench clean
+.PHONY: demo test test-slow check compat deepspeed bench clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +18,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "slow and not deepspeed"
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -33,6 +33,13 @@ compat: $(VENV)/.installed
 		.compat/$$version/bin/pip install --quiet --disable-pip-version-check torch==$$($(BIN)/python -c "import torch; print(torch.__version__.split('+')[0])") numpy transformers==$$version; \
 		HF_HOME=compat_output/cache .compat/$$version/bin/python tests/remote_code.py read compat_output; \
 	done
+
+# Beside the environment: it is built from source, and is no part of what is tested elsewhere.
+deepspeed: $(VENV)/.installed
+	test -d .compat/deepspeed || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .compat/deepspeed \
+		deepspeed==0.19.8 hjson ninja py-cpuinfo msgpack einops
+	DS_ACCELERATOR=cpu PATH="$(CURDIR)/$(BIN):$(CURDIR)/.compat/deepspeed/bin:$$PATH" PYTHONPATH=$(CURDIR)/.compat/deepspeed \
+		$(BIN)/python -m pytest -q -m deepspeed tests/test_pretraining_processes.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training --output-dir benchmark_output

@@ -97,14 +97,17 @@ def test_two_processes_are_one(text, alone, tmp_path):
     assert_same_training(read_results(tmp_path), alone)
 
 
-def test_a_sharded_model_is_a_whole_one_and_goes_on(text, alone, tmp_path):
-    script = [ROOT / "tests" / "fsdp_on_cpu.py"]
-    launch("fsdp2.yaml", arguments(text, tmp_path / "out", 2), script)
+@pytest.mark.parametrize(
+    "config", ["fsdp2.yaml", pytest.param("deepspeed_zero2.yaml", marks=pytest.mark.deepspeed)]
+)
+def test_a_sharded_training_is_a_whole_one_and_goes_on(config, text, alone, tmp_path):
+    script = [ROOT / "tests" / "sharded_on_cpu.py"]
+    launch(config, arguments(text, tmp_path / "out", 2), script)
     assert_same_training(read_results(tmp_path / "out"), alone)
     # Its checkpoints have other files than those of Trainer alone.
     shutil.rmtree(tmp_path / "out" / "checkpoint-4")
     (tmp_path / "out" / "results.json").unlink()
-    launch("fsdp2.yaml", arguments(text, tmp_path / "out", 2), script)
+    launch(config, arguments(text, tmp_path / "out", 2), script)
     assert_same_training(read_results(tmp_path / "out"), alone)
 
 
