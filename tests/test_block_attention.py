@@ -5,8 +5,8 @@ import weakref
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from torch.autograd import gradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from ernie_sparse import SparsePattern, block_plan
@@ -327,21 +327,6 @@ def test_weights_are_dropped_or_grown(dropout, dtype):
         assert ((kept == 0) | (kept == growth)).all()
     # Five standard errors of the share of 131072 weights.
     assert abs((kept != 0).double().mean() - (1 - dropout)) <= 5 * (dropout * (1 - dropout) / kept.numel()) ** 0.5
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor that anything inside makes."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(value, torch.Tensor):
-                self.numel = max(self.numel, value.numel())
-        return result
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""Memory of preparing a large file: it does not grow with the text."""
+"""Memory of preparing a large file, which does not grow with the text, and of an evaluation."""
 
 import os
 import random
@@ -7,7 +7,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from largest_tensor import LargestTensor
 from test_resuming import ENVIRONMENT
+from torch.utils.data import Dataset
+
+from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM
+from ernie_sparse.pretraining.trainer import PretrainTrainer
+from ernie_sparse.regularization import SaorArguments
+from ernie_sparse.training_arguments import RunArguments
 
 SIZES = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
 # In a process of its own, of which the system knows the most that it had: what getrusage says may be its parent's.
@@ -48,3 +56,30 @@ def test_a_file_of_50_mb_takes_less_than_a_gibibyte_and_a_half(streaming, large_
     assert ended.returncode == 0, ended.stderr[-3000:]
     (peak,) = (int(line.split()[1]) for line in ended.stdout.splitlines() if line.startswith("peak"))
     assert peak < 1.5 * 2**20, f"{peak / 2**20:.2f} GiB"
+
+
+class MaskedRows(Dataset):
+    """Rows of 64 tokens, of which every eighth is masked."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict:
+        ids = torch.arange(64) % 50 + index
+        return {"input_ids": ids, "labels": ids.where(torch.arange(64) % 8 == 0, -100)}
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_an_evaluation_makes_no_larger_tensor_than_a_training_step(alpha, tmp_path):
+    # Logits are the largest by far.
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ErnieSparseForMaskedLM(ErnieSparseConfig(**sizes, vocab_size=6000, max_position_embeddings=64))
+    flags = {"report_to": "none", "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "max_steps": 1}
+    arguments = RunArguments(output_dir=str(tmp_path), **flags)
+    saor = SaorArguments(saor_alpha=alpha)
+    trainer = PretrainTrainer(model, arguments, saor=saor, train_dataset=MaskedRows(), eval_dataset=MaskedRows())
+    with LargestTensor() as training:
+        trainer.train()
+    with LargestTensor() as evaluation:
+        trainer.evaluate()
+    assert 8 * 8 * 6000 <= evaluation.numel <= training.numel

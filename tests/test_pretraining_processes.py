@@ -97,9 +97,7 @@ def test_two_processes_are_one(text, alone, tmp_path):
     assert_same_training(read_results(tmp_path), alone)
 
 
-@pytest.mark.parametrize(
-    "config", ["fsdp2.yaml", pytest.param("deepspeed_zero2.yaml", marks=pytest.mark.deepspeed)]
-)
+@pytest.mark.parametrize("config", ["fsdp2.yaml", pytest.param("deepspeed_zero2.yaml", marks=pytest.mark.deepspeed)])
 def test_a_sharded_training_is_a_whole_one_and_goes_on(config, text, alone, tmp_path):
     script = [ROOT / "tests" / "sharded_on_cpu.py"]
     launch(config, arguments(text, tmp_path / "out", 2), script)

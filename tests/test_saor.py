@@ -5,10 +5,9 @@ import itertools
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ernie_sparse import saor
 from ernie_sparse.saor import (
@@ -388,22 +387,6 @@ def test_consistency_loss_does_not_read_which_label_it_is():
         assert torch.equal(moved.consistency_loss, saor_loss("categorical", logits, labels, second).consistency_loss)
 
 
-class Largest(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that any operation made."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        outputs = function(*args, **(kwargs or {}))
-        is_view = function._schema.returns and function._schema.returns[0].alias_info is not None
-        for output in tree_leaves(outputs):
-            if isinstance(output, torch.Tensor) and not is_view:
-                self.numel = max(self.numel, output.numel())
-        return outputs
-
-
 @every_distribution
 @pytest.mark.parametrize("has_second", [True, False])
 def test_logits_in_chunks_change_neither_losses_nor_gradients(distribution, has_second, monkeypatch):
@@ -427,6 +410,6 @@ def test_logits_in_chunks_change_neither_losses_nor_gradients(distribution, has_
 def test_forward_pass_over_many_logits_makes_no_tensor_as_large(monkeypatch):
     monkeypatch.setattr(saor, "CHUNK_LOGITS", 100)
     logits, second = (torch.randn(64, 50, requires_grad=True) for _ in range(2))
-    with Largest() as largest:
+    with LargestTensor() as largest:
         saor_loss("categorical", logits, torch.randint(50, (64,)), second)
     assert largest.numel <= 100
