@@ -191,7 +191,8 @@ class BlockPlan(NamedTuple):
         random_blocks (`torch.LongTensor` of shape `(N, r)`): The random blocks that each block sees, so numbered; -1 for none.
         documents, summaries ([`Documents`]): In the stream, and in that of the representatives alone.
         num_global_blocks, reach (`int`): Of the pattern: its global blocks, and how far its window goes to each side.
-        block_width, num_representatives (`int`): The positions of a full block, and how many of them are representatives.
+        block_width (`int`): The positions of a full block, or as many as the longest document fills of one.
+        num_representatives (`int`): How many of them are representatives.
         sees_everything (`bool`): Whether every position sees all of its document.
         batch (`torch.Tensor` of shape `(batch_size, sequence_length)`): Of nothing: its shape is the batch's.
         num_summaries (`int`, *optional*): Representatives of a row that is full. `None` where every row is taken for that.
@@ -262,6 +263,10 @@ class BlockPlan(NamedTuple):
             block.most if number >= block.most else number
             for number in (pattern.num_global_blocks, pattern.num_window_blocks // 2)
         )
+        has_kernel, is_exporting = runs_on(device, size, per_block), torch.compiler.is_exporting()
+        # What is gathered for a block is as long as the longest document at most. A kernel gathers nothing, and would be compiled
+        # for every length; an exported program serves all of them.
+        is_long = not (has_kernel or is_exporting) and size > token.most
         num_tokens, is_real, counts = token.sizes if lengths is None else lengths, None, block.sizes
         if lengths is not None:
             counts = (lengths + shift + size - 1) // size
@@ -294,14 +299,14 @@ class BlockPlan(NamedTuple):
             summaries=Documents.of(per_block * block.bounds, per_block * block.most, summary_rows, of_summaries),
             num_global_blocks=num_global,
             reach=reach,
-            block_width=size + per_block,
+            block_width=(token.most if is_long else size) + per_block,
             num_representatives=per_block,
             # An exported program has to serve short documents in the block form as well.
-            sees_everything=block.most - num_global <= (0 if torch.compiler.is_exporting() else reach + 1),
+            sees_everything=block.most - num_global <= (0 if is_exporting else reach + 1),
             batch=torch.empty((), device=device).expand(batch_shape),
             num_summaries=None if lengths is not None else per_block * pattern.num_blocks(batch_shape[1]),
         )
-        if runs_on(device, size, per_block):
+        if has_kernel:
             return plan._replace(tables=KernelTables.of(plan, most))
         is_static = lengths is not None or torch.compiler.is_compiling()
         if not (is_static or plan.sees_everything or most > MAX_DENSE_LENGTH):

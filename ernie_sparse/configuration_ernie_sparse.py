@@ -2,11 +2,15 @@
 """ERNIE-Sparse model configuration"""
 
 import dataclasses
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .sparse_pattern import SparsePattern
@@ -26,6 +30,24 @@ AUTO_MAP = {
         )
     },
 }
+
+# The least and the most of every number that decides what is built. The most are our choice: beyond them nobody has meant it, and
+# a machine would be building until its memory is full.
+RANGES = {
+    "vocab_size": (1, 10_000_000),
+    "hidden_size": (1, 65_536),
+    "num_hidden_layers": (1, 1_000),
+    "num_attention_heads": (1, 4_096),
+    "intermediate_size": (1, 1_048_576),
+    "max_position_embeddings": (1, 2**24),
+    "type_vocab_size": (1, 1_000_000),
+    "embedding_size": (1, 65_536),
+    "num_representatives_per_block": (1, 1_024),
+    "chunk_size_feed_forward": (0, 2**31 - 1),
+}
+MOST_LABELS = 1_000_000
+PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
+PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
 
 def code_files() -> list[Path]:
@@ -155,14 +177,52 @@ class ErnieSparseConfig(PreTrainedConfig):
                 shutil.copyfile(file, folder / file.name)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
+    def __post_init__(self, **kwargs):
+        # Before a name is made for each of them, and while it can be said which field it is.
+        check_integer("num_labels", kwargs.get("num_labels"), 1, MOST_LABELS)
+        for name in ("id2label", "label2id"):
+            value = getattr(self, name)
+            numbers = value.keys() if name == "id2label" and isinstance(value, Mapping) else ()
+            if not isinstance(value, Mapping | None) or not all(str(number).isdigit() for number in numbers):
+                raise ValueError(f"{name}={value!r:.80} is not allowed: it must say which number each class has")
+        if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"dtype={self.dtype!r} is not allowed: it must be a type of torch, such as float32")
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        """Every number must lie where a model can be built of it ([`RANGES`])."""
+        for name, (low, high) in RANGES.items():
+            hint = " (hierarchical=False turns representatives off)" if name == "num_representatives_per_block" else ""
+            check_integer(name, getattr(self, name, None), low, high, hint)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+        check_integer("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        for name in PROBABILITIES:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} is not allowed: it must lie between 0 and 1")
+        for name, least in (("initializer_range", "at least 0"), ("layer_norm_eps", "more than 0")):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0 and (value or name == "initializer_range")):
+                raise ValueError(f"{name}={value} is not allowed: it must be a finite number, {least}")
+
+    def validate_names(self):
+        """Activations and the kind of problem must be known ones."""
+        for name, known in (("hidden_act", ACT2FN), ("pooler_act", ACT2FN), ("problem_type", PROBLEM_TYPES)):
+            if getattr(self, name) not in known:
+                listed = ", ".join(sorted(map(str, known)))
+                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be one of {listed}")
+
     def validate_pattern(self):
         """The scalars must form a valid [`SparsePattern`]."""
         SparsePattern.parse(self.pattern)
-        if self.num_representatives_per_block < 1:
-            raise ValueError(
-                f"num_representatives_per_block={self.num_representatives_per_block} is not allowed: it must be at "
-                "least 1 (hierarchical=False turns representatives off)"
-            )
+
+
+def check_integer(name: str, value: int | None, low: int, high: int, hint: str = ""):
+    if value is not None and (type(value) is not int or not low <= value <= high):
+        raise ValueError(f"{name}={value!r} is not allowed: it must be an integer from {low:,} to {high:,}{hint}")
 
 
 __all__ = ["ErnieSparseConfig"]

@@ -69,10 +69,6 @@ class ErnieSparseSelfAttention(nn.Module):
 
     def __init__(self, config: ErnieSparseConfig):
         super().__init__()
-        if config.hidden_size % config.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={config.hidden_size} is not a multiple of num_attention_heads={config.num_attention_heads}"
-            )
         self.config = config
         self.attention_head_size = config.hidden_size // config.num_attention_heads
         self.scaling = self.attention_head_size**-0.5

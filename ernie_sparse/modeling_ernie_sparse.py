@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .block_attention import block_attention  # noqa: F401
 from .block_kernel import KernelTables  # noqa: F401
 from .block_plan import BlockPlan, plan_batch
-from .configuration_ernie_sparse import ErnieSparseConfig
+from .configuration_ernie_sparse import RANGES, ErnieSparseConfig, check_integer
 from .head_outputs import (
     ALIGNMENT_ARGS,
     CANDIDATE_ARGS,
@@ -108,6 +108,11 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
     _no_split_modules = ["ErnieSparseEmbeddings", "ErnieSparseLayer"]
     _can_record_outputs = {"hidden_states": ErnieSparseHiddenStates, "attentions": ErnieSparseSelfAttention}
 
+    def __init__(self, config: ErnieSparseConfig, *args, **kwargs):
+        # What was set since it was made.
+        config.validate()
+        super().__init__(config, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -123,10 +128,9 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         row on (the recipe of Longformer), a shorter one is cut; `config.max_position_embeddings` follows.
 
         Raises:
-            `ValueError`: Not a positive number.
+            `ValueError`: Not a number that `config.max_position_embeddings` may be.
         """
-        if new_num_position_embeddings < 1:
-            raise ValueError(f"{new_num_position_embeddings} positions: at least 1 is needed")
+        check_integer("max_position_embeddings", new_num_position_embeddings, *RANGES["max_position_embeddings"])
         table = self.get_position_embeddings()
         rows = torch.arange(new_num_position_embeddings, device=table.weight.device) % table.num_embeddings
         table.weight = nn.Parameter(table.weight.detach()[rows], requires_grad=table.weight.requires_grad)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .sparse_pattern import SparsePattern
+from .sparse_pattern import MOST, SparsePattern
 
 REGULARIZATIONS = ("none", "r-drop", "saor", "alignment")
 PERTURBATIONS = ("shift", "block_size", "window", "random", "hierarchy", "none")
@@ -215,13 +215,12 @@ def perturb(own: SparsePattern, name: str, draw: random.Random) -> SparsePattern
         return dataclasses.replace(own, hierarchical=not own.hierarchical)
     if name == "window":
         narrower, wider = own.num_window_blocks - 2, own.num_window_blocks + 2
-        return dataclasses.replace(own, num_window_blocks=draw.choice([w for w in (narrower, wider) if w > 0]))
+        return dataclasses.replace(own, num_window_blocks=draw.choice([w for w in (narrower, wider) if 0 < w <= MOST]))
     if name == "random":
-        return dataclasses.replace(
-            own, num_random_blocks=own.num_random_blocks + draw.randint(1, 3), seed=draw.randrange(2**32)
-        )
+        num_random_blocks = min(own.num_random_blocks + draw.randint(1, 3), MOST)
+        return dataclasses.replace(own, num_random_blocks=num_random_blocks, seed=draw.randrange(2**32))
     if name == "block_size":
-        block_size = draw.choice([size for size in (own.block_size // 2, own.block_size * 2) if size > 0])
+        block_size = draw.choice([size for size in (own.block_size // 2, own.block_size * 2) if 0 < size <= MOST])
         return dataclasses.replace(own, block_size=block_size, block_shift=own.block_shift % block_size)
     if own.block_size == 1:
         return own

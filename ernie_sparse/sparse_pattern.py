@@ -9,6 +9,8 @@ import torch
 
 # How many hashes of random blocks are held at a time: 128 KiB each, which stay in the cache.
 CHUNK_HASHES = 2**14
+# The most that a field may be, but for a seed.
+MOST = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ class SparsePattern:
     def _check_integer(self, name: str):
         value = getattr(self, name)
         low = 1 if name in ("block_size", "num_window_blocks") else 0
-        high = 2**32 - 1 if name == "seed" else 2**31 - 1
+        high = 2**32 - 1 if name == "seed" else MOST
         allowed = f"an integer from {low} to {high}"
         if name == "block_shift":
             high = self.block_size - 1
@@ -125,7 +127,7 @@ class SparsePattern:
     @classmethod
     def full(cls, block_size: int = 64, hierarchical: bool = False) -> "SparsePattern":
         """The pattern under which every block is global, so that every token sees every token, at any length."""
-        return cls(block_size=block_size, num_global_blocks=2**31 - 1, hierarchical=hierarchical)
+        return cls(block_size=block_size, num_global_blocks=MOST, hierarchical=hierarchical)
 
     def num_blocks(self, num_tokens: int) -> int:
         """Number of blocks of a document of `num_tokens` tokens."""

@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from largest_tensor import LargestTensor
 
 from ernie_sparse import SparsePattern
 from ernie_sparse.block_plan import BlockPlan, BlockTables, Documents, plan_batch
+from ernie_sparse.sparse_pattern import MOST
 
 CPU = torch.device("cpu")
 
@@ -195,6 +197,16 @@ def test_documents_that_do_not_cover_the_batch_in_order_are_refused(bounds):
 def test_tables_do_not_grow_with_the_document():
     pattern = SparsePattern(8, num_window_blocks=5, num_global_blocks=2, num_random_blocks=3)
     assert BlockTables.of(plan_batch(pattern, 1, (1, 2400), CPU)).key_places.shape == (300, 10 * 9)
+
+
+@pytest.mark.parametrize("more", [{}, {"block_shift": MOST - 1}, {"num_global_blocks": 0}])
+@pytest.mark.parametrize("is_static", [True, False])
+def test_a_plan_of_huge_blocks_costs_what_its_documents_do(is_static, more):
+    mask = torch.ones(2, 40, dtype=torch.long)
+    with LargestTensor() as largest:
+        plan = plan_batch(SparsePattern(MOST, **more), 1, (2, 40), CPU, mask, is_static=is_static)
+        BlockTables.of(plan)
+    assert plan.block_width == 41 and largest.numel <= (2 * 41) ** 2
 
 
 def test_a_plan_is_made_without_reading_anything_back(monkeypatch):

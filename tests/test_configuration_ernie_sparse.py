@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
@@ -139,12 +140,57 @@ def test_fields_can_be_overridden_when_loading(tmp_path):
         ("block_shift", -1, "block_shift=-1"),
         ("pattern_seed", 2**32, "seed=4294967296"),
         ("pattern_seed", -1, "seed=-1"),
-        ("num_representatives_per_block", 0, "num_representatives_per_block=0.*at least 1"),
+        ("num_representatives_per_block", 0, "num_representatives_per_block=0.*from 1 to 1,024"),
+        ("num_representatives_per_block", 10**6, "num_representatives_per_block=1000000.*from 1 to 1,024"),
+        ("num_hidden_layers", 0, "num_hidden_layers=0.*from 1 to 1,000"),
+        ("num_hidden_layers", 10**9, "num_hidden_layers=1000000000.*from 1 to 1,000"),
+        ("num_attention_heads", 0, "num_attention_heads=0.*from 1"),
+        ("num_attention_heads", 7, "hidden_size=768 is not a multiple of num_attention_heads=7"),
+        ("hidden_size", -32, "hidden_size=-32.*from 1"),
+        ("embedding_size", 0, "embedding_size=0.*from 1"),
+        ("intermediate_size", 0, "intermediate_size=0.*from 1"),
+        ("max_position_embeddings", 10**12, "max_position_embeddings=1000000000000.*to 16,777,216"),
+        ("type_vocab_size", 0, "type_vocab_size=0.*from 1"),
+        ("vocab_size", 0, "vocab_size=0.*from 1"),
+        ("pad_token_id", 30522, "pad_token_id=30522.*from 0 to 30,521"),
+        ("chunk_size_feed_forward", -3, "chunk_size_feed_forward=-3.*from 0"),
+        ("hidden_dropout_prob", math.nan, "hidden_dropout_prob=nan.*between 0 and 1"),
+        ("attention_probs_dropout_prob", 1.5, "attention_probs_dropout_prob=1.5.*between 0 and 1"),
+        ("classifier_dropout", -0.1, "classifier_dropout=-0.1.*between 0 and 1"),
+        ("initializer_range", -1.0, "initializer_range=-1.0.*at least 0"),
+        ("layer_norm_eps", 0.0, "layer_norm_eps=0.0.*more than 0"),
+        ("layer_norm_eps", math.inf, "layer_norm_eps=inf.*finite"),
+        ("hidden_act", "foo", "hidden_act='foo'.*one of gelu"),
+        ("pooler_act", "foo", "pooler_act='foo'.*one of gelu"),
+        ("problem_type", "foo", "problem_type='foo'.*regression"),
     ],
 )
 def test_value_out_of_range_is_refused_by_name(name, value, telling):
     with pytest.raises(StrictDataclassClassValidationError, match=telling):
         ErnieSparseConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "fields, telling",
+    [
+        ({"num_labels": 10**9}, "num_labels=1000000000 is not allowed: it must be an integer from 1 to 1,000,000"),
+        ({"num_labels": "two"}, "num_labels='two'"),
+        ({"id2label": ["a", "b"]}, "id2label=.*which number each class has"),
+        ({"id2label": {"a": 0}}, "id2label=.*which number each class has"),
+        ({"label2id": 3}, "label2id=3"),
+        ({"dtype": "foo"}, "dtype='foo'.*a type of torch"),
+    ],
+)
+def test_classes_and_types_that_cannot_be_are_refused_by_name(fields, telling):
+    with pytest.raises(ValueError, match=telling):
+        ErnieSparseConfig(**fields)
+
+
+def test_what_was_set_since_is_checked_before_a_model_is_built():
+    config = ErnieSparseConfig()
+    config.num_hidden_layers = 10**9
+    with pytest.raises(StrictDataclassClassValidationError, match="num_hidden_layers=1000000000"):
+        ErnieSparseModel(config)
 
 
 @pytest.mark.parametrize(
@@ -171,5 +217,5 @@ def test_value_of_a_wrong_type_is_refused_by_name(name, value):
 def test_bad_override_when_loading_is_caught_when_a_model_is_built(tmp_path, tiny_config):
     tiny_config().save_pretrained(tmp_path)
     config = ErnieSparseConfig.from_pretrained(tmp_path, block_size=0)
-    with pytest.raises(ValueError, match="block_size=0"):
+    with pytest.raises(StrictDataclassClassValidationError, match="block_size=0"):
         ErnieSparseModel(config)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ernie_sparse import SparsePattern
 from ernie_sparse.regularization import PERTURBATIONS, SaorArguments, patterns_of_step, perturb, second_pattern
+from ernie_sparse.sparse_pattern import MOST
 from ernie_sparse.trainer import SaorTrainer
 
 OWN = SparsePattern(block_size=8, num_window_blocks=3, num_random_blocks=1, block_shift=5, seed=4)
@@ -114,6 +115,13 @@ def test_perturbations_of_blocks_of_one_token_are_valid():
     assert {perturb(own, "block_size", random.Random(i)).block_size for i in range(20)} == {2}
     for name in PERTURBATIONS:
         perturb(own, name, random.Random(1))
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_perturbations_of_the_largest_pattern_there_can_be_are_valid(name):
+    own = SparsePattern(MOST, MOST, MOST, MOST)
+    drawn = [perturb(own, name, random.Random(i)) for i in range(20)]
+    assert (own not in drawn) == (name != "none")
 
 
 def test_patterns_can_be_named_explicitly():
