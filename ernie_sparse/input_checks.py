@@ -286,8 +286,9 @@ def _check_bounds_tensor(cu_seq_lens_q: torch.Tensor):
 
 def _has_values(values: torch.Tensor) -> bool:
     """Whether there are any that are known. A fake tensor, which has none, is of a class of its own."""
-    is_known = type(values) is torch.Tensor and values.device.type != "meta" and values.numel() > 0
-    return is_known and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return type(values) is torch.Tensor and values.device.type != "meta" and values.numel() > 0
 
 
 def _is_readable(values: torch.Tensor) -> bool:

@@ -183,7 +183,7 @@ def test_a_row_of_documents_may_be_longer_than_a_document(tiny_config):
     model(ids, cu_seq_lens_q=torch.tensor([0, 80, 160]))
     with pytest.raises(ValueError, match="160 tokens, more than this model's max_position_embeddings=80"):
         model(ids)
-    with pytest.raises(ValueError, match="cu_seq_lens_q has a document of 81 tokens, more than .*=80"):
+    with pytest.raises(ValueError, match=r"cu_seq_lens_q has a document of 81 tokens, more than .*=80"):
         model(ids, cu_seq_lens_q=torch.tensor([0, 79, 160]))
     with pytest.raises(ValueError, match="cu_seq_lens_q has to rise from 0 to 160"):
         model(ids, cu_seq_lens_q=torch.tensor([0, 80]))
