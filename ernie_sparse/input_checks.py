@@ -216,8 +216,13 @@ def check_spans(
     return start_positions, end_positions
 
 
-def check_candidates(candidate_positions: torch.Tensor | None, shape: torch.Size):
-    """Places of the input, or negative."""
+def check_candidates(
+    candidate_positions: torch.Tensor | None,
+    labels: torch.Tensor | None,
+    shape: torch.Size,
+    num_items: torch.Tensor | float | None,
+):
+    """Places of the input, or negative; and which of them is right, which is no negative one."""
     if candidate_positions is None:
         raise ValueError("candidate_positions is missing: it says where the candidates' markers stand")
     check_tensor("candidate_positions", candidate_positions, INTEGERS)
@@ -229,6 +234,13 @@ def check_candidates(candidate_positions: torch.Tensor | None, shape: torch.Size
         _check_range(
             "candidate_positions", candidate_positions.clamp(min=0), 0, shape[1] - 1, ", and negative for none"
         )
+    if labels is None:
+        return
+    check_labels("categorical", labels, BATCH[:1], shape[:1], candidate_positions.shape[1], num_items)
+    if _is_readable(labels) and _is_readable(candidate_positions):
+        right = candidate_positions.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+        if ((labels >= 0) & (right < 0)).any():
+            raise ValueError("labels has a candidate whose place in candidate_positions is negative, which is none")
 
 
 def check_kept(logits_to_keep: int | torch.Tensor, shape: torch.Size):

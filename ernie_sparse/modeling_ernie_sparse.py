@@ -330,6 +330,9 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
             For which tokens logits are made, and whose labels count, as in transformers: the last ones of each row, so many, 0 being
             all; places in every row, `(num_kept,)`; or, `(batch_size, sequence_length)` of bool, those that are true, which makes
             logits `(num_true, vocab_size)`. Masked tokens are few, and logits by far the widest tensor. Training makes no others.
+
+        Raises:
+            `ValueError`: Labels or `logits_to_keep` that are not so, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         shape = batch_shape(input_ids, inputs_embeds)
@@ -440,6 +443,9 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
             Classes (integers, one per document), multi-label targets (floats, one per label) or numbers (regression).
             `config.problem_type` says which; without it `num_labels == 1` means regression and the labels' dtype tells
             the other two apart. -100 stands for "no label", but for numbers, where NaN does.
+
+        Raises:
+            `ValueError`: Labels or class weights that are not so, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         if labels is not None:
@@ -481,6 +487,9 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The class of every token; -100 for none.
+
+        Raises:
+            `ValueError`: Labels or class weights that are not so, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         if labels is not None:
@@ -523,6 +532,9 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
             First and last token of the answer, or of each of its mentions: then the loss is minus the log of the
             probability of any of them. One outside the input or on padding counts as no label. The losses are over real
             tokens only: padding has no probability.
+
+        Raises:
+            `ValueError`: Positions that are not so, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         batch_size, _ = batch_shape(input_ids, inputs_embeds)
@@ -606,6 +618,9 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
             Embeddings in place of `input_ids`.
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
             The right choice.
+
+        Raises:
+            `ValueError`: Labels that are not so, inputs of other shapes, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         batch_size, num_choices, _ = check_choices(inputs)
@@ -661,14 +676,11 @@ class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
             The right candidate; -100 for none.
 
         Raises:
-            `ValueError`: No `candidate_positions`, or some behind the end of the input.
+            `ValueError`: No `candidate_positions`, or some behind the end of the input; labels that are not so; and what
+                [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        shape = batch_shape(input_ids, inputs_embeds)
-        check_candidates(candidate_positions, shape)
-        if labels is not None:
-            num_candidates = candidate_positions.shape[1]
-            check_labels("categorical", labels, BATCH[:1], shape[:1], num_candidates, num_items_in_batch)
+        check_candidates(candidate_positions, labels, batch_shape(input_ids, inputs_embeds), num_items_in_batch)
         passes = self._encode(inputs, labels, pattern, **kwargs)
         positions = passes.each(candidate_positions)
         logits = [self._scores(*each) for each in zip(passes.outputs, positions, strict=True)]

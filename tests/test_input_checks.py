@@ -178,6 +178,11 @@ WRONG = [
     ("choices", {"attention_mask": CHOICES.mT}, "attention_mask has the shape (2, 12, 3): (batch_size, num_choices, "),
     # As many rows once they are flattened.
     ("choices", {"attention_mask": torch.ones(3, 2, 12)}, "attention_mask has the shape (3, 2, 12): (batch_size, num_"),
+    (
+        "choices",
+        {"attention_mask": ONES[:1, None]},
+        "attention_mask has the shape (1, 1, 12): (batch_size, num_choices",
+    ),
     ("choices", {"token_type_ids": ONES.view(2, 1, 12)}, "token_type_ids has the shape (2, 1, 12): (batch_size, num_"),
     ("choices", {"position_ids": PLACES}, "position_ids has the shape (1, 12): (batch_size, num_choices, sequence_l"),
     *(
@@ -254,6 +259,7 @@ WRONG = [
             ("choices", torch.tensor([0, 3]), "holds 3: 0 to 2 is allowed, and -100 for none"),
             ("choices", torch.zeros(6).long(), "has the shape (6,): (batch_size,) = (2,) is expected"),
             ("candidates", torch.tensor([0, 3]), "holds 3: 0 to 2 is allowed, and -100 for none"),
+            ("candidates", torch.tensor([0, 2]), "has a candidate whose place in candidate_positions is negative"),
             ("candidates", torch.zeros(2, 3).long(), "has the shape (2, 3): (batch_size,) = (2,) is expected"),
             ("candidates", torch.tensor([0.0, 1.0]), f"has the dtype torch.float32: {INTEGERS}"),
         )
