@@ -205,18 +205,6 @@ def test_the_loss_of_documents_in_a_row_is_that_of_the_documents():
     torch.testing.assert_close(together.loss, apart)
 
 
-@pytest.mark.parametrize("name", ["token_type_ids", "position_ids", "attention_mask"])
-@pytest.mark.parametrize("is_padded", [False, True])
-def test_inputs_of_another_shape_are_refused_with_and_without_padding(name, is_padded):
-    model, mask = build(), torch.ones(2, 12, dtype=torch.long)
-    if is_padded:
-        mask[1, 5:] = 0
-    inputs = {"input_ids": torch.ones(2, 12, dtype=torch.long), "attention_mask": mask}
-    for shape in ((2, 11), (12,), (3, 12), (2, 12, 1)):
-        with pytest.raises(ValueError, match=rf"{name} has the shape .*: \(batch_size, sequence_length\) = \(2, 12\)"):
-            model(**{**inputs, name: torch.ones(shape, dtype=torch.long)})
-
-
 @every_backend
 def test_linear_layers_see_what_is_real_alone(backend):
     model, seen = build(backend), []
