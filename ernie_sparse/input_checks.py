@@ -226,10 +226,11 @@ def check_candidates(
     if candidate_positions is None:
         raise ValueError("candidate_positions is missing: it says where the candidates' markers stand")
     check_tensor("candidate_positions", candidate_positions, INTEGERS)
-    num_candidates = candidate_positions.shape[1] if candidate_positions.dim() == 2 else "num_candidates"
-    _check_shape(
-        "candidate_positions", candidate_positions, ("batch_size", "num_candidates"), (shape[0], num_candidates)
-    )
+    if candidate_positions.dim() != 2 or candidate_positions.shape[0] != shape[0]:
+        raise ValueError(
+            f"candidate_positions has the shape {tuple(candidate_positions.shape)}: (batch_size, num_candidates) with "
+            f"batch_size={shape[0]} is expected"
+        )
     if _has_values(candidate_positions):
         _check_range(
             "candidate_positions", candidate_positions.clamp(min=0), 0, shape[1] - 1, ", and negative for none"
@@ -282,11 +283,11 @@ def check_number(name: str, value: torch.Tensor | float, is_positive: bool = Fal
 
 
 def _check_shape(name: str, values: torch.Tensor, axes: tuple[str, ...], shape, note="", may_be_shared=False):
-    # One row for all, where a compiler has not to know whether it is one.
+    # The whole shape first: a compiler would make a program of its own for one row where it is asked whether there is one.
     if values.shape == shape or (may_be_shared and values.shape == (*[1] * (len(shape) - 1), shape[-1])):
         return
-    expected = " = ".join(f"({', '.join(map(str, sizes))}{',' * (len(sizes) == 1)})" for sizes in (axes, shape))
-    raise ValueError(f"{name} has the shape {tuple(values.shape)}: {expected} is expected{note}")
+    named = ", ".join(axes) if len(axes) > 1 else f"{axes[0]},"
+    raise ValueError(f"{name} has the shape {tuple(values.shape)}: ({named}) = {tuple(shape)} is expected{note}")
 
 
 def _check_bounds_tensor(cu_seq_lens_q: torch.Tensor):

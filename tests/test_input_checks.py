@@ -287,9 +287,12 @@ WRONG = [
         ("candidates", {"candidate_positions": positions}, f"candidate_positions {message}")
         for positions, message in (
             (None, "is missing: it says where the candidates' markers stand"),
-            (CANDIDATES[:1], "has the shape (1, 3): (batch_size, num_candidates) = (2, 3) is expected"),
-            (CANDIDATES[0], "has the shape (3,): (batch_size, num_candidates) = (2, num_candidates) is expected"),
-            (CANDIDATES.repeat(2, 1), "has the shape (4, 3): (batch_size, num_candidates) = (2, 3) is expected"),
+            (CANDIDATES[:1], "has the shape (1, 3): (batch_size, num_candidates) with batch_size=2 is expected"),
+            (CANDIDATES[0], "has the shape (3,): (batch_size, num_candidates) with batch_size=2 is expected"),
+            (
+                CANDIDATES.repeat(2, 1),
+                "has the shape (4, 3): (batch_size, num_candidates) with batch_size=2 is expected",
+            ),
             (CANDIDATES.float(), f"has the dtype torch.float32: {INTEGERS}"),
             (CANDIDATES.tolist(), "is a list: a tensor is needed"),
             (CANDIDATES * 3, "holds 18: 0 to 11 is allowed, and negative for none"),
