@@ -435,7 +435,9 @@ def _real_first(is_padding: torch.Tensor) -> torch.Tensor:
 
 def _check_bounds(cu_seq_lens: torch.Tensor, batch_size: int, num_places: int, is_static: bool) -> list[int]:
     if is_static:
-        raise ValueError("several documents in a row need shapes that depend on data: they cannot be compiled")
+        raise ValueError(
+            "cu_seq_lens_q: several documents in a row need shapes that depend on data, and cannot be compiled"
+        )
     bounds, whole = cu_seq_lens.flatten().tolist(), batch_size * num_places
     rows = set(range(0, whole + 1, num_places))
     if (

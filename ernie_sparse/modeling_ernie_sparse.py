@@ -42,6 +42,24 @@ from .hst_layer import (
     ErnieSparseSelfAttention,
     embedding_size,
 )
+from .input_checks import (
+    BATCH,
+    MASKS,
+    batch_shape,
+    check_candidates,
+    check_choices,
+    check_documents,
+    check_inputs,
+    check_kept,
+    check_labels,
+    check_number,
+    check_rows,
+    check_spans,
+    check_tensor,
+    num_documents,
+    parsed_pattern,
+    warn_of_missing_maps,
+)
 from .layer_alignment import LayerAlignment
 from .saor import IGNORE_INDEX, SaorLoss, is_labelled
 from .sparse_pattern import SparsePattern
@@ -154,6 +172,7 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         **kwargs,
     ) -> Passes:
         """The base model's outputs of the one or, with a consistency pattern, of the two passes over `inputs`."""
+        check_number("consistency_alpha", consistency_alpha)
         settings = {"alpha": consistency_alpha, "temperature": consistency_temperature}
         if consistency_pattern is None:
             return Passes([self.base_model(*inputs, pattern, return_dict=True, **kwargs)], **settings)
@@ -161,11 +180,17 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
             raise ValueError("consistency_pattern needs labels: the two passes are compared where there is a label")
         if kwargs.get("alignment_pattern") is not None:
             raise ValueError("consistency_pattern and alignment_pattern are two regularisations: give one of them")
-        outputs = [self.base_model(*inputs, pattern, return_dict=True, **kwargs)]
+        size, length = batch_shape(inputs[0], inputs[-1])
+        check_number("consistency_temperature", consistency_temperature, is_positive=True)
+        num_rows = size
         if consistency_rows is not None:
             if kwargs.get("cu_seq_lens_q") is not None:
                 raise ValueError("consistency_rows are rows of one document each, without cu_seq_lens_q")
-            size = next(states.shape[0] for states in (inputs[0], inputs[-1]) if states is not None)
+            check_rows(consistency_rows, size)
+            num_rows = consistency_rows.shape[0]
+        consistency_pattern = parsed_pattern("consistency_pattern", consistency_pattern, (num_rows, length))
+        outputs = [self.base_model(*inputs, pattern, return_dict=True, **kwargs)]
+        if consistency_rows is not None:
             # Positions may be the same in all rows.
             inputs = [
                 states if states is None or states.shape[0] != size else states.index_select(0, consistency_rows)
@@ -215,18 +240,23 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
     ) -> tuple | ErnieSparseModelOutput:
         r"""
         Raises:
-            `ValueError`: Not exactly one of `input_ids` and `inputs_embeds`; an empty input or one longer than
-                `max_position_embeddings`; ids outside their vocabulary (on a GPU an assertion on the device, without
-                waiting for it); an attention mask that is not `(batch_size, sequence_length)`; an unknown pattern; an
-                alignment pattern with representatives where the pattern has none.
+            `ValueError`: An argument that is not what is said above: its name, what it holds and what is allowed. An empty
+                input, or one longer than `max_position_embeddings`; ids outside their vocabulary; an attention mask of
+                other numbers than 0 and 1; an alignment pattern with representatives where the pattern has none. On a GPU
+                ids are asserted on the device, without waiting for it; a compiled or exported model looks at no values.
         """
-        shape, device = self._check_inputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
-        limit = self.config.max_position_embeddings
-        if shape[1] > limit and cu_seq_lens_q is None:
-            raise ValueError(
-                f"the input has {shape[1]} tokens, more than this model's max_position_embeddings={limit}: truncate it"
-            )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        is_planned = isinstance(pattern, BlockPlan)
+        shape, device = check_inputs(self.config, inputs, embedding_size(self.config), cu_seq_lens_q, is_planned)
+        if num_tokens_in_batch is not None:
+            check_number("num_tokens_in_batch", num_tokens_in_batch)
+        warn_of_missing_maps(self.config, kwargs.get("output_attentions"))
+        pattern = self.config.pattern if pattern is None else parsed_pattern("pattern", pattern, shape)
+        if alignment_pattern is not None:
+            alignment_pattern = parsed_pattern("alignment_pattern", alignment_pattern, shape)
         plan = self._plan(pattern, shape, device, attention_mask, cu_seq_lens_q)
+        if cu_seq_lens_q is not None:
+            check_documents(plan, self.config)
         alignment = None
         if alignment_pattern is not None:
             second = self._plan(alignment_pattern, shape, device, attention_mask, cu_seq_lens_q)
@@ -237,13 +267,6 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
             inputs_embeds = inputs_embeds.masked_fill(is_lost.unsqueeze(-1), 0.0)
         position_ids = plan.token_numbers if position_ids is None else plan.take(position_ids)
         input_ids, token_type_ids, inputs_embeds = map(plan.take, (input_ids, token_type_ids, inputs_embeds))
-        for name, ids, size in (
-            ("input_ids", input_ids, self.config.vocab_size),
-            ("token_type_ids", token_type_ids, self.config.type_vocab_size),
-            ("position_ids", position_ids, self.config.max_position_embeddings),
-        ):
-            if ids is not None:
-                _check_ids(name, ids, size)
         stream = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, plan)
         is_recorded = kwargs.get("output_hidden_states", self.config.output_hidden_states) not in (None, False)
         stream, alignment_loss = self.encoder(stream, plan, is_recorded, alignment, **kwargs)
@@ -258,49 +281,11 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
             alignment_loss=alignment_loss,
         )
 
-    def _plan(self, pattern: Pattern | None, shape, device, attention_mask, cu_seq_lens) -> BlockPlan:
+    def _plan(self, pattern: SparsePattern | BlockPlan, shape, device, attention_mask, cu_seq_lens) -> BlockPlan:
         if isinstance(pattern, BlockPlan):
-            if pattern.batch.shape[1] != shape[1]:
-                raise ValueError(f"the plan is for {pattern.batch.shape[1]} tokens, but the input has {shape[1]}")
             return pattern
-        pattern = self.config.pattern if pattern is None else SparsePattern.parse(pattern)
         per_block = self.config.num_representatives_per_block
         return plan_batch(pattern, per_block, shape, device, attention_mask, cu_seq_lens)
-
-    def _check_inputs(self, input_ids, inputs_embeds, *others) -> tuple[tuple[int, int], torch.device]:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        inputs, expected = (input_ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
-        if inputs.dim() != expected:
-            name = "input_ids" if inputs_embeds is None else "inputs_embeds"
-            raise ValueError(f"{name} has the shape {tuple(inputs.shape)}: {expected} dimensions are expected")
-        batch_size, num_tokens = shape = inputs.shape[:2]
-        if num_tokens == 0:
-            raise ValueError("the input is empty: at least one token is needed")
-        for name, values in zip(("attention_mask", "token_type_ids", "position_ids"), others, strict=True):
-            # Positions may be the same in all rows.
-            if (
-                values is not None
-                and values.shape != shape
-                and (name == "attention_mask" or values.shape != (1, num_tokens))
-            ):
-                raise ValueError(
-                    f"{name} has the shape {tuple(values.shape)}: (batch_size, sequence_length) = {tuple(shape)} is expected"
-                    + ("; which tokens see which is the pattern's business" if name == "attention_mask" else "")
-                )
-        return (batch_size, num_tokens), inputs.device
-
-
-def _check_ids(name: str, ids: torch.Tensor, size: int):
-    if ids.numel() == 0 or ids.device.type == "meta" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return
-    if ids.device.type == "cuda":
-        # Reading the ids back would stall the GPU on every call.
-        torch._assert_async(((ids >= 0) & (ids < size)).all(), f"{name} outside 0 to {size - 1}")
-    elif ids.device.type == "cpu":
-        low, high = (int(bound) for bound in ids.aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(f"{name} holds {low if low < 0 else high}: 0 to {size - 1} is allowed")
 
 
 @auto_docstring
@@ -349,8 +334,15 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
             For which tokens logits are made, and whose labels count, as in transformers: the last ones of each row, so many, 0 being
             all; places in every row, `(num_kept,)`; or, `(batch_size, sequence_length)` of bool, those that are true, which makes
             logits `(num_true, vocab_size)`. Masked tokens are few, and logits by far the widest tensor. Training makes no others.
+
+        Raises:
+            `ValueError`: Labels or `logits_to_keep` that are not so, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        shape = batch_shape(input_ids, inputs_embeds)
+        check_kept(logits_to_keep, shape)
+        if labels is not None:
+            check_labels("categorical", labels, BATCH, shape, self.config.vocab_size, num_items_in_batch)
         passes = self._encode(inputs, labels, pattern, **kwargs)
         if labels is not None and self.training:
             losses = self._training_losses(passes, labels, num_items_in_batch)
@@ -420,6 +412,18 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
             return "gaussian"
         return "bernoulli" if labels.is_floating_point() else "categorical"
 
+    def _checked(self, labels: torch.Tensor, num_rows: int, num_items, class_weights) -> tuple[str, torch.Tensor]:
+        """What the logits of these labels mean, and the labels in the shape that its loss takes."""
+        check_tensor("labels", labels, MASKS)
+        distribution = self._distribution(labels)
+        axes, shape, alike = ("batch_size", "num_labels"), (num_rows, self.num_labels), (num_rows,)
+        if distribution == "categorical":
+            axes, shape, alike = ("batch_size",), (num_rows,), (num_rows, 1)
+        if labels.shape == alike and (distribution == "categorical" or self.num_labels == 1):
+            labels = labels.view(shape)
+        check_labels(distribution, labels, axes, shape, self.num_labels, num_items, class_weights)
+        return distribution, labels
+
     def is_labelled(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         return is_labelled(self._distribution(batch["labels"]), batch["labels"]) if "labels" in batch else None
 
@@ -443,17 +447,18 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
             Classes (integers, one per document), multi-label targets (floats, one per label) or numbers (regression).
             `config.problem_type` says which; without it `num_labels == 1` means regression and the labels' dtype tells
             the other two apart. -100 stands for "no label", but for numbers, where NaN does.
+
+        Raises:
+            `ValueError`: Labels or class weights that are not so, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        if labels is not None:
+            num_rows = num_documents(pattern, batch_shape(input_ids, inputs_embeds), kwargs.get("cu_seq_lens_q"))
+            distribution, labels = self._checked(labels, num_rows, num_items_in_batch, class_weights)
         passes = self._encode(inputs, labels, pattern, **kwargs)
         logits = [self.classifier(self.dropout(output.pooler_output)) for output in passes.outputs]
         losses = SaorLoss()
         if labels is not None:
-            distribution = self._distribution(labels)
-            if distribution == "categorical":
-                labels = labels.view(-1)
-            elif labels.numel() == logits[0].numel():
-                labels = labels.view_as(logits[0])
             losses = passes.losses(distribution, logits, labels, num_items_in_batch, class_weights)
         return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 
@@ -486,8 +491,14 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The class of every token; -100 for none.
+
+        Raises:
+            `ValueError`: Labels or class weights that are not so, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        if labels is not None:
+            shape = batch_shape(input_ids, inputs_embeds)
+            check_labels("categorical", labels, BATCH, shape, self.num_labels, num_items_in_batch, class_weights)
         passes = self._encode(inputs, labels, pattern, **kwargs)
         logits = [self.classifier(self.dropout(output.last_hidden_state)) for output in passes.outputs]
         losses = passes.losses("categorical", logits, labels, num_items_in_batch, class_weights)
@@ -525,9 +536,13 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
             First and last token of the answer, or of each of its mentions: then the loss is minus the log of the
             probability of any of them. One outside the input or on padding counts as no label. The losses are over real
             tokens only: padding has no probability.
+
+        Raises:
+            `ValueError`: Positions that are not so, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        labels = None if start_positions is None or end_positions is None else (start_positions, end_positions)
+        batch_size, _ = batch_shape(input_ids, inputs_embeds)
+        labels = check_spans(start_positions, end_positions, batch_size, num_items_in_batch)
         passes = self._encode(inputs, labels, pattern, **kwargs)
         logits = [self.qa_outputs(self.qa_feed_forward(output.last_hidden_state)) for output in passes.outputs]
         losses = SaorLoss()
@@ -607,13 +622,19 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
             Embeddings in place of `input_ids`.
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
             The right choice.
+
+        Raises:
+            `ValueError`: Labels that are not so, inputs of other shapes, and what [`ErnieSparseModel`] refuses.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        num_choices = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+        batch_size, num_choices, _ = check_choices(inputs)
+        if labels is not None:
+            check_labels("categorical", labels, BATCH[:1], (batch_size,), num_choices, num_items_in_batch)
         inputs = tuple(None if states is None else states.flatten(0, 1) for states in inputs)
         rows = kwargs.pop("consistency_rows", None)
         choices = None
         if rows is not None:
+            check_rows(rows, batch_size)
             choices = (rows[:, None] * num_choices + torch.arange(num_choices, device=rows.device)).flatten()
         passes = self._encode(inputs, labels, pattern, consistency_rows=choices, **kwargs)._replace(rows=rows)
         logits = [
@@ -659,11 +680,11 @@ class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
             The right candidate; -100 for none.
 
         Raises:
-            `ValueError`: No `candidate_positions`.
+            `ValueError`: No `candidate_positions`, or some behind the end of the input; labels that are not so; and what
+                [`ErnieSparseModel`] refuses.
         """
-        if candidate_positions is None:
-            raise ValueError("candidate_positions is missing: it says where the candidates' markers stand")
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        check_candidates(candidate_positions, labels, batch_shape(input_ids, inputs_embeds), num_items_in_batch)
         passes = self._encode(inputs, labels, pattern, **kwargs)
         positions = passes.each(candidate_positions)
         logits = [self._scores(*each) for each in zip(passes.outputs, positions, strict=True)]

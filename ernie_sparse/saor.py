@@ -167,9 +167,7 @@ def saor_loss(
     # An empty set would have an infinite loss, whose gradient is NaN even when it is cleared afterwards.
     labels = labels | ~has_label.unsqueeze(-1) if are_sets else labels.masked_fill(~has_label, 0)
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    if distribution == "categorical":
-        _check_classes(labels, logits.shape[-1])
-    elif not are_sets:
+    if distribution in ("bernoulli", "gaussian"):
         labels = labels.to(dtype)
     # At least 1: a batch without any label has the loss 0.
     divisor = torch.as_tensor(has_label.sum() if num_items is None else num_items).clamp(min=1)
@@ -207,14 +205,3 @@ def _by_rows(sums: Callable, tensors: tuple[torch.Tensor, ...], logits: torch.Te
     )
     parts = [checkpoint(sums, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     return [torch.stack(part).sum() for part in zip(*parts, strict=True)]
-
-
-def _check_classes(labels: torch.Tensor, num_classes: int):
-    if labels.is_floating_point():
-        raise ValueError(f"labels of {labels.dtype} are no classes: integers are expected")
-    # Only where it costs no synchronisation; elsewhere `gather` asserts on the device.
-    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
-        low, high = labels.aminmax()
-        if low < 0 or high >= num_classes:
-            wrong = int(low if low < 0 else high)
-            raise ValueError(f"label {wrong} is not a class: the classes are 0 to {num_classes - 1}, and -100 for none")

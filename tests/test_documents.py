@@ -183,7 +183,7 @@ def test_a_row_of_documents_may_be_longer_than_a_document(tiny_config):
     model(ids, cu_seq_lens_q=torch.tensor([0, 80, 160]))
     with pytest.raises(ValueError, match="160 tokens, more than this model's max_position_embeddings=80"):
         model(ids)
-    with pytest.raises(ValueError, match="position_ids holds 80: 0 to 79 is allowed"):
+    with pytest.raises(ValueError, match=r"cu_seq_lens_q has a document of 81 tokens, more than .*=80"):
         model(ids, cu_seq_lens_q=torch.tensor([0, 79, 160]))
     with pytest.raises(ValueError, match="cu_seq_lens_q has to rise from 0 to 160"):
         model(ids, cu_seq_lens_q=torch.tensor([0, 80]))
@@ -203,18 +203,6 @@ def test_the_loss_of_documents_in_a_row_is_that_of_the_documents():
         for d, own in zip(documents, flat_labels, strict=True)
     )
     torch.testing.assert_close(together.loss, apart)
-
-
-@pytest.mark.parametrize("name", ["token_type_ids", "position_ids", "attention_mask"])
-@pytest.mark.parametrize("is_padded", [False, True])
-def test_inputs_of_another_shape_are_refused_with_and_without_padding(name, is_padded):
-    model, mask = build(), torch.ones(2, 12, dtype=torch.long)
-    if is_padded:
-        mask[1, 5:] = 0
-    inputs = {"input_ids": torch.ones(2, 12, dtype=torch.long), "attention_mask": mask}
-    for shape in ((2, 11), (12,), (3, 12), (2, 12, 1)):
-        with pytest.raises(ValueError, match=rf"{name} has the shape .*: \(batch_size, sequence_length\) = \(2, 12\)"):
-            model(**{**inputs, name: torch.ones(shape, dtype=torch.long)})
 
 
 @every_backend

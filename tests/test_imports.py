@@ -16,7 +16,7 @@ PACKAGE = Path(ernie_sparse.__file__).parent
 LEVELS = (
     ("block_kernel", "errors", "sparse_pattern", "saor", "late_imports", "peft_targets", "pipeline_tasks"),
     ("block_plan", "configuration_ernie_sparse", "command_line", "regularization", "signals", "uncut_pipelines"),
-    ("block_attention", "head_outputs", "layer_alignment", "results"),
+    ("block_attention", "head_outputs", "input_checks", "layer_alignment", "results"),
     ("hst_attention",),
     ("hst_layer",),
     ("modeling_ernie_sparse",),

@@ -29,6 +29,7 @@ CODE = {
     *(
         "hst_attention.py",
         "hst_layer.py",
+        "input_checks.py",
         "layer_alignment.py",
         "modeling_ernie_sparse.py",
         "saor.py",
