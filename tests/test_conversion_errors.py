@@ -132,7 +132,7 @@ BAD_SOURCES = {
     ),
     "old weights that are none": (
         lambda folder: old_weights(folder, b"weights"),
-        "source cannot be loaded as BertForMaskedLM: Weights only load failed.",
+        "source/pytorch_model.bin is damaged (File is not a zip file)",
     ),
     "no weights": (lambda folder: without(folder, "model.safetensors"), "source cannot be loaded as BertForMaskedLM: "),
     "torn config": (lambda folder: cut_short(saved(folder) / "config.json"), "config.json"),
