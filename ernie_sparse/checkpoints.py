@@ -19,7 +19,7 @@ from .sparse_pattern import SparsePattern
 logger = logging.get_logger(__name__)
 
 # Beside the files that make a tokenizer.
-BESIDE_TOKENIZER = ("special_tokens_map.json", "added_tokens.json")
+BESIDE_TOKENIZER = ("special_tokens_map.json", "added_tokens.json", *CONFIG_FILES)
 # What is raised where files of weights are damaged, or are of another model.
 UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
 
@@ -41,6 +41,8 @@ def load_config(model: str, pattern: str | None, argument: str = "--model") -> E
     with reading(f"{argument} {model}", model, CONFIG_FILES):
         # Not AutoConfig: where a config names code beside it, and no model type, it asks whether to run that.
         model_type = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+        if not isinstance(model_type, str):
+            raise ValueError(f"model_type {model_type!r} is no name: it is the config of no model, or damaged")
         if model_type != ErnieSparseConfig.model_type:
             raise InputError(f"{argument} {model} is a {model_type} checkpoint: an ernie_sparse one is needed")
         config = ErnieSparseConfig.from_pretrained(model)
@@ -77,8 +79,12 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, as it is."""
     if Path(name).is_dir() and not has_tokenizer(name):
         raise InputError(f"there is no tokenizer in {name}: {TOKENIZER_FILES[1]} is missing")
-    with reading(f"the tokenizer of {name} cannot be read", name, (*TOKENIZER_FILES, *BESIDE_TOKENIZER)):
+    about = f"the tokenizer of {name} cannot be read"
+    with reading(about, name, (*TOKENIZER_FILES, *BESIDE_TOKENIZER)):
         tokenizer = AutoTokenizer.from_pretrained(name)
+    with reading(about, name, TOKENIZER_FILES[1:]):
+        # Some of what may be wrong shows where a text is read.
+        tokenizer("a", "b", verbose=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # As transformers makes one where the file of the words is missing.
         raise InputError(f"the tokenizer of {name} has no vocabulary")

@@ -45,9 +45,8 @@ def _said(error: BaseException) -> str:
 
 def reason_of(error: BaseException, length: int = 300) -> str:
     """An error of a library's in a line of at most `length` characters, for a message of ours."""
-    if isinstance(error, StrictDataclassError) and error.__cause__:
-        error = error.__cause__
-    text = _said(error)
+    is_of_field = isinstance(error, StrictDataclassError) and error.__cause__ is not None
+    text = _said(error.__cause__ if is_of_field else error)
     if not text or isinstance(error, KeyError | TypeError | AttributeError | IndexError):
         # By itself it says too little.
         text = f"{type(error).__name__}: {text}"

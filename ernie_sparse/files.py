@@ -8,8 +8,10 @@ import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 from filelock import FileLock, Timeout
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
@@ -84,14 +86,25 @@ def reading(about: str, folder: str | Path, files: Collection[str], *errors: typ
         yield
     except (InputError, MemoryError):
         raise
-    except caught as error:
-        place = Path(folder)
-        paths = [path for name in files for path in sorted(place.glob(name))] if place.is_dir() else []
-        for path in paths:
-            fault = fault_of_form(path)
-            if fault is not None:
-                raise InputError(f"{about}: {path} is damaged ({fault}): put a whole copy in its place") from error
-        raise InputError(f"{about}: {f'{paths[0]}: ' if paths else ''}{reason_of(error)}") from error
+    except BaseException as error:
+        # What a library in Rust has not foreseen is no `Exception`.
+        if not isinstance(error, caught) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{about}: {_blame(Path(folder), files, error)}") from error
+
+
+def _blame(folder: Path, files: Collection[str], error: BaseException) -> str:
+    """Which of some files has made a library raise an error, and why."""
+    paths = [path for name in files for path in sorted(folder.glob(name))] if folder.is_dir() else []
+    for path in paths:
+        fault = fault_of_form(path)
+        if fault is not None:
+            return f"{path} is damaged ({fault}): put a whole copy in its place"
+    if isinstance(error, StrictDataclassError) and folder.is_dir():
+        paths = [folder / name for name in CONFIG_FILES]
+    # Weights that are whole may be other ones than the config says of, or the config be wrong.
+    is_blamed = paths and (paths[0].suffix not in (".safetensors", ".bin") or isinstance(error, UnpicklingError))
+    return f"{paths[0]}: {reason_of(error)}" if is_blamed else reason_of(error)
 
 
 @contextmanager
