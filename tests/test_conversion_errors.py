@@ -143,11 +143,11 @@ BAD_SOURCES = {
     ),
     "a vocabulary of no size": (
         lambda folder: with_config(saved(folder), vocab_size=None),
-        "source cannot be read: Field 'vocab_size' expected int",
+        "source/config.json: Field 'vocab_size' expected int",
     ),
     "a label of no number": (
         lambda folder: with_config(saved(folder), id2label={"north": "south"}),
-        "source cannot be read: invalid literal for int()",
+        "source/config.json: invalid literal for int()",
     ),
     "a vocabulary below nothing": (
         lambda folder: with_config(saved(folder), vocab_size=-1),
