@@ -24,6 +24,8 @@ from ernie_sparse import ErnieSparseForMaskedLM, cli, conversion, files
 from ernie_sparse.errors import InputError
 from ernie_sparse.files import open_to_readers, whole_file, whole_folder, write_text
 from ernie_sparse.run import Run
+from ernie_sparse.trainer import SaorTrainer
+from ernie_sparse.training_arguments import RunArguments
 
 KINDS = ("single_label", "question_answering", "token_classification")
 
@@ -332,11 +334,20 @@ def test_no_damage_of_any_file_ends_in_a_traceback(kind, given, tmp_path, no_tra
 def test_of_a_checkpoint_with_tied_weights_none_is_called_missing(given, tmp_path, caplog, monkeypatch):
     argv = command("pretrain", given / "masked_lm", given, tmp_path / "out")
     monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    caplog.set_level("WARNING", logger="transformers")
     assert run([*argv, "--save-steps", 1, "--save-strategy", "steps"]) == 0
     argv[argv.index("--max-steps") + 1] = 2
     assert run([*argv, "--save-steps", 1, "--save-strategy", "steps"]) == 0
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert not [text for text in said if "missing" in text or "corrupt" in text], said
+    # Of weights that are nowhere in it, it is said.
+    untied = build(ErnieSparseForMaskedLM, tie_word_embeddings=False)
+    trainer = SaorTrainer(
+        untied, RunArguments(output_dir=str(tmp_path / "untied"), report_to="none", eval_strategy="no")
+    )
+    with trainer._ties_unreported():
+        trainer._issue_warnings_after_load(untied.load_state_dict({}, strict=False))
+    assert "There were missing keys in the checkpoint model loaded" in caplog.text
 
 
 def modes(folder: Path) -> set[str]:
