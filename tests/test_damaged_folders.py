@@ -190,7 +190,9 @@ FIELDS = [
     ("tokenizer.json", field("model", {"type": "WordPiece", "vocab": {}}), "{path} is damaged ("),
     ("tokenizer_config.json", field("pad_token", -1), "{path}: TypeError: Special token"),
     ("tokenizer_config.json", field("pad_token", None), "has no pad token: batches need one"),
-    ("tokenizer_config.json", field("model_max_length", "x"), "{folder}"),
+    ("tokenizer_config.json", field("model_max_length", "x"), "{path}: model_max_length 'x' is no number of tokens"),
+    ("tokenizer_config.json", field("model_max_length", 0.5), "{path}: model_max_length 0.5 is no number of tokens"),
+    ("tokenizer_config.json", field("model_max_length", 0), "{path}: model_max_length 0 is no number of tokens"),
     ("model.safetensors", of("masked_lm"), "lacks: classifier.bias, classifier.weight"),
     ("model.safetensors", of("bert"), "lacks: classifier.bias, classifier.weight"),
     ("model.safetensors", Path.unlink, "model.safetensors"),
@@ -209,6 +211,7 @@ FIELDS = [
     ("finetune.json", field("max_answer_length", 0), "max_answer_length 0 is no whole number from 1"),
     ("finetune.json", field("long_documents", "x"), "long_documents 'x' is not one of head, tail"),
     ("finetune.json", field("null_threshold", "x"), "null_threshold 'x' is no number"),
+    ("finetune.json", field("null_threshold", float("inf")), "null_threshold inf is no number, or too large a one"),
 ]
 
 

@@ -141,5 +141,5 @@ def _check_content(content: dict):
         if type(value) is not int or not least <= value < 2**31:
             raise ValueError(f"{name} {value!r} is no whole number from {least}")
     threshold = content.get("null_threshold")
-    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
-        raise ValueError(f"null_threshold {threshold!r} is no number")
+    if threshold is not None and (type(threshold) not in (int, float) or not abs(threshold) < 2**31):
+        raise ValueError(f"null_threshold {threshold!r} is no number, or too large a one")
