@@ -84,7 +84,7 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name)
         length = tokenizer.model_max_length
         # Where none is named it is a huge number, and may have become a float.
-        if not (isinstance(length, int) and length > 0 or isinstance(length, float) and length > 2**31):
+        if not ((isinstance(length, int) and length > 0) or (isinstance(length, float) and length > 2**31)):
             raise ValueError(f"model_max_length {length!r} is no number of tokens")
     with reading(about, name, TOKENIZER_FILES[1:]):
         # Some of what may be wrong shows where a text is read.
