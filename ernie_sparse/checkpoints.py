@@ -3,18 +3,25 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError, input_errors
+from .files import CONFIG_FILES, TOKENIZER_FILES, WEIGHT_FILES, reading
 from .results import digest
 from .sparse_pattern import SparsePattern
 
 logger = logging.get_logger(__name__)
+
+# Beside the files that make a tokenizer.
+BESIDE_TOKENIZER = ("special_tokens_map.json", "added_tokens.json", *CONFIG_FILES)
+# What is raised where files of weights are damaged, or are of another model.
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
 
 
 def check_checkpoint(name: str, argument: str):
@@ -31,12 +38,24 @@ def check_checkpoint(name: str, argument: str):
 def load_config(model: str, pattern: str | None, argument: str = "--model") -> ErnieSparseConfig:
     """The config of an ERNIE-Sparse checkpoint (folder or hub id), under another pattern if one is given."""
     check_checkpoint(model, argument)
-    with input_errors(ValueError, OSError, about=f"{argument} {model}"):
-        config = AutoConfig.from_pretrained(model)
-    if not isinstance(config, ErnieSparseConfig):
-        raise InputError(f"{argument} {model} is a {config.model_type} checkpoint: an ernie_sparse one is needed")
+    with reading(f"{argument} {model}", model, CONFIG_FILES):
+        # Not AutoConfig: where a config names code beside it, and no model type, it asks whether to run that.
+        model_type = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+        if not isinstance(model_type, str):
+            raise ValueError(f"model_type {model_type!r} is no name: it is the config of no model, or damaged")
+        if model_type != ErnieSparseConfig.model_type:
+            raise InputError(f"{argument} {model} is a {model_type} checkpoint: an ernie_sparse one is needed")
+        config = ErnieSparseConfig.from_pretrained(model)
+        _check_names(config)
     set_pattern(config, pattern)
     return config
+
+
+def _check_names(config: ErnieSparseConfig):
+    """Raise a `ValueError` where what is to be names in a config is something else."""
+    for field, names in (("id2label", list(config.id2label.values())), ("architectures", config.architectures or [])):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{field} holds {names!r}: names are needed")
 
 
 def set_pattern(config: ErnieSparseConfig, pattern: str | None):
@@ -48,13 +67,37 @@ def set_pattern(config: ErnieSparseConfig, pattern: str | None):
 
 def load_tokenizer(name: str, config: ErnieSparseConfig | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; an [`InputError`] where it has other tokens than a model of `config` can read."""
-    with input_errors(ValueError, OSError, about=f"the tokenizer of {name}"):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = read_tokenizer(name)
     if config is not None and len(tokenizer) > config.vocab_size:
         raise InputError(f"the tokenizer of {name} has {len(tokenizer)} tokens, the model only {config.vocab_size}")
     if tokenizer.pad_token_id is None:
         raise InputError(f"the tokenizer of {name} has no pad token: batches need one")
     return tokenizer
+
+
+def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, as it is."""
+    if Path(name).is_dir() and not has_tokenizer(name):
+        raise InputError(f"there is no tokenizer in {name}: {TOKENIZER_FILES[1]} is missing")
+    about = f"the tokenizer of {name} cannot be read"
+    with reading(about, name, (*TOKENIZER_FILES, *BESIDE_TOKENIZER)):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        length = tokenizer.model_max_length
+        # Where none is named it is a huge number, and may have become a float.
+        if not ((isinstance(length, int) and length > 0) or (isinstance(length, float) and length > 2**31)):
+            raise ValueError(f"model_max_length {length!r} is no number of tokens")
+    with reading(about, name, TOKENIZER_FILES[1:]):
+        # Some of what may be wrong shows where a text is read.
+        tokenizer("a", "b", verbose=False)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # As transformers makes one where the file of the words is missing.
+        raise InputError(f"the tokenizer of {name} has no vocabulary")
+    return tokenizer
+
+
+def has_tokenizer(folder: str | Path) -> bool:
+    """Whether any file of a tokenizer lies in a folder."""
+    return any((Path(folder) / file).exists() for file in TOKENIZER_FILES)
 
 
 def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -88,7 +131,7 @@ def load_model(
     reports = logging.get_logger("transformers.modeling_utils")
     reports.addFilter(_is_error)
     try:
-        with input_errors(ValueError, OSError, SafetensorError, about=f"{argument} {name}"):
+        with reading(f"{argument} {name}", name, WEIGHT_FILES, *UNREADABLE):
             model, info = model_class.from_pretrained(
                 name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )

@@ -4,25 +4,24 @@
 import os
 import re
 import shlex
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .checkpoints import check_checkpoint
+from .checkpoints import check_checkpoint, has_tokenizer, read_tokenizer
 from .command_line import ArgumentParser
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .conversion_families import CONFIG_FIELDS, DROPPED, FAMILIES, HEADS, WITH_POOLER, Family
 from .errors import InputError, input_errors
+from .files import CONFIG_FILES, WEIGHT_FILES, reading, whole_folder
 from .model_card import CardFacts, write_card
 from .modeling_ernie_sparse import ErnieSparseModel, ErnieSparsePreTrainedModel
 from .results import print_table, versions, write_json
@@ -30,10 +29,6 @@ from .sparse_pattern import SparsePattern
 
 DEFAULT_MAX_LENGTH = 4096
 
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
-    *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
-)
 UNUSED = re.compile(r"[\[<]?(unused|madeupword|extra_id_)_?\d+[\]>]?")
 DECODER_BIAS = "cls.predictions.decoder.bias"
 POOLER = re.compile(r"(^|\.)pooler\.")
@@ -115,9 +110,7 @@ class Conversion:
             `OSError`: It cannot be written.
         """
         out = Path(folder)
-        # Above `out`, whose own folders are made when all is written.
-        with tempfile.TemporaryDirectory(dir=check_target(out), prefix=f".{out.name}.") as temporary:
-            complete = Path(temporary) / "complete"
+        with whole_folder(out, check_target(out)) as complete:
             with input_errors(SafetensorError, about=f"{out} cannot be written"):
                 self.model.save_pretrained(complete)
             if self.tokenizer is not None:
@@ -125,10 +118,6 @@ class Conversion:
             record = {**vars(self.report), "command": command and shlex.join(command), "versions": versions()}
             write_json(complete / "conversion.json", record)
             write_card(complete, out.name, self.model, _card(self.report))
-            out.parent.mkdir(parents=True, exist_ok=True)
-            if out.exists():
-                out.rmdir()
-            complete.replace(out)
 
 
 def _card(report: ConversionReport) -> CardFacts:
@@ -288,14 +277,12 @@ def _inspect(origin: PreTrainedModel | str | Path, base_model: bool) -> _Source:
     else:
         origin = name = str(origin)
         check_checkpoint(name, "SOURCE")
-        with input_errors(ValueError, OSError, about=f"the config of {name} cannot be read"):
+        with reading(f"the config of {name} cannot be read", name, CONFIG_FILES):
             # Not AutoConfig at once: of a model type it does not know it says much that does not help here.
             values, _ = PreTrainedConfig.get_config_dict(name)
-            if not isinstance(values, dict):
-                raise InputError(f"{name}: config.json holds no mapping")
             family = _find_family(name, values.get("model_type"))
             config = AutoConfig.from_pretrained(name)
-        architecture = str((config.architectures or [""])[0])
+            architecture = str((config.architectures or [""])[0])
     head = next((suffix for suffix in HEADS if architecture.endswith(suffix)), "")
     source_class = getattr(transformers, architecture, None) if head and not base_model else None
     if source_class is None or source_class.config_class is not type(config):
@@ -314,26 +301,17 @@ def _find_family(name: str, model_type: str | None) -> Family:
 def _find_tokenizer(source: _Source, tokenizer, max_length: int) -> PreTrainedTokenizerBase | None:
     """The tokenizer given, or the one beside the source if there is one, for documents of `max_length` tokens."""
     if tokenizer is None:
-        if isinstance(source.origin, PreTrainedModel) or _lacks_tokenizer(source.origin):
+        if isinstance(source.origin, PreTrainedModel) or (
+            Path(source.origin).is_dir() and not has_tokenizer(source.origin)
+        ):
             return None
         tokenizer = source.origin
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        if _lacks_tokenizer(tokenizer):
-            raise InputError(f"there is no tokenizer in {tokenizer}")
-        # Of damaged files the tokenizers library raises `Exception` itself.
-        with input_errors(Exception, about=f"the tokenizer of {tokenizer} cannot be read"):
-            tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise InputError(f"the tokenizer of {tokenizer.name_or_path} has no vocabulary")
+        tokenizer = read_tokenizer(str(tokenizer))
     if len(tokenizer) > source.config.vocab_size:
         raise InputError(f"the tokenizer has {len(tokenizer)} tokens, {source.name} only {source.config.vocab_size}")
     tokenizer.model_max_length = max_length
     return tokenizer
-
-
-def _lacks_tokenizer(place: str | Path) -> bool:
-    folder = Path(place)
-    return folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES)
 
 
 def _read_weights(source: _Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -379,10 +357,8 @@ def _load(source: _Source) -> tuple[dict[str, torch.Tensor], Collection[str]]:
         weights = {name: weight.clone() for name, weight in used.state_dict().items()}
         prefix = "" if used is model else f"{model.base_model_prefix}."
         return weights, [name for name in model.state_dict() if name.removeprefix(prefix) not in weights]
-    with input_errors(
-        *(OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError),
-        about=f"{source.name} cannot be loaded as {class_name}",
-    ):
+    # No code of ours runs inside.
+    with reading(f"{source.name} cannot be loaded as {class_name}", source.name, WEIGHT_FILES):
         model, info = _fill(source, source.source_class, source.name, config=source.config)
     missing = [name for name in info["missing_keys"] if not POOLER.search(name)]
     _refuse(missing, f"{source.name} lacks weights of {class_name}")

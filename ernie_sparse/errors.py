@@ -33,7 +33,24 @@ def input_errors(*errors: type[Exception], about: str = "") -> Iterator[None]:
     except caught as error:
         # A config's error tells the field; what is wrong with it stands in its cause.
         reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-        raise InputError(f"{about}: {reason}" if about else str(reason)) from error
+        raise InputError(f"{about}: {_said(reason)}" if about else _said(reason)) from error
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line."""
+    text = " ".join(str(error).split())
+    # Torch goes on to advise that whatever is in the file be run.
+    return "it is no file of weights, or holds more than weights" if "weights_only" in text else text
+
+
+def reason_of(error: BaseException, length: int = 300) -> str:
+    """An error of a library's in a line of at most `length` characters, for a message of ours."""
+    is_of_field = isinstance(error, StrictDataclassError) and error.__cause__ is not None
+    text = _said(error.__cause__ if is_of_field else error)
+    if not text or isinstance(error, KeyError | TypeError | AttributeError | IndexError):
+        # By itself it says too little.
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

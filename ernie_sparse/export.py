@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from . import modeling_ernie_sparse as modeling
-from .checkpoints import check_checkpoint, load_config, load_model, load_tokenizer
+from .checkpoints import check_checkpoint, has_tokenizer, load_config, load_model, load_tokenizer
 from .command_line import ArgumentParser, check_least
-from .conversion import TOKENIZER_FILES, check_target
-from .errors import InputError
+from .conversion import check_target
+from .errors import InputError, reason_of
+from .files import read_json, whole_folder
 from .onnx_files import COMPARED_LENGTHS, Session, compare, cost, quantize, save, say, trace
 from .results import Record, print_table, write_json
 
@@ -91,8 +91,8 @@ def main(argv: list[str]):
         from .finetune.agreement import RowsOfFile
 
         rows = RowsOfFile(args.data_file, args.model, model, tokenizer)
-    with tempfile.TemporaryDirectory(dir=nearest, prefix=f".{args.out.name}.") as temporary:
-        complete = Path(temporary) / "complete"
+    # Of an earlier export, what is in it is replaced.
+    with whole_folder(args.out, nearest, replaces=True) as complete:
         write_beside(complete, args.model, model, tokenizer)
         found = export(model, input_names(model, tokenizer), complete, args.tolerance, args.int8)
         if rows is not None:
@@ -102,10 +102,6 @@ def main(argv: list[str]):
         facts = record.facts()
         facts["versions"] |= {name: version(name) for name in PACKAGES}
         write_json(complete / REPORT, {"format": args.format, "model": args.model, **found, **facts, "files": files})
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        if args.out.exists():
-            args.out.replace(Path(temporary) / "previous")
-        complete.replace(args.out)
     print_table([*table(found), ("saved in", args.out)])
 
 
@@ -116,7 +112,7 @@ def check_out(out: Path, model: str, export_format: str) -> Path:
         if place == source or source in place.parents or place in source.parents:
             raise InputError(f"{out} and the model, {model}, lie in one another: name a folder elsewhere")
     try:
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        report = read_json(out / REPORT)
         own = {*report["files"], REPORT} if report["format"] == export_format else set()
     except (OSError, ValueError, KeyError, TypeError):
         return check_target(out)
@@ -138,7 +134,7 @@ def load(name: str, pattern: str | None):
     if architecture not in modeling.__all__ or architecture == "ErnieSparsePreTrainedModel":
         raise InputError(f"MODEL {name} is a {architecture}, which cannot be exported")
     tokenizer = None
-    if not Path(name).is_dir() or any((Path(name) / file).exists() for file in TOKENIZER_FILES):
+    if not Path(name).is_dir() or has_tokenizer(name):
         tokenizer = load_tokenizer(name, config)
     return load_model(getattr(modeling, architecture), name, config, argument="MODEL").eval(), tokenizer
 
@@ -154,11 +150,23 @@ def write_beside(out: Path, name: str, model: PreTrainedModel, tokenizer):
     source = Path(name)
     for file in BESIDE:
         if (source / file).is_file():
-            shutil.copy(source / file, out)
+            shutil.copyfile(source / file, out / file)
     if (out / "modules.json").is_file():
-        for module in json.loads((out / "modules.json").read_text(encoding="utf-8")):
-            if module.get("path") and (source / module["path"]).is_dir():
-                shutil.copytree(source / module["path"], out / module["path"])
+        for part in parts_of(source / "modules.json"):
+            if (source / part).is_dir():
+                shutil.copytree(source / part, out / part, copy_function=shutil.copyfile)
+
+
+def parts_of(path: Path) -> list[str]:
+    """The folders that modules.json of a sentence encoder names, beside its own."""
+    try:
+        parts = [module["path"] for module in json.loads(path.read_text(encoding="utf-8"))]
+        # None of them may be elsewhere.
+        if any(Path(part).is_absolute() or ".." in Path(part).parts for part in parts):
+            raise ValueError("a path in it leads out of the folder")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({reason_of(error, 100)}): put a whole copy in its place") from error
+    return [part for part in parts if part]
 
 
 def input_names(model: PreTrainedModel, tokenizer) -> list[str]:

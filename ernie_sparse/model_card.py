@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from .configuration_ernie_sparse import AUTO_MAP
+from .files import whole_file
 
 # The Hub's names of what the heads are for.
 PIPELINE_TAGS = {
@@ -95,7 +96,8 @@ def write_card(folder: Path, name: str, model: PreTrainedModel, facts: CardFacts
         model_name=name.split("/")[-1],
         eval_results=results or None,
     )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(name, model, facts, base_model)}").save(folder / "README.md")
+    with whole_file(folder / "README.md") as temporary:
+        ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(name, model, facts, base_model)}").save(temporary)
 
 
 def class_name_of(model: PreTrainedModel) -> str:

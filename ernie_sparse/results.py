@@ -19,6 +19,7 @@ import transformers
 
 from .command_line import without_flag
 from .errors import without_secrets
+from .files import whole_file, write_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -132,12 +133,7 @@ def as_json(content, is_data: bool = False) -> object:
 
 def write_json(path: Path, content: Mapping, is_data: bool = False):
     """Write a file of JSON ([`as_json`]) as a whole or not at all, and its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.partial")
-    text = json.dumps(as_json(content, is_data), indent=2, ensure_ascii=False, allow_nan=False)
-    # A path that is no UTF-8 came in so, and goes out as it was.
-    temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
-    temporary.replace(path)
+    write_text(path, json.dumps(as_json(content, is_data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def file_digest(path: Path) -> str:
@@ -210,7 +206,8 @@ def plot_history(history: list[dict], path: Path) -> bool:
         axes.set(xlabel="step", ylabel="nats per prediction")
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     return True
 
 

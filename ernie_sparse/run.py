@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from transformers import Trainer, TrainerCallback
 
 from .errors import InputError, is_no_room
+from .files import read_json
 from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
 from .stopping import stops_at_updates
 from .training_arguments import RunArguments
@@ -21,7 +22,6 @@ from .training_checkpoints import (
     is_complete,
     last_checkpoint,
     newest_whole,
-    read_json,
     write_digests,
 )
 

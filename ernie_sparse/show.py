@@ -18,6 +18,7 @@ from .checkpoints import load_config
 from .command_line import ArgumentParser, check_least
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError, input_errors
+from .files import whole_file
 from .results import print_table
 from .sparse_pattern import SparsePattern
 
@@ -351,13 +352,8 @@ def save_picture(drawing: Drawing, widths: tuple[int, int], out: Path):
         image = Image.open(content).convert("RGB").quantize(64, dither=Image.Dither.NONE)
         content = io.BytesIO()
         image.save(content, format="png", optimize=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.partial")
-    try:
+    with whole_file(out) as temporary:
         temporary.write_bytes(content.getvalue())
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:

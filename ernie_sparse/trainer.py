@@ -20,10 +20,12 @@ from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
 
 from .block_plan import plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig, code_files
 from .errors import InputError
+from .files import open_to_readers
 from .model_card import CardFacts, Score, class_name_of, write_card
 from .regularization import SaorArguments, patterns_of_step
 from .trainer_internals import PatchedTrainer
@@ -369,6 +371,8 @@ class SaorTrainer(PatchedTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
         self._check_weights()
         super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            open_to_readers(Path(output_dir or self.args.output_dir))
 
     def _check_weights(self):
         # An update may end the weights although its loss and its gradient were finite.
@@ -377,8 +381,27 @@ class SaorTrainer(PatchedTrainer):
 
     def train(self, *args, **kwargs) -> TrainOutput:
         self._update_loss = 0.0
-        with self._bars_closed():
+        with self._bars_closed(), self._ties_unreported():
             return super().train(*args, **kwargs)._replace(training_loss=self._loss_of_run.mean())
+
+    @contextlib.contextmanager
+    def _ties_unreported(self) -> Iterator[None]:
+        """Trainer says that weights are missing in a checkpoint which holds them once, under the name they are tied to."""
+
+        def is_news(record) -> bool:
+            text = record.getMessage()
+            if not text.startswith("There were missing keys in the checkpoint"):
+                return True
+            missing, weights = set(re.findall("'([^']+)'", text)), self.model.state_dict(keep_vars=True)
+            there = {id(weight) for name, weight in weights.items() if name not in missing}
+            return not all(id(weights.get(name)) in there for name in missing)
+
+        trainer_log = logging.get_logger("transformers.trainer")
+        trainer_log.addFilter(is_news)
+        try:
+            yield
+        finally:
+            trainer_log.removeFilter(is_news)
 
     @contextlib.contextmanager
     def _bars_closed(self) -> Iterator[None]:

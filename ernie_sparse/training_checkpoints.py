@@ -1,16 +1,14 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """The checkpoints that a training leaves in its folder: which is the newest, and whether one can be gone on from."""
 
-import json
-import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 from transformers.utils import logging
 
-from .errors import InputError
+from .errors import InputError, reason_of
+from .files import fault_of_form, read_json
 from .results import file_digest, write_json
 
 logger = logging.get_logger(__name__)
@@ -131,8 +129,13 @@ def write_digests(checkpoint: Path):
 
 def _files(checkpoint: Path) -> dict[str, Path]:
     """All that a training reads of a checkpoint, by its name there."""
-    paths = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in (*UNREAD, DIGESTS))
-    return {path.relative_to(checkpoint).as_posix(): path for path in paths}
+    paths = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    return {name: path for name, path in paths.items() if _is_read(name) and name != DIGESTS}
+
+
+def _is_read(name: str) -> bool:
+    # The code beside a model is for those who do not have this package.
+    return Path(name).name not in UNREAD and not name.endswith(".py")
 
 
 def _problems(
@@ -146,18 +149,14 @@ def _problems(
         # Killed before they were written, or no command's: each file has to be whole by itself.
         pass
     except (OSError, ValueError) as error:
-        damaged[DIGESTS] = _reason(error)
+        damaged[DIGESTS] = reason_of(error, 100)
     for name, path in files.items():
-        try:
-            if name not in digests:
-                _check_form(path)
-            elif file_digest(path) != digests[name]:
-                damaged[name] = "it is not what was written"
-        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
-            damaged[name] = _reason(error)
+        fault = _fault_of_contents(path, digests[name]) if name in digests else fault_of_form(path)
+        if fault is not None:
+            damaged[name] = fault
     if STATE not in damaged and (fault := _fault_of_state(checkpoint)) is not None:
         damaged[STATE] = fault
-    lost = [name for name in digests if name not in files]
+    lost = [name for name in digests if name not in files and _is_read(name)]
     damaged |= {name: "there is none" for name in lost if not name.endswith((".pt", ".pth"))}
     if training.is_sharded:
         # They have files of their own.
@@ -173,21 +172,11 @@ def _problems(
     return damaged, [name for name in needed if name not in files]
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:100]
-
-
-def _check_form(path: Path):
-    """Raise where a file is not what its name says."""
-    if path.suffix == ".json":
-        read_json(path)
-    elif path.suffix == ".safetensors":
-        with safe_open(path, "pt"):
-            pass
-    elif path.suffix in (".pt", ".pth", ".bin"):
-        with zipfile.ZipFile(path) as file:
-            if (bad := file.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{bad} has another checksum")
+def _fault_of_contents(path: Path, digest: str) -> str | None:
+    try:
+        return None if file_digest(path) == digest else "it is not what was written"
+    except OSError as error:
+        return reason_of(error, 100)
 
 
 def _fault_of_state(checkpoint: Path) -> str | None:
@@ -200,11 +189,3 @@ def _fault_of_state(checkpoint: Path) -> str | None:
         return f"it lacks {', '.join(lacking)}"
     is_of_step = not step.isdecimal() or state["global_step"] == int(step)
     return None if is_of_step else f"it is of update {state['global_step']}"
-
-
-def read_json(path: Path) -> dict:
-    """The object of a file of JSON. Raises a `ValueError` where it holds none."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    return content

@@ -132,7 +132,7 @@ BAD_SOURCES = {
     ),
     "old weights that are none": (
         lambda folder: old_weights(folder, b"weights"),
-        "source cannot be loaded as BertForMaskedLM: Weights only load failed.",
+        "source/pytorch_model.bin is damaged (File is not a zip file)",
     ),
     "no weights": (lambda folder: without(folder, "model.safetensors"), "source cannot be loaded as BertForMaskedLM: "),
     "torn config": (lambda folder: cut_short(saved(folder) / "config.json"), "config.json"),
@@ -143,11 +143,11 @@ BAD_SOURCES = {
     ),
     "a vocabulary of no size": (
         lambda folder: with_config(saved(folder), vocab_size=None),
-        "source cannot be read: Field 'vocab_size' expected int",
+        "source/config.json: Field 'vocab_size' expected int",
     ),
     "a label of no number": (
         lambda folder: with_config(saved(folder), id2label={"north": "south"}),
-        "source cannot be read: invalid literal for int()",
+        "source/config.json: invalid literal for int()",
     ),
     "a vocabulary below nothing": (
         lambda folder: with_config(saved(folder), vocab_size=-1),

@@ -15,7 +15,15 @@ PACKAGE = Path(ernie_sparse.__file__).parent
 # Each row may import from the rows above it alone; a folder's files also from one another.
 LEVELS = (
     ("block_kernel", "errors", "sparse_pattern", "saor", "late_imports", "peft_targets", "pipeline_tasks"),
-    ("block_plan", "configuration_ernie_sparse", "command_line", "regularization", "signals", "uncut_pipelines"),
+    (
+        "block_plan",
+        "configuration_ernie_sparse",
+        "command_line",
+        "files",
+        "regularization",
+        "signals",
+        "uncut_pipelines",
+    ),
     ("block_attention", "head_outputs", "input_checks", "layer_alignment", "results"),
     ("hst_attention",),
     ("hst_layer",),

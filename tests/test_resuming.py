@@ -21,8 +21,8 @@ from test_finetune_predict import arguments, finetune, read_results
 from test_finetune_runner import are_equal
 
 import ernie_sparse
+from ernie_sparse.files import read_json
 from ernie_sparse.results import file_digest
-from ernie_sparse.training_checkpoints import read_json
 
 ENVIRONMENT = {
     **os.environ,

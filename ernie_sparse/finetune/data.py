@@ -18,6 +18,7 @@ from sklearn.model_selection import train_test_split
 
 from ..errors import InputError
 from ..tables import FORMATS, check_text, columns_in, find_files, load_hub_rows, load_rows, place_of
+from .settings import NEEDED_ROLES
 from .tasks import OWN_SPLITS, Task
 
 TEXT, TEXTS = Value("string"), List(Value("string"))
@@ -32,12 +33,12 @@ LABELS = {"single_label": TEXT, "multi_label": TEXTS, "token_classification": TE
 
 # The roles that rows cannot do without, and those that they must have to be trained on or evaluated.
 ROLES = {
-    "single_label": (("text",), ("label",)),
-    "multi_label": (("text",), ("label",)),
-    "regression": (("text",), ("label",)),
-    "token_classification": (("tokens",), ("label",)),
-    "question_answering": (("question", "context"), ()),
-    "candidate_choice": (("query", "candidates", "supports"), ("answer",)),
+    "single_label": (NEEDED_ROLES["single_label"], ("label",)),
+    "multi_label": (NEEDED_ROLES["multi_label"], ("label",)),
+    "regression": (NEEDED_ROLES["regression"], ("label",)),
+    "token_classification": (NEEDED_ROLES["token_classification"], ("label",)),
+    "question_answering": (NEEDED_ROLES["question_answering"], ()),
+    "candidate_choice": (NEEDED_ROLES["candidate_choice"], ("answer",)),
 }
 
 

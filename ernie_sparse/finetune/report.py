@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 from .. import model_card
 from ..errors import input_errors
+from ..files import whole_file
 from ..model_card import CardFacts, Score
 from ..results import Record, as_json, print_table, write_json
 from ..run import Run
@@ -70,10 +71,12 @@ def write(job, run: Run, results: dict, predictions: dict[str, list[dict]], hist
     """Predictions of every split, picture, card, results.json and the final table."""
     out = run.folder
     for split, rows in predictions.items():
-        with open(out / f"predictions-{split}.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps(as_json(row, is_data=True), ensure_ascii=False, allow_nan=False) + "\n" for row in rows
-            )
+        lines = (json.dumps(as_json(row, is_data=True), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        with (
+            whole_file(out / f"predictions-{split}.jsonl") as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
+            file.writelines(lines)
         if job.task.task_type == "question_answering":
             write_json(out / f"answers-{split}.json", predictions_as_json(rows), is_data=True)
     rows = [
@@ -213,7 +216,8 @@ def draw(job, predictions: list[dict], path: Path) -> bool:
         axes.set(xlabel="true value", ylabel="predicted value")
     else:
         return False
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     return True
 
 

@@ -3,7 +3,6 @@
 
 import copy
 import dataclasses
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,16 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
+from ..files import read_json
 from ..results import print_table, write_json
 from ..trainer import DivergedError
 from .arguments import FinetuneArguments
 from .preparation import Job
 from .trainer import FinetuneTrainer
+
+# What is searched for, and of which types it is.
+SEARCHED = {"learning_rate": (float,), "num_train_epochs": (float, int), "per_device_train_batch_size": (int,)}
 
 
 def search(
@@ -36,10 +39,7 @@ def search(
         raise InputError("--search-trials needs optuna: pip install 'ernie-sparse[search]'") from None
     path = Path(training.output_dir) / "search.json"
     if goes_on and path.is_file():
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))["best"])
-        except (ValueError, TypeError, KeyError):
-            raise InputError(f"{path} is damaged: delete it, and the search is made anew") from None
+        return earlier_best(path)
     for handler in logging.getLogger("optuna").handlers:
         handler.addFilter(_without_traceback)
     own = copy.copy(training)
@@ -74,6 +74,18 @@ def search(
         write_json(path, {job.task.best: objective, "trials": args.search_trials, "best": best})
         values = [(name, f"{value:.6g}") for name, value in best.items()]
         print_table([("best of the search", f"{objective:.4f}"), *values])
+    return best
+
+
+def earlier_best(path: Path) -> dict:
+    """What an earlier search has found. Raises an [`InputError`] where its file is damaged."""
+    try:
+        best = read_json(path)["best"]
+        if best.keys() != set(SEARCHED) or not all(type(best[name]) in SEARCHED[name] for name in best):
+            raise ValueError("best holds something else")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = reason_of(error, 100)
+        raise InputError(f"{path} is damaged ({reason}): delete it, and the search is made anew") from None
     return best
 
 

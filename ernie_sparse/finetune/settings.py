@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError, input_errors
+from ..files import read_json, write_text
 
 FILE_NAME = "finetune.json"
 
@@ -22,6 +23,17 @@ HAS_CLASSES = {
     "token_classification": True,
     "question_answering": False,
     "candidate_choice": False,
+}
+
+
+# The roles that rows cannot do without.
+NEEDED_ROLES = {
+    "single_label": ("text",),
+    "multi_label": ("text",),
+    "regression": ("text",),
+    "token_classification": ("tokens",),
+    "question_answering": ("question", "context"),
+    "candidate_choice": ("query", "candidates", "supports"),
 }
 
 
@@ -88,7 +100,7 @@ class Settings:
         """Write `finetune.json` into `folder`: what stands neither in the model's config nor in the tokenizer."""
         names = ("task_type", "columns", "long_documents", "stride", "max_answer_length", "num_best", "null_threshold")
         content = {name: getattr(self, name) for name in names}
-        (Path(folder) / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(folder) / FILE_NAME, json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, config: ErnieSparseConfig, tokenizer: PreTrainedTokenizerBase) -> "Settings":
@@ -106,5 +118,28 @@ class Settings:
         if twice:
             raise InputError(f"{folder}: id2label in config.json names the class {twice[0]!r} twice: give each its own")
         max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
-        with input_errors(TypeError, KeyError, ValueError, about=f"{path} is not a file of `ernie-sparse finetune`"):
-            return cls.of(config, max_length, **json.loads(path.read_text(encoding="utf-8")))
+        with input_errors(OSError, TypeError, ValueError, about=f"{path} is not a file of `ernie-sparse finetune`"):
+            content = read_json(path)
+            _check_content(content)
+            return cls.of(config, max_length, **content)
+
+
+def _check_content(content: dict):
+    """Raise a `ValueError` where a field of `finetune.json` is missing or holds what it cannot."""
+    kind, columns = content.get("task_type"), content.get("columns")
+    if kind not in list(HAS_CLASSES):
+        raise ValueError(f"task_type {kind!r} is not one of {', '.join(HAS_CLASSES)}")
+    if not isinstance(columns, dict) or not all(isinstance(name, str) for name in columns.values()):
+        raise ValueError(f"columns {columns!r} is no mapping of roles to names")
+    lacking = [role for role in NEEDED_ROLES[kind] if role not in columns]
+    if lacking:
+        raise ValueError(f"columns has none for {', '.join(lacking)}")
+    if content.get("long_documents", LONG_DOCUMENTS[0]) not in LONG_DOCUMENTS:
+        raise ValueError(f"long_documents {content['long_documents']!r} is not one of {', '.join(LONG_DOCUMENTS)}")
+    for name, least in (("stride", 0), ("max_answer_length", 1), ("num_best", 1)):
+        value = content.get(name, least)
+        if type(value) is not int or not least <= value < 2**31:
+            raise ValueError(f"{name} {value!r} is no whole number from {least}")
+    threshold = content.get("null_threshold")
+    if threshold is not None and (type(threshold) not in (int, float) or not abs(threshold) < 2**31):
+        raise ValueError(f"null_threshold {threshold!r} is no number, or too large a one")

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Mapping
 
+from ..files import write_text
 from ..model_card import CardFacts, Score, write_card
 from ..run import Run
 from ..training_arguments import RunArguments
@@ -58,7 +59,7 @@ def finish(
     write_card(run.folder, training.hub_model_id or run.folder.name, model, card_of(args, training, results))
     page = run.folder / "report.md"
     run.finish(results, [*table, ("report", page), ("model", training.output_dir)], history)
-    page.write_text(page_of(table, history, (run.folder / "training.png").is_file()), encoding="utf-8")
+    write_text(page, page_of(table, history, (run.folder / "training.png").is_file()))
     if training.push_to_hub:
         trainer.push_to_hub(has_card=True)
 

@@ -5,7 +5,6 @@ import collections
 import hashlib
 import inspect
 import itertools
-import json
 import random
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from torch.utils.data import get_worker_info
 from .. import tables
 from ..checkpoints import digest_of_tokenizer
 from ..errors import InputError
+from ..files import read_json
 from ..results import digest, write_json
 from . import corpus as corpora
 from . import documents, packing
@@ -121,13 +121,16 @@ def written_rows(corpus: Corpus, packer: Packer) -> tuple[Dataset, dict]:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise
-    if not account.is_file():
-        # Somebody has cleared the cache in part.
+    try:
+        found = read_json(account)
+    except (OSError, ValueError):
+        # Somebody has cleared the cache in part, or a disk has lost it.
         account.parent.mkdir(parents=True, exist_ok=True)
         counted = _Counted(rows)
         collections.deque(counted, maxlen=0)
-        write_json(account, {**counted.account(), "skipped": {}, "seconds": None})
-    return rows.add_column("row", np.arange(len(rows))), json.loads(account.read_text())
+        found = {**counted.account(), "skipped": {}, "seconds": None}
+        write_json(account, found)
+    return rows.add_column("row", np.arange(len(rows))), found
 
 
 class _Counted:

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from ..files import whole_file, write_text
 from ..results import print_table, write_json
 
 FILES = ("robustness.json", "robustness.md", "robustness.png")
@@ -155,7 +156,7 @@ def write(folder: Path, results: dict):
     """Write page, picture and JSON, this last, and print the table."""
     path, text, picture = (folder / name for name in FILES)
     has_picture = draw(results, picture)
-    text.write_text(page(results), encoding="utf-8")
+    write_text(text, page(results))
     write_json(path, results)
     table = [HEAD, *rows_of(results)]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
@@ -196,7 +197,8 @@ def draw(results: dict, path: Path) -> bool:
                 range(len(entries)), [_numbered(i, entries) for i in range(len(entries))] if number <= 1 else []
             )
             axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     return True
 
 

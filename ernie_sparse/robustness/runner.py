@@ -1,9 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse robustness`: a model under other sparse patterns, and the cheapest that keeps its score."""
 
-import json
 import sys
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +15,7 @@ from ..checkpoints import digest_of_tokenizer, load_config, load_tokenizer
 from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError
+from ..files import read_json, whole_file, whole_folder
 from ..finetune.metrics import intervals
 from ..finetune.predict import digest_of_model, load_settings
 from ..results import Record, contents_digest, write_json
@@ -167,7 +166,7 @@ def measure(
 def kept(path: Path, data: str) -> dict | None:
     """What an earlier start has measured of a pattern on these documents, if it did."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     return content if content.get("data") == data else None
@@ -320,17 +319,14 @@ def save(target: Path, name: str, pattern: str, subject: Subject, tokenizer):
     there already, the config alone.
     """
     config, parent = load_config(name, pattern), target.absolute().parent
+    if target.resolve() == Path(name).resolve():
+        with whole_file(target / "config.json") as temporary:
+            config.validate()
+            config.to_json_file(temporary)
+        return
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.") as temporary:
-        complete = Path(temporary) / "complete"
-        if target.resolve() == Path(name).resolve():
-            config.save_pretrained(complete)
-            (complete / "config.json").replace(target / "config.json")
-            return
+    with whole_folder(target, parent) as complete:
         type(subject.model).from_pretrained(name, config=config, dtype="auto").save_pretrained(complete)
         tokenizer.save_pretrained(complete)
         if subject.kind != masked_lm.KIND:
             load_settings(name, config, tokenizer).save(complete)
-        if target.exists():
-            target.rmdir()
-        complete.replace(target)
