@@ -71,7 +71,9 @@ def load_tokenizer(name: str, config: ErnieSparseConfig | None = None) -> PreTra
     if config is not None and len(tokenizer) > config.vocab_size:
         raise InputError(f"the tokenizer of {name} has {len(tokenizer)} tokens, the model only {config.vocab_size}")
     if tokenizer.pad_token_id is None:
-        raise InputError(f"the tokenizer of {name} has no pad token: batches need one")
+        raise InputError(
+            f"the tokenizer of {name} has no pad token, which its {TOKENIZER_FILES[0]} should name: batches need one"
+        )
     return tokenizer
 
 
@@ -80,6 +82,9 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if Path(name).is_dir() and not has_tokenizer(name):
         raise InputError(f"there is no tokenizer in {name}: {TOKENIZER_FILES[1]} is missing")
     about = f"the tokenizer of {name} cannot be read"
+    if Path(name).is_dir() and not has_tokenizer(name, TOKENIZER_FILES[1:]):
+        # Some tokenizers need none.
+        about += f" (there is no {TOKENIZER_FILES[1]})"
     with reading(about, name, (*TOKENIZER_FILES, *BESIDE_TOKENIZER)):
         tokenizer = AutoTokenizer.from_pretrained(name)
         length = tokenizer.model_max_length
@@ -95,9 +100,9 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def has_tokenizer(folder: str | Path) -> bool:
+def has_tokenizer(folder: str | Path, files: Collection[str] = TOKENIZER_FILES) -> bool:
     """Whether any file of a tokenizer lies in a folder."""
-    return any((Path(folder) / file).exists() for file in TOKENIZER_FILES)
+    return any((Path(folder) / file).exists() for file in files)
 
 
 def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

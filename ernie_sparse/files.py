@@ -51,7 +51,8 @@ def fault_of_form(path: Path) -> str | None:
     """Why a file is not what its name says, as far as its form tells; `None` where nothing is wrong with it."""
     try:
         if path.name == "tokenizer.json":
-            read_json(path)
+            if "added_tokens" not in read_json(path):
+                raise ValueError("it lacks added_tokens")
             Tokenizer.from_file(str(path))
         elif path.suffix == ".json":
             read_json(path)

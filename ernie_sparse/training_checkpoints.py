@@ -16,6 +16,14 @@ logger = logging.get_logger(__name__)
 STATE = "trainer_state.json"
 # Of which at least a run that goes on makes use.
 STATE_FIELDS = ("epoch", "global_step", "max_steps", "log_history", "stateful_callbacks")
+# What they and others may be.
+STATE_TYPES = {
+    **dict.fromkeys(("global_step", "max_steps", "num_input_tokens_seen"), (int,)),
+    **dict.fromkeys(("epoch", "total_flos", "logging_steps", "eval_steps", "save_steps"), (int, float)),
+    "log_history": (list,),
+    "stateful_callbacks": (dict,),
+    "best_model_checkpoint": (str, type(None)),
+}
 DIGESTS = "digests.json"
 # What lies in a checkpoint and is not read by a run that goes on.
 UNREAD = ("README.md", "training_args.bin")
@@ -187,5 +195,18 @@ def _fault_of_state(checkpoint: Path) -> str | None:
     lacking = [name for name in STATE_FIELDS if name not in state]
     if lacking:
         return f"it lacks {', '.join(lacking)}"
+    wrong = [name for name, types in STATE_TYPES.items() if name in state and not _may_be(state[name], types, name)]
+    if wrong:
+        return f"its {wrong[0]} cannot be {str(state[wrong[0]])[:40]!r}"
     is_of_step = not step.isdecimal() or state["global_step"] == int(step)
     return None if is_of_step else f"it is of update {state['global_step']}"
+
+
+def _may_be(value, types: tuple[type, ...], name: str) -> bool:
+    if type(value) not in types:
+        return False
+    if isinstance(value, int | float):
+        # No training has as many updates, epochs or tokens; of operations there are more.
+        return abs(value) < (1e40 if name == "total_flos" else 2**53)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(isinstance(part, dict | list) for part in parts)

@@ -186,10 +186,15 @@ FIELDS = [
     ("config.json", field("bos_token_id", "x"), "{path}: "),
     ("tokenizer.json", field("model"), "{path} is damaged ("),
     ("tokenizer.json", field("added_tokens", None), "{path} is damaged ("),
-    ("tokenizer.json", lambda path: path.write_text("{}"), "{path} is damaged ("),
+    ("tokenizer.json", lambda path: path.write_text("{}"), "{path} is damaged (it lacks added_tokens)"),
+    ("tokenizer.json", Path.unlink, "cannot be read (there is no tokenizer.json): "),
     ("tokenizer.json", field("model", {"type": "WordPiece", "vocab": {}}), "{path} is damaged ("),
     ("tokenizer_config.json", field("pad_token", -1), "{path}: TypeError: Special token"),
-    ("tokenizer_config.json", field("pad_token", None), "has no pad token: batches need one"),
+    (
+        "tokenizer_config.json",
+        field("pad_token", None),
+        "has no pad token, which its tokenizer_config.json should name: batches need one",
+    ),
     ("tokenizer_config.json", field("model_max_length", "x"), "{path}: model_max_length 'x' is no number of tokens"),
     ("tokenizer_config.json", field("model_max_length", 0.5), "{path}: model_max_length 0.5 is no number of tokens"),
     ("tokenizer_config.json", field("model_max_length", 0), "{path}: model_max_length 0 is no number of tokens"),
@@ -281,6 +286,24 @@ def test_a_damaged_file_of_a_checkpoint_is_named(name, damage, digests, trained,
     argv = finetune_arguments(tmp_path / "out", "--max-steps", 2, "--resume-from-checkpoint", checkpoint)
     says = "its trainer_state.json is missing or cut off" if name == "trainer_state.json" else f"{name} is damaged ("
     assert_refused(argv, f"{checkpoint}: {says}", capsys)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("epoch", value) for value in (None, 10**30, float("inf"))),
+        *(("log_history", value) for value in (3, {"a": 1}, [3])),
+        *(("stateful_callbacks", value) for value in ([], {"a": 1})),
+        *(("best_model_checkpoint", 0.5), ("logging_steps", "x"), ("total_flos", []), ("num_input_tokens_seen", "x")),
+    ],
+)
+def test_a_state_that_holds_something_else_is_named(name, value, trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "out", ignore=shutil.ignore_patterns("results.json", "digests.json"))
+    checkpoint = tmp_path / "out" / "checkpoint-1"
+    field(name, value)(checkpoint / "trainer_state.json")
+    argv = finetune_arguments(tmp_path / "out", "--max-steps", 2)
+    expected = f"{checkpoint}: trainer_state.json is damaged (its {name} cannot be {str(value)!r})"
+    assert_refused(argv, expected, capsys)
 
 
 @pytest.mark.parametrize("damage", OF_JSON)
