@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check compat deepspeed bench clean
+.PHONY: demo test test-slow check compat deepspeed bench dist clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,5 +44,24 @@ deepspeed: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training --output-dir benchmark_output
 
+# Twice from the same commit: whoever builds it again has to get the same files. setuptools gives files of an sdist the
+# time of the build, so it is packed again (GNU tar).
+dist: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct)
+dist:
+	test -d .compat/build || $(PYTHON) -m venv .compat/build
+	.compat/build/bin/pip install --quiet --disable-pip-version-check build==1.6.1
+	rm -rf dist dist_again
+	.compat/build/bin/python -m build --outdir dist . > /dev/null
+	.compat/build/bin/python -m build --outdir dist_again . > /dev/null
+	set -e; for folder in dist dist_again; do \
+		mkdir $$folder/unpacked && tar -xzf $$folder/*.tar.gz -C $$folder/unpacked; \
+		name=$$(ls $$folder/unpacked); \
+		tar --sort=name --mtime=@$$SOURCE_DATE_EPOCH --owner=0 --group=0 --numeric-owner -C $$folder/unpacked -c $$name \
+			| gzip -n > $$folder/$$name.tar.gz; \
+		rm -r $$folder/unpacked; \
+	done
+	cd dist && sha256sum * > ../SHA256SUMS && mv ../SHA256SUMS SHA256SUMS
+	cd dist_again && sha256sum --check ../dist/SHA256SUMS
+
 clean:
-	rm -rf $(VENV) .compat compat_output demo_output benchmark_output build *.egg-info
+	rm -rf $(VENV) .compat compat_output demo_output benchmark_output build dist dist_again *.egg-info
