@@ -24,7 +24,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# Saved models, read by the lowest and the newest transformers of setup.cfg in environments without this package.
+# Saved models, read in environments without this package, by an older transformers than training needs and by the newest.
 COMPAT := 5.4.0 5.24.0
 compat: $(VENV)/.installed
 	rm -rf compat_output && $(BIN)/python tests/remote_code.py write compat_output
