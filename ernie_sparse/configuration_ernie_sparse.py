@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .sparse_pattern import SparsePattern
@@ -210,6 +209,9 @@ class ErnieSparseConfig(PreTrainedConfig):
 
     def validate_names(self):
         """Activations and the kind of problem must be known ones."""
+        # Not at the top: it brings much that importing the package does not need.
+        from transformers.activations import ACT2FN
+
         for name, known in (("hidden_act", ACT2FN), ("pooler_act", ACT2FN), ("problem_type", PROBLEM_TYPES)):
             if getattr(self, name) not in known:
                 listed = ", ".join(sorted(map(str, known)))

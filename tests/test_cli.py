@@ -237,7 +237,7 @@ def bad_inputs(folder):
     yield replaced(pretrain, "--train-tokenizer", 100), "a vocabulary of 100 is too small"
     yield replaced(pretrain, "--config", "hidden_sise=3"), "'hidden_sise' is not one of"
     yield replaced(pretrain, "--config", "hidden_dropout_prob=nan"), "hidden_dropout_prob='nan' is not a finite number"
-    yield replaced(pretrain, "--config", "hidden_act=foo"), "--config: 'foo'"
+    yield replaced(pretrain, "--config", "hidden_act=foo"), "--config: hidden_act='foo' is not allowed"
     yield replaced(pretrain, "--config", "hidden_size=big"), "hidden_size='big' is not of type int"
     yield (
         replaced(pretrain, "--config", "hidden_size=30,num_attention_heads=4"),

@@ -168,8 +168,8 @@ FIELDS = [
     ("config.json", field("model_type"), "{path}: model_type None is no name"),
     ("config.json", field("model_type", ["bert"]), "{path}: model_type ['bert'] is no name"),
     ("config.json", of("bert"), "is a bert checkpoint: an ernie_sparse one is needed"),
-    ("config.json", field("id2label", []), "{path}: AttributeError"),
-    ("config.json", field("id2label", {"a": "north"}), "{path}: invalid literal for int()"),
+    ("config.json", field("id2label", []), "{path}: id2label=[] is not allowed"),
+    ("config.json", field("id2label", {"a": "north"}), "{path}: id2label="),
     ("config.json", labelled("north", ["south"]), "{path}: id2label holds ['north', ['south']]: names are needed"),
     ("config.json", labelled("north", None), "{path}: id2label holds"),
     (

@@ -340,7 +340,10 @@ def test_answers_are_those_of_predict(tmp_path, threshold):
 def test_the_settings_of_training_come_from_the_hub_too(tmp_path, monkeypatch):
     model = make_model("ForQuestionAnswering")
     model.name_or_path = "someone/reader"
-    chosen = Settings.of(model.config, LENGTH, task_type="question_answering", columns={}, stride=7, null_threshold=2.0)
+    columns = {"question": "question", "context": "context"}
+    chosen = Settings.of(
+        model.config, LENGTH, task_type="question_answering", columns=columns, stride=7, null_threshold=2.0
+    )
     chosen.save(tmp_path)
     asked = []
 
