@@ -44,8 +44,8 @@ deepspeed: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training --output-dir benchmark_output
 
-# Twice from the same commit: whoever builds it again has to get the same files. setuptools gives files of an sdist the
-# time of the build, so it is packed again (GNU tar).
+# Twice from the same commit, to the same files, as whoever has this setuptools will build them. It gives files of an sdist the time of
+# the build, so that is packed again (GNU tar).
 dist: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct)
 dist:
 	test -d .compat/build || $(PYTHON) -m venv .compat/build

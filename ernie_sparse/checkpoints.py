@@ -86,7 +86,8 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
         # Some tokenizers need none.
         about += f" (there is no {TOKENIZER_FILES[1]})"
     with reading(about, name, (*TOKENIZER_FILES, *BESIDE_TOKENIZER)):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # Code beside it is not run, and nobody is asked whether to.
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         length = tokenizer.model_max_length
         # Where none is named it is a huge number, and may have become a float.
         if not ((isinstance(length, int) and length > 0) or (isinstance(length, float) and length > 2**31)):

@@ -202,9 +202,12 @@ class ErnieSparseConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} is not allowed: it must lie between 0 and 1")
-        for name, least in (("initializer_range", "at least 0"), ("layer_norm_eps", "more than 0")):
+        for name, is_allowed, least in (
+            ("initializer_range", self.initializer_range >= 0, "at least 0"),
+            ("layer_norm_eps", self.layer_norm_eps > 0, "more than 0"),
+        ):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0 and (value or name == "initializer_range")):
+            if not (is_allowed and math.isfinite(value)):
                 raise ValueError(f"{name}={value} is not allowed: it must be a finite number, {least}")
 
     def validate_names(self):
@@ -223,6 +226,7 @@ class ErnieSparseConfig(PreTrainedConfig):
 
 
 def check_integer(name: str, value: int | None, low: int, high: int, hint: str = ""):
+    """Raise a `ValueError` that names the field where a value, if there is one, is no integer from `low` to `high`."""
     if value is not None and (type(value) is not int or not low <= value <= high):
         raise ValueError(f"{name}={value!r} is not allowed: it must be an integer from {low:,} to {high:,}{hint}")
 

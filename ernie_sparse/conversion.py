@@ -198,7 +198,8 @@ def convert(
     model, made = _place(weights, source, pattern, tokenizer)
     tiled = {}
     if max_length > source.num_positions:
-        model.resize_position_embeddings(max_length)
+        with input_errors(about="--max-length"):
+            model.resize_position_embeddings(max_length)
         name = next(name for name in model.state_dict() if name.endswith("position_embeddings.weight"))
         tiled[name] = f"{source.num_positions:,} positions repeated up to {max_length:,}"
     report = ConversionReport(
@@ -281,7 +282,7 @@ def _inspect(origin: PreTrainedModel | str | Path, base_model: bool) -> _Source:
             # Not AutoConfig at once: of a model type it does not know it says much that does not help here.
             values, _ = PreTrainedConfig.get_config_dict(name)
             family = _find_family(name, values.get("model_type"))
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             architecture = str((config.architectures or [""])[0])
     head = next((suffix for suffix in HEADS if architecture.endswith(suffix)), "")
     source_class = getattr(transformers, architecture, None) if head and not base_model else None
@@ -382,7 +383,9 @@ def _place(
         if bias not in weights:
             zeros[bias] = weight.new_zeros(len(weight))
     dtype = next(iter(weights.values())).dtype
-    config, weights = source.build_config(pattern), {**weights, **zeros}
+    with input_errors(about=source.name):
+        config = source.build_config(pattern)
+    weights = {**weights, **zeros}
     model, info = _fill(source, source.model_class, None, config=config, state_dict=weights, dtype=dtype)
     made = _make_representatives(model, tokenizer) | dict.fromkeys(zeros, "zero, as in the source")
     made |= dict.fromkeys(filter(POOLER.search, sorted(info["missing_keys"])), "at random: the source has none")

@@ -1,6 +1,8 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Which weights a command starts from: all of them, finite, in fp32; and what may be new."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,7 +13,7 @@ from ernie_sparse import (
     ErnieSparseForTokenClassification,
     ErnieSparseModel,
 )
-from ernie_sparse.checkpoints import load_config, load_model, logger
+from ernie_sparse.checkpoints import load_config, load_model, load_tokenizer, logger
 from ernie_sparse.errors import InputError
 
 BASE = "ernie_sparse."
@@ -117,3 +119,15 @@ def test_what_is_new_or_without_use_is_named(
     del said[:]
     load(source, saved(tmp_path / "whole", source(tiny_config())))
     assert not said
+
+
+def test_code_beside_a_tokenizer_is_not_run_and_nobody_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *args: "y")
+    (tmp_path / "strange.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nTokenizer = None\n"
+    )
+    config = {"tokenizer_class": "Tokenizer", "auto_map": {"AutoTokenizer": ["strange.Tokenizer", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: .*custom code"):
+        load_tokenizer(str(tmp_path))
+    assert not (tmp_path / "ran").exists()

@@ -106,6 +106,10 @@ def large_tokenizer(folder: Path) -> Path:
 
 
 BAD_SOURCES = {
+    "a norm that divides by zero": (
+        lambda folder: saved(folder, layer_norm_eps=0.0),
+        "layer_norm_eps=0.0 is not allowed",
+    ),
     "another family": (gpt2, "is a gpt2 checkpoint: bert, big_bird, "),
     "an unknown family": (
         lambda folder: with_config(saved(folder), model_type="barometer"),
@@ -223,6 +227,7 @@ def test_a_bad_source_is_refused_in_one_line_and_nothing_is_left(case, tmp_path,
     [
         ({"max_length": 63}, "a length of 63 is below the 64 tokens that "),
         ({"max_length": 0}, "a length of 0 is below the 64 tokens that "),
+        ({"max_length": 10**12}, "--max-length: max_position_embeddings=1000000000000 is not allowed"),
         ({"pattern": "num_window_blocks=2"}, "num_window_blocks=2 is not allowed: it must be odd"),
         ({"pattern": "blocksize=2"}, "'blocksize' is not a field of a sparse pattern"),
         ({"tokenizer": "./no/such/tokenizer"}, "the tokenizer of ./no/such/tokenizer cannot be read"),

@@ -14,6 +14,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ernie_sparse import ErnieSparseConfig, SparsePattern
+from ernie_sparse.input_checks import check_labels
 from ernie_sparse.modeling_ernie_sparse import ErnieSparseHeadOutput
 from ernie_sparse.saor import saor_loss
 
@@ -175,6 +176,9 @@ class LraClassifier(nn.Module):
         logits = [self._logits(input_ids, attention_mask, p) for p in passes]
         if labels is None:
             return SequenceClassifierOutput(logits=logits[0])
+        check_labels(
+            "categorical", labels, ("batch_size",), input_ids.shape[:1], logits[0].shape[-1], num_items_in_batch
+        )
         losses = saor_loss(
             "categorical", logits[0], labels, *logits[1:], alpha=consistency_alpha, num_items=num_items_in_batch
         )

@@ -32,14 +32,8 @@ FEATURES = {
 LABELS = {"single_label": TEXT, "multi_label": TEXTS, "token_classification": TEXTS, "regression": Value("float64")}
 
 # The roles that rows cannot do without, and those that they must have to be trained on or evaluated.
-ROLES = {
-    "single_label": (NEEDED_ROLES["single_label"], ("label",)),
-    "multi_label": (NEEDED_ROLES["multi_label"], ("label",)),
-    "regression": (NEEDED_ROLES["regression"], ("label",)),
-    "token_classification": (NEEDED_ROLES["token_classification"], ("label",)),
-    "question_answering": (NEEDED_ROLES["question_answering"], ()),
-    "candidate_choice": (NEEDED_ROLES["candidate_choice"], ("answer",)),
-}
+TO_LEARN = {"question_answering": (), "candidate_choice": ("answer",)}
+ROLES = {task_type: (needed, TO_LEARN.get(task_type, ("label",))) for task_type, needed in NEEDED_ROLES.items()}
 
 
 class Split(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import context, finetuning, recall, robustness, scaling
+from benchmarks import context, finetuning, pretraining, recall, robustness, scaling
 from benchmarks.lra import report as lra_report
 from benchmarks.pages import fill_page
 from benchmarks.speed import report as speed_report
@@ -55,6 +55,7 @@ def test_long_range_arena_has_the_tables_of_its_runs(tmp_path, monkeypatch):
         ("hierarchy", recall, "recall"),
         ("robustness", robustness, "robustness"),
         ("scaling", scaling, "scaling"),
+        ("pretraining", pretraining, "pretraining"),
     ],
 )
 def test_a_page_has_the_tables_of_its_runs(name, benchmark, results, tmp_path):
