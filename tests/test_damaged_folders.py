@@ -276,7 +276,7 @@ CHECKPOINT = [
 
 
 @pytest.mark.parametrize("digests", [True, False])
-@pytest.mark.parametrize("damage", ["half", "empty", "null"])
+@pytest.mark.parametrize("damage", ["half", *(pytest.param(how, marks=pytest.mark.slow) for how in ("empty", "null"))])
 @pytest.mark.parametrize("name", CHECKPOINT)
 def test_a_damaged_file_of_a_checkpoint_is_named(name, damage, digests, trained, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "out", ignore=shutil.ignore_patterns("results.json"))
