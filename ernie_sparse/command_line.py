@@ -77,6 +77,14 @@ def check_least(arguments, least: Mapping[str, float]):
             raise InputError(f"--{name.replace('_', '-')} {value}: it must be at least {low}")
 
 
+def check_most(arguments, most: Mapping[str, float]):
+    """Raise an [`InputError`] for a field of `arguments` that is set and is more than what `most` has for it."""
+    for name, high in most.items():
+        value = getattr(arguments, name)
+        if value is not None and not value <= high:
+            raise InputError(f"--{name.replace('_', '-')} {value}: it must be at most {high:,}")
+
+
 def fields_of(*arguments) -> dict[str, object]:
     """The fields of some dataclasses of flags."""
     return {field.name: getattr(part, field.name) for part in arguments for field in dataclasses.fields(part)}

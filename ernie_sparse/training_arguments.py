@@ -14,7 +14,7 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import ParallelMode
 
-from .command_line import check_least
+from .command_line import check_least, check_most
 from .errors import InputError, without_secrets
 
 _ON_ORDER = "predictions are matched with their rows, which have to come as one array and in order"
@@ -64,6 +64,8 @@ NOT_NEGATIVE = (
     *("logging_steps", "eval_steps", "eval_delay"),
 )
 LESS_THAN = {"seed": 2**32, "data_seed": 2**32, "adam_beta1": 1, "adam_beta2": 1}
+# Each worker is a process.
+AT_MOST = {"dataloader_num_workers": 1_000}
 
 
 @dataclass
@@ -147,6 +149,7 @@ class RunArguments(TrainingArguments):
             if flag.name in REFUSED and value != default:
                 raise _wrong(self, flag.name, REFUSED[flag.name])
         check_least(self, {**dict.fromkeys(AT_LEAST_ONE, 1), **dict.fromkeys(NOT_NEGATIVE, 0)})
+        check_most(self, AT_MOST)
         for name, bound in LESS_THAN.items():
             if (getattr(self, name) or 0) >= bound:
                 raise _wrong(self, name, f"it must be less than {bound}")

@@ -235,6 +235,7 @@ def bad_inputs(folder):
     yield [*finetune, "--resume-from-checkpoint", folder / "checkpoint-1"], "there is no such folder"
     yield [*finetune, "--resume-from-checkpoint", folder], "its trainer_state.json is missing or cut off"
     yield replaced(pretrain, "--train-tokenizer", 100), "a vocabulary of 100 is too small"
+    yield replaced(pretrain, "--train-tokenizer", 10**9), "--train-tokenizer 1000000000: it must be at most 10,000,000"
     yield replaced(pretrain, "--config", "hidden_sise=3"), "'hidden_sise' is not one of"
     yield replaced(pretrain, "--config", "hidden_dropout_prob=nan"), "hidden_dropout_prob='nan' is not a finite number"
     yield replaced(pretrain, "--config", "hidden_act=foo"), "--config: hidden_act='foo' is not allowed"
@@ -333,6 +334,7 @@ def bad_rows_of_task_types(folder):
         (("--adam-beta1", 2), "--adam-beta1 2.0: it must be less than 1"),
         (("--lr-scheduler-kwargs", '{"speed": 1}'), "unexpected keyword argument 'speed'"),
         (("--optim", "adamw_8bit"), "You need to install `bitsandbytes`"),
+        (("--dataloader-num-workers", 10**5), "--dataloader-num-workers 100000: it must be at most 1,000"),
         (("--seed", -1), "--seed -1: it must be at least 0"),
         (("--seeds", 0, 2**32), f"--seeds 0 {2**32}: each must be from 0 to {2**32 - 1}"),
         (("--data-seed", 2**32), f"--data-seed {2**32}: it must be less than {2**32}"),

@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..command_line import check_least
-from ..configuration_ernie_sparse import ErnieSparseConfig
+from ..command_line import check_least, check_most
+from ..configuration_ernie_sparse import RANGES, ErnieSparseConfig
 from ..errors import InputError
 from ..sparse_pattern import SparsePattern
 from ..tables import SAMPLE_BY
@@ -102,6 +102,7 @@ class PretrainArguments:
                 flag = name.replace("_", "-")
                 raise InputError(f"--{flag} {getattr(self, name)}: it must lie between 0 and 1")
         check_least(self, {"max_length": 8})
+        check_most(self, {"train_tokenizer": RANGES["vocab_size"][1]})
         if self.model is not None and (self.config is not None or self.train_tokenizer is not None):
             raise InputError("--config and --train-tokenizer are for a new model: leave them out with --model")
         if self.model is None and (self.tokenizer is None) == (self.train_tokenizer is None):
