@@ -13,7 +13,7 @@ from transformers.utils import logging
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError, input_errors
 from .files import CONFIG_FILES, TOKENIZER_FILES, WEIGHT_FILES, reading
-from .results import digest
+from .results import digest, hardware
 from .sparse_pattern import SparsePattern
 
 logger = logging.get_logger(__name__)
@@ -113,6 +113,17 @@ def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest(tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab())
 
 
+def check_memory(model_class: type[PreTrainedModel], config: ErnieSparseConfig, about: str):
+    """Raise an [`InputError`] where the weights alone, in fp32, are more than this machine's memory."""
+    with torch.device("meta"):
+        count = model_class(config).num_parameters()
+    needed, memory = 4 * count / 2**30, hardware()["memory_gib"]
+    if memory is not None and needed > memory:
+        raise InputError(
+            f"{about}: {count:,} weights take {needed:,.1f} GiB, and this machine has {memory}: ask for smaller sizes"
+        )
+
+
 def load_model(
     model_class: type[PreTrainedModel],
     name: str,
@@ -133,6 +144,7 @@ def load_model(
         [`InputError`]: The checkpoint cannot be read, lacks other weights, has some of other sizes or for which the model has
             no place, or some that are not finite.
     """
+    check_memory(model_class, config, f"{argument} {name}")
     # Instead of transformers' report of what is missing there is an error, or one line.
     reports = logging.get_logger("transformers.modeling_utils")
     reports.addFilter(_is_error)

@@ -239,6 +239,8 @@ def bad_inputs(folder):
     yield replaced(pretrain, "--config", "hidden_sise=3"), "'hidden_sise' is not one of"
     yield replaced(pretrain, "--config", "hidden_dropout_prob=nan"), "hidden_dropout_prob='nan' is not a finite number"
     yield replaced(pretrain, "--config", "hidden_act=foo"), "--config: hidden_act='foo' is not allowed"
+    huge = "hidden_size=65536,num_hidden_layers=100,num_attention_heads=64"
+    yield replaced(pretrain, "--config", huge), "ask for smaller sizes"
     yield replaced(pretrain, "--config", "hidden_size=big"), "hidden_size='big' is not of type int"
     yield (
         replaced(pretrain, "--config", "hidden_size=30,num_attention_heads=4"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from ..checkpoints import load_config, load_model, load_tokenizer, set_pattern
+from ..checkpoints import check_memory, load_config, load_model, load_tokenizer, set_pattern
 from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError, input_errors
@@ -50,7 +50,8 @@ def build_model(args: PretrainArguments, config: ErnieSparseConfig, tokenizer) -
         return load_model(ErnieSparseForMaskedLM, args.model, config, new_head=True)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
-    with input_errors(ValueError, KeyError, about="--config"):
+    with input_errors(about="--config"):
+        check_memory(ErnieSparseForMaskedLM, config, "--config")
         return ErnieSparseForMaskedLM(config)
 
 
