@@ -5,10 +5,12 @@ losses are means over predictions, however they are batched, and it stops where 
 """
 
 import contextlib
+import ctypes
 import inspect
 import math
 import random
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,6 +147,8 @@ class SaorTrainer(PatchedTrainer):
             self.accelerator.ddp_handler.find_unused_parameters = may_be_flat
         self.add_callback(_OrderOfEpoch())
         self.add_callback(LossOfRun())
+        if self.args.device.type == "cpu":
+            self.add_callback(_GiveBackMemory())
         # By part and step.
         self._loss_parts = {}
         self._num_tokens = None
@@ -498,6 +502,25 @@ class _OrderOfEpoch(TrainerCallback):
         elif args.train_sampling_strategy == "batch_rebalance":
             # To which it adds the epoch.
             batches.seed = random.Random(seed).getrandbits(62)
+
+
+class _GiveBackMemory(TrainerCallback):
+    """
+    Gives the system back what evaluations have freed, where the C library is glibc. What Trainer keeps of each batch lies between what
+    the next ones need, so that the memory of a long evaluation would grow with its length.
+    """
+
+    EVERY = 50
+
+    def __init__(self):
+        self.batches = 0
+        library = ctypes.CDLL(None) if sys.platform == "linux" else None
+        self.give_back = getattr(library, "malloc_trim", None)
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        self.batches += 1
+        if self.give_back is not None and self.batches % self.EVERY == 0:
+            self.give_back(0)
 
 
 class LossOfRun(TrainerCallback, ExportableState):

@@ -38,7 +38,7 @@ class PretrainTrainer(SaorTrainer):
             "wider": dataclasses.replace(own, num_window_blocks=own.num_window_blocks + 4),
             "no_global": dataclasses.replace(own, num_global_blocks=0, num_window_blocks=own.num_window_blocks + 2),
         }
-        self._evaluated = []
+        self._evaluated = None
         self.skipped = Counter()
         if isinstance(self.train_dataset, RowStream):
             # What has been trained on is not read once more: the rows themselves go on behind it.
@@ -78,7 +78,8 @@ class PretrainTrainer(SaorTrainer):
         found = [(outputs.logits.argmax(-1) == inputs["labels"][is_masked]).sum()]
         for pattern in self.other_patterns.values():
             found.append(torch.where(count > 0, model(**inputs, pattern=pattern).loss * count, 0))
-        self._evaluated.append(torch.stack([value.double() for value in (*found, count)]))
+        # A sum, and no list: what is kept of each batch would lie between what the next ones need, and memory would grow with them.
+        self._evaluated += torch.stack([value.double() for value in (*found, count)])
         return (loss, outputs) if return_outputs else loss
 
     def _without_repeated(self, inputs: dict) -> dict:
@@ -92,10 +93,9 @@ class PretrainTrainer(SaorTrainer):
         return {**inputs, "labels": labels}
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        self._evaluated = []
+        self._evaluated = torch.zeros(2 + len(self.other_patterns), dtype=torch.double, device=self.args.device)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        totals = torch.stack(self._evaluated).sum(0)
-        *sums, count = self.accelerator.gather(totals[None]).sum(0).tolist()
+        *sums, count = self.accelerator.gather(self._evaluated[None]).sum(0).tolist()
         names = ["accuracy", *(f"loss_{name}" for name in self.other_patterns)]
         for name, value in zip(names, sums, strict=True):
             output.metrics[f"{metric_key_prefix}_{name}"] = value / max(count, 1)
