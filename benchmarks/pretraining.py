@@ -1,8 +1,8 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
 `python -m benchmarks.pretraining`: does it help to go on pretraining before a fine-tuning on long documents (docs/pretraining.md)?
-Each arm pretrains one converted checkpoint on its text, or does not; then all are fine-tuned alike on IMDb's long reviews. What is
-done is skipped, so that a run that was stopped goes on; what was measured is kept in `--results-dir`.
+Each arm pretrains one converted checkpoint on its text, or does not; then all are fine-tuned alike on IMDb's reviews, of any length, and
+tested on those of more than 512 tokens. What is done is skipped, so that a run that was stopped goes on; what was measured is kept in `--results-dir`.
 """
 
 import argparse
@@ -36,13 +36,13 @@ ARMS = {
     "masked LM and SAOR on novels": ("novels", "--saor-alpha", "1"),
 }
 PRETRAIN = (
-    *("--max-length", "1024", "--per-device-train-batch-size", "4", "--max-steps", "75", "--learning-rate", "5e-4"),
-    *("--warmup-steps", "0.1"),
+    *("--max-length", "1024", "--per-device-train-batch-size", "4", "--max-steps", "200", "--learning-rate", "2e-4"),
+    *("--warmup-steps", "0.1", "--bf16", "true"),
 )
 FINETUNE = (
-    *("--max-train-documents", "200", "--max-validation-documents", "20", "--max-test-documents", "400"),
+    *("--max-train-documents", "1000", "--max-validation-documents", "20", "--max-test-documents", "800"),
     *("--max-length", "1024", "--num-train-epochs", "2", "--per-device-train-batch-size", "8"),
-    *("--learning-rate", "1e-4", "--warmup-steps", "0.1"),
+    *("--learning-rate", "1e-4", "--warmup-steps", "0.1", "--bf16", "true"),
 )
 QUIET = ("--eval-strategy", "no", "--save-strategy", "no", "--disable-tqdm", "true")
 # Documents and characters of each that the masked-LM loss is measured on.
@@ -110,12 +110,12 @@ def kept_file(args: argparse.Namespace, arm: str, seed: int) -> Path:
 def run(arm: str, seed: int, args: argparse.Namespace, start: Path, work: Path):
     """One arm with one seed, which draws the documents too: the same for all arms."""
     model, pretraining = pretrained(arm, seed, args, start, work)
-    folder, reviews = work / f"{name_of(arm)}-seed-{seed}-finetuned", work / "long-reviews"
+    folder = work / f"{name_of(arm)}-seed-{seed}-finetuned"
     if not (folder / "results.json").is_file():
         ernie_sparse(
             args.jobs,
-            *("finetune", "--model", str(model), "--train-file", str(reviews / "train.parquet")),
-            *("--test-file", str(reviews / "test.parquet"), "--regularization", "none"),
+            *("finetune", "--model", str(model), "--train-file", str(Path(args.data_dir) / "imdb/train.parquet")),
+            *("--test-file", str(work / "long-reviews/test.parquet"), "--regularization", "none"),
             *(*FINETUNE, *QUIET, "--seed", str(seed), "--output-dir", str(folder)),
         )
     found = json.loads((folder / "results.json").read_text())

@@ -17,7 +17,7 @@ from pathlib import Path
 import datasets
 import torch
 from matplotlib.figure import Figure
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 from transformers import AutoModelForMaskedLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
@@ -54,6 +54,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--head-learning-rate", type=float, default=1e-3, help="learning rate at the source's length")
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate at the new length")
     parser.add_argument("--saor-alpha", type=float, default=1.0, help="weight of the consistency loss")
+    parser.add_argument(
+        "--positions",
+        choices=("tiled", "interpolated"),
+        default="tiled",
+        help="where position embeddings begin: copies of the source's, as `convert` makes them, or its table drawn out to --max-length",
+    )
+    parser.add_argument("--bf16", action="store_true", help="train in bf16; losses are measured in fp32")
     parser.add_argument("--seed", type=int, default=0, help="seed of masks, batches and dropout")
     return parser.parse_args(argv)
 
@@ -69,6 +76,7 @@ def training_arguments(args, folder: Path, steps: int, length: int, learning_rat
         save_strategy="no",
         remove_unused_columns=False,
         use_cpu=not torch.accelerator.is_available(),
+        bf16=args.bf16,
         seed=args.seed,
     )
 
@@ -156,6 +164,14 @@ def give_head(args, rows: datasets.Dataset, tokenizer, folder: Path) -> Path:
     return folder
 
 
+@torch.no_grad()
+def interpolate_positions(model, num_source_positions: int):
+    """The source's positions drawn out over all of the model's: first and last stay, between two neighbours it is linear."""
+    table = model.get_position_embeddings().weight
+    drawn_out = interpolate(table[:num_source_positions].T[None], size=len(table), mode="linear", align_corners=True)
+    table.copy_(drawn_out[0].T)
+
+
 def plot(curve: list[dict], limit: int, path: Path):
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -202,6 +218,8 @@ def main(argv: list[str]):
     if not isinstance(conversion.model, ErnieSparseForMaskedLM):
         source = give_head(args, cut(rows, limit), tokenizer, out / "source_with_head")
         conversion = convert(source, max_length=args.max_length)
+    if args.positions == "interpolated":
+        interpolate_positions(conversion.model, limit)
     conversion.save(out / "converted")
     print_table(conversion.report.rows())
 
