@@ -57,7 +57,7 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
     ours and keeps its traceback.
     """
     # Not at the top: it imports the hub's client.
-    from .errors import InputError, is_no_room, without_secrets
+    from .errors import InputError, is_dead_process, is_no_room, without_secrets
     from .signals import StopSignals, speaks
 
     try:
@@ -80,10 +80,16 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, as a shell has it
     except Exception as error:
-        is_refused = isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None)
-        if not (is_refused or is_no_room(error)) or os.environ.get("ERNIE_SPARSE_TRACEBACK"):
+        if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+            text = str(error)
+        elif is_no_room(error):
+            text = f"there is no room left to write: {error}"
+        elif is_dead_process(error):
+            text = f"a process that prepares or loads rows has died: {error}; where memory ran out, take fewer of them"
+        else:
             raise
-        text = str(error) if is_refused else f"there is no room left to write: {error}"
+        if os.environ.get("ERNIE_SPARSE_TRACEBACK"):
+            raise
         print(without_secrets(f"{prog}: error: {' '.join(text.split())}"), file=sys.stderr)
         return 2
     return 0

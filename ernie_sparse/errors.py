@@ -60,13 +60,24 @@ _SAYS_NO_ROOM = re.compile(
 )
 
 
+# As torch's loaders and the pools of datasets say it of a process of theirs.
+_SAYS_DEAD = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)|subprocesses has abruptly died")
+
+
 def is_no_room(error: BaseException | None) -> bool:
     """Whether an error, or what has caused it, is that a disk is full, or a quota used up."""
+    return any(getattr(e, "errno", None) in _NO_ROOM or _SAYS_NO_ROOM.search(str(e)) for e in _with_causes(error))
+
+
+def is_dead_process(error: BaseException | None) -> bool:
+    """Whether an error, or what has caused it, is that a process which prepares or loads rows was killed."""
+    return any(_SAYS_DEAD.search(str(e)) for e in _with_causes(error))
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if getattr(error, "errno", None) in _NO_ROOM or _SAYS_NO_ROOM.search(str(error)):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 # What may stand in a URL: user and password, to the last @, for a password may have some and slashes as well; and the

@@ -11,7 +11,7 @@ from datasets import Dataset
 from filelock import FileLock, Timeout
 from transformers import Trainer, TrainerCallback
 
-from .errors import InputError, is_no_room
+from .errors import InputError, is_dead_process, is_no_room
 from .files import read_json
 from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
 from .stopping import stops_at_updates
@@ -22,6 +22,7 @@ from .training_checkpoints import (
     is_complete,
     last_checkpoint,
     newest_whole,
+    remove_newer,
     write_digests,
 )
 
@@ -247,6 +248,8 @@ class Run:
                 arguments with which no training can begin.
             [`Stopped`]: A signal has stopped it behind a checkpoint.
         """
+        if self.resumes_from == "last" and self.is_main_process:
+            remove_newer(self.folder, checkpoint)
         progress = _Progress(self)
         trainer.add_callback(progress)
         # Once more where it goes on, early stopping would count it.
@@ -261,11 +264,15 @@ class Run:
             if progress.has_begun:
                 if is_no_room(error):
                     raise self._no_room(trainer, error) from error
+                if is_dead_process(error):
+                    raise InputError(
+                        f"a process that loads rows has died ({_line(error)}): where memory ran out, take fewer by "
+                        f"--dataloader-num-workers; the same command {self._how_to_go_on()}"
+                    ) from error
                 raise
             if checkpoint is not None:
-                reason = " ".join(str(error).split())[:200]
                 raise InputError(
-                    f"{checkpoint} is damaged or another model's: {type(error).__name__}: {reason}"
+                    f"{checkpoint} is damaged or another model's: {type(error).__name__}: {_line(error)}"
                 ) from error
             if isinstance(error, ValueError | TypeError | ImportError):
                 # Such as an optimizer that is not installed, or a schedule's arguments.
@@ -279,13 +286,14 @@ class Run:
         part = self.folder / f"checkpoint-{trainer.state.global_step}"
         if self.is_main_process and part.is_dir() and not is_complete(part):
             shutil.rmtree(part, ignore_errors=True)
-        whole = last_checkpoint(self.folder)
-        goes_on = f"goes on from {whole}, which is whole" if whole else "begins anew, for there is no checkpoint"
-        reason = " ".join(str(error).split())[:200]
         return InputError(
-            f"there is no room left to write update {trainer.state.global_step} into {self.folder} ({reason}): when there is, "
-            f"the same command {goes_on}"
+            f"there is no room left to write update {trainer.state.global_step} into {self.folder} ({_line(error)}): when "
+            f"there is, the same command {self._how_to_go_on()}"
         )
+
+    def _how_to_go_on(self) -> str:
+        whole = last_checkpoint(self.folder)
+        return f"goes on from {whole}, which is whole" if whole else "begins anew, for there is no checkpoint"
 
     def write_identity(self):
         """Say in the folder of which run its checkpoints are."""
@@ -325,6 +333,10 @@ class Run:
         drawn = [self.folder / name for name, draw in pictures.items() if draw(self.folder / name)]
         print_table([*rows, ("results", path), *(("picture", picture) for picture in drawn)])
         self.release()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _is_more(value, earlier) -> bool:

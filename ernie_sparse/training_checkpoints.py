@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """The checkpoints that a training leaves in its folder: which is the newest, and whether one can be gone on from."""
 
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -102,6 +103,16 @@ def newest_whole(
         for torn, fault in faults.items():
             logger.warning("%s: %s; going on from %s", torn, fault, checkpoint or "the beginning")
     return None if checkpoint is None else str(checkpoint)
+
+
+def remove_newer(folder: str | Path, checkpoint: str | None):
+    """
+    Remove the checkpoints that [`newest_whole`] has passed over for `checkpoint`: the run that goes on from there writes them anew.
+    """
+    for newer in all_checkpoints(folder):
+        if newer == Path(checkpoint or ""):
+            break
+        shutil.rmtree(newer)
 
 
 def _fault(checkpoint: Path, training: TrainingArguments, may_lack: bool, needed: Collection[str]) -> str | None:

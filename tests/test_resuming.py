@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -212,9 +213,35 @@ def test_every_checkpoint_says_what_its_files_hold(tmp_path, caplog):
     content = bytearray((out / "checkpoint-8" / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (out / "checkpoint-8" / "model.safetensors").write_bytes(content)
+    # Where the run is to write a file.
+    (out / "checkpoint-8" / "scheduler.pt").unlink()
+    (out / "checkpoint-8" / "scheduler.pt").mkdir()
     assert run(arguments(out, "--num-train-epochs", 2)) == 0
     reason = "model.safetensors is damaged (it is not what was written)"
     assert f"{out / 'checkpoint-8'}: {reason}; going on from {out / 'checkpoint-4'}" in caplog.messages
+
+
+def test_a_killed_process_that_loads_rows_ends_a_run_in_a_line_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    flags = ("--dataloader-num-workers", 1, "--save-strategy", "steps", "--save-steps", 2, "--max-steps", 4)
+    step, calls = ernie_sparse.SaorTrainer.training_step, []
+
+    def with_dead_worker(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(active_children()[0].pid, signal.SIGKILL)
+            # Until torch has been told of it.
+            time.sleep(10)
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ernie_sparse.SaorTrainer, "training_step", with_dead_worker)
+        assert run(arguments(tmp_path, *flags)) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    line = error.splitlines()[-1]
+    assert line.startswith("ernie-sparse finetune: error: a process that loads rows has died (DataLoader worker")
+    assert line.endswith(f"the same command goes on from {tmp_path / 'checkpoint-2'}, which is whole")
+    assert run(arguments(tmp_path, *flags)) == 0
 
 
 @pytest.mark.slow
