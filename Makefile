@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check compat deepspeed bench dist clean
+.PHONY: demo test test-slow check chaos compat deepspeed bench dist clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ test-slow: $(VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# Commands under kills, torn files, full disks and the like: some minutes; more by `TRIALS=1000`.
+TRIALS := 200
+chaos: $(VENV)/.installed
+	$(BIN)/python tests/chaos.py --trials $(TRIALS)
 
 # Saved models, read in environments without this package, by an older transformers than training needs and by the newest.
 COMPAT := 5.4.0 5.24.0
@@ -64,4 +69,4 @@ dist:
 	cd dist_again && sha256sum --check ../dist/SHA256SUMS
 
 clean:
-	rm -rf $(VENV) .compat compat_output demo_output benchmark_output build dist dist_again *.egg-info
+	rm -rf $(VENV) .compat chaos_output compat_output demo_output benchmark_output build dist dist_again *.egg-info

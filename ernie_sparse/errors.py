@@ -15,6 +15,12 @@ class InputError(ValueError):
     exit code 2; every other exception is a fault of the package's and keeps its traceback.
     """
 
+    def __init__(self, message: str = ""):
+        # Torch raises what a process that loads rows has raised anew, behind its traceback.
+        super().__init__(
+            re.sub(r"\ACaught \w+ in DataLoader .*^\S*InputError: ", "", message, flags=re.DOTALL | re.MULTILINE)
+        )
+
 
 @contextmanager
 def input_errors(*errors: type[Exception], about: str = "") -> Iterator[None]:

@@ -228,6 +228,8 @@ def _be_command(folder: Path, words: tuple[str, ...], prepare: Callable, pipe: i
         for number in (1, 2):
             os.dup2(pipe, number)
         os.close(pipe)
+        # These may have been of files, in which one can seek.
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
         os.chdir(folder)
         datasets.config.HF_DATASETS_CACHE = folder / "cache"
         prepare()

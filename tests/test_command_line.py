@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
+from torch.utils.data import DataLoader, IterableDataset
 
 from ernie_sparse.command_line import CommandParser, check_least, fields_of
 from ernie_sparse.errors import InputError
@@ -75,3 +76,14 @@ def test_a_least_value(value, is_allowed):
     else:
         with pytest.raises(InputError, match=f"--depth {value}: it must be at least 1"):
             check_least(More(depth=value), {"depth": 1})
+
+
+class Broken(IterableDataset):
+    def __iter__(self):
+        raise InputError("text.txt, line 3: it is no text\nin UTF-8")
+
+
+def test_an_error_of_a_process_that_loads_rows_says_what_it_says_itself():
+    with pytest.raises(InputError) as raised:
+        next(iter(DataLoader(Broken(), num_workers=1)))
+    assert str(raised.value).split() == "text.txt, line 3: it is no text in UTF-8".split()
