@@ -10,6 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from filelock import FileLock, Timeout
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from .errors import InputError, is_dead_process, is_no_room
 from .files import read_json
@@ -250,14 +251,21 @@ class Run:
         """
         if self.resumes_from == "last" and self.is_main_process:
             remove_newer(self.folder, checkpoint)
-        progress = _Progress(self)
+        progress = _Progress(self, trainer.args.save_total_limit)
         trainer.add_callback(progress)
         # Once more where it goes on, early stopping would count it.
-        evaluates_first = trainer.args.eval_on_start
+        evaluates_first, limit = trainer.args.eval_on_start, trainer.args.save_total_limit
         trainer.args.eval_on_start = evaluates_first and checkpoint is None
+        # Trainer would remove those with the oldest dates, and a clock that was set back makes the newest one such.
+        trainer.args.save_total_limit = None
         try:
             with stops_at_updates(trainer):
                 trainer.train(resume_from_checkpoint=checkpoint)
+            if self.is_main_process and limit == 1 and (best := trainer.state.best_model_checkpoint) is not None:
+                # As Trainer has it: at the end the best one is enough.
+                for other in all_checkpoints(self.folder):
+                    if other.resolve() != Path(best).resolve():
+                        shutil.rmtree(other)
         except InputError:
             raise
         except Exception as error:
@@ -279,7 +287,7 @@ class Run:
                 raise InputError(str(error)) from error
             raise
         finally:
-            trainer.args.eval_on_start = evaluates_first
+            trainer.args.eval_on_start, trainer.args.save_total_limit = evaluates_first, limit
 
     def _no_room(self, trainer: Trainer, error: Exception) -> InputError:
         """A full disk: what was written in part is no checkpoint, and takes room."""
@@ -346,11 +354,13 @@ def _is_more(value, earlier) -> bool:
 class _Progress(TrainerCallback):
     """
     Notes that a training has begun: everything of a checkpoint but the random state has been read by then. From here on the
-    log says what each part of the training ran on, and every checkpoint what its files hold.
+    log says what each part of the training ran on, and every checkpoint what its files hold; the `limit` newest ones are kept, and
+    the best.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, limit: int | None):
         self.run = run
+        self.limit = limit
         self.has_begun = False
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -373,3 +383,5 @@ class _Progress(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and checkpoint.is_dir():
             write_digests(checkpoint)
+        if state.is_world_process_zero:
+            rotate_checkpoints(args.output_dir, self.limit, state.best_model_checkpoint)

@@ -146,7 +146,7 @@ COMMANDS = {
             *("robustness", "--model", "classifier", "--validation-file", "more.jsonl", "--output-dir", "out"),
             *("--patterns", "hierarchical=false", "--timing", "false"),
         ),
-        ("out/robustness.json",),
+        ("out/robustness.md",),
         ("more.jsonl", "classifier"),
     ),
     "show": Command(("show", "--model", "model"), (), ("model",)),
@@ -209,6 +209,8 @@ def run(
     text += _read(ours)
     os.close(ours)
     answer = Answer(status, text.decode(errors="replace"))
+    with (folder / "answers.txt").open("a") as file:
+        file.write(f"$ ernie-sparse {shlex.join(words)}\n{answer.text}\nexit code {status}\n\n")
     if is_late:
         raise Found(f"hangs: {last_line(answer.text)}")
     return answer
@@ -507,7 +509,8 @@ def read_only(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
     usual = path.stat().st_mode
     path.chmod(mode)
     answer = run(place, COMMANDS[name].words, obey_modes)
-    path.chmod(usual)
+    if path.exists():
+        path.chmod(usual)
     check_answer(answer)
     bench.check_given(place)
     check_checkpoints(place, before, answer)

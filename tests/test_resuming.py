@@ -221,6 +221,15 @@ def test_every_checkpoint_says_what_its_files_hold(tmp_path, caplog):
     assert f"{out / 'checkpoint-8'}: {reason}; going on from {out / 'checkpoint-4'}" in caplog.messages
 
 
+def test_the_newest_checkpoints_are_kept_whatever_the_clock_says(tmp_path):
+    flags = ("--save-strategy", "steps", "--save-steps", 2, "--eval-strategy", "no")
+    assert run(arguments(tmp_path, *flags, "--max-steps", 4)) == 0
+    for checkpoint in tmp_path.glob("checkpoint-*"):
+        os.utime(checkpoint, (4e9, 4e9 + int(checkpoint.name[-1])))
+    assert run(arguments(tmp_path, *flags, "--max-steps", 6)) == 0
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+
+
 def test_a_killed_process_that_loads_rows_ends_a_run_in_a_line_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     flags = ("--dataloader-num-workers", 1, "--save-strategy", "steps", "--save-steps", 2, "--max-steps", 4)
     step, calls = ernie_sparse.SaorTrainer.training_step, []
