@@ -40,6 +40,7 @@ def find_files(names: Iterable[str | Path]) -> list[Path]:
 
     Raises:
         [`InputError`]: There is no such file, it is a folder or empty, or nothing matches a pattern.
+        `PermissionError`: It may not be read.
     """
     paths = []
     for name in map(str, names):
@@ -57,6 +58,8 @@ def find_files(names: Iterable[str | Path]) -> list[Path]:
             raise InputError(f"{path}: there is no such file")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
+        # Who may not read it hears so now, and not from a process that prepares rows.
+        path.open("rb").close()
     return paths
 
 

@@ -244,6 +244,9 @@ def _be_command(folder: Path, words: tuple[str, ...], prepare: Callable, pipe: i
     except BaseException:
         traceback.print_exc()
     finally:
+        # Too late to stop anything.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

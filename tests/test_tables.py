@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Files to rows: what stands in them, which files are meant, what cannot be read; and rows drawn by a seed."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,16 @@ def test_a_bad_row_is_named_by_its_file_and_its_number_there(tmp_path):
     with pytest.raises(InputError, match=r"b\.jsonl, row 1: there is no column 'text', only 'body'"):
         load_rows(paths, TEXTS)
     assert place_of(paths, 4) == f"{paths[1]}, row 1" and place_of(paths, 2) == f"{paths[0]}, row 2"
+
+
+def test_a_file_that_may_not_be_read_is_named_before_anything_is_prepared(tmp_path, monkeypatch):
+    path = tmp_path / "text.txt"
+    path.write_text("north")
+
+    def refused(self, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    # Root may read every file.
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(PermissionError, match=str(path)):
+        find_files([path])
