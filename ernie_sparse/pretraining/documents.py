@@ -82,7 +82,10 @@ def _text_of(row: dict | InputError, column: str) -> str:
     text = row[column]
     if not isinstance(text, str | None):
         raise InputError(f"column {column!r} holds {text!r:.40} ({type(text).__name__}): a text is needed")
-    return check_text(text or "")
+    try:
+        return check_text(text or "")
+    except InputError as error:
+        raise InputError(f"column {column!r} {error}") from None
 
 
 def pieces(chunks: Iterable[str], size: int) -> Iterator[str]:
