@@ -124,9 +124,9 @@ class SaorTrainer(PatchedTrainer):
     """
 
     def __init__(self, *args, saor: SaorArguments | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
         if not isinstance(saor, SaorArguments | None):
             raise TypeError(f"saor={saor!r}: SaorArguments are needed")
+        super().__init__(*args, **kwargs)
         self.saor = SaorArguments() if saor is None else saor
         if self.saor.saor_alpha > 0 and self.compute_loss_func is not None:
             raise ValueError(

@@ -161,6 +161,8 @@ class FinetuneArguments:
         given = [flag for flag, value in sources.items() if value]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} were given: rows come from one place")
+        if self.dataset_config and self.dataset is None and self.task is None:
+            raise InputError(f"--dataset-config {self.dataset_config}: it needs --dataset or --task")
         if self.data_dir and self.task is None:
             raise InputError("--data-dir needs --task: it says which files to look for")
         if self.task is None and not given:
