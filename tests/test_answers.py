@@ -6,15 +6,19 @@ answers.py, and Python's calls.
 
 import dataclasses
 import importlib
+import json
 import os
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import answers
 import pytest
 import torch
 from calls import CALLS
+from datasets import Dataset
 
 from ernie_sparse import cli, export
 from ernie_sparse.finetune.arguments import FinetuneArguments
@@ -141,3 +145,72 @@ def test_a_call_that_cannot_work_names_its_argument(call, error, says, here):
     # A config's errors tell the field; what is wrong with it stands in their cause.
     found = caught.value.__cause__ if type(caught.value).__name__.startswith("Strict") else caught.value
     assert isinstance(found, error) and says in " ".join(str(found).split()), repr(found)
+
+
+# What a process reads of a file, and the most memory that it had meanwhile, beside what the libraries take.
+READING = """
+import sys
+from ernie_sparse import cli
+from ernie_sparse.pretraining.documents import Reading, documents_of
+
+def highest():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) // 1024
+
+if sys.argv[1] == "pretrain":
+    before = highest()
+    print(sum(map(len, documents_of(sys.argv[2], None, Reading()))), highest() - before)
+else:
+    cli.importlib.import_module(cli.COMMANDS[sys.argv[1]][0])
+    before = highest()
+    print(cli.main(sys.argv[1:]), highest() - before)
+"""
+HUGE = 200_000_000
+
+
+@pytest.fixture(scope="module")
+def huge(folder):
+    """Files with a cell of 200 MB, in which a line is a cell."""
+    text = "snow ice lemon b" * (HUGE // 16)
+    rows = [{"text": text, "label": "a"}, {"text": "ice", "label": "b"}]
+    (folder / "huge.txt").write_text(text)
+    (folder / "huge.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "huge.csv").write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    Dataset.from_list(rows).to_parquet(folder / "huge.parquet")
+    yield folder
+    for path in folder.glob("huge.*"):
+        path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "predict"])
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv", "parquet"])
+def test_a_cell_of_200_megabytes_is_read_in_pieces_or_refused(suffix, command, huge, tmp_path):
+    if suffix == "txt" and command != "pretrain":
+        pytest.skip("it reads tables alone")
+    path = str(huge / f"huge.{suffix}")
+    words = {
+        "pretrain": [path],
+        "finetune": ["--model", "lm", "--train-file", path, "--output-dir", str(tmp_path / "out")],
+        "predict": [
+            "--model",
+            "single_label",
+            "--input-file",
+            path,
+            "--output-file",
+            str(tmp_path / "o.csv"),
+            "--strict",
+        ],
+    }[command]
+    process = subprocess.run(
+        [sys.executable, "-c", READING, command, *words], cwd=huge, capture_output=True, text=True, timeout=300
+    )
+    found, mebibytes = map(int, process.stdout.split())
+    if command == "pretrain":
+        assert found == HUGE + (0 if suffix == "txt" else len("ice")), process.stderr[-2000:]
+    else:
+        says = f"row 0: column 'text' holds {HUGE:,} characters: at most 10,000,000 can be read"
+        assert found == 2 and says in process.stderr.splitlines()[-1]
+        assert not list(tmp_path.iterdir())
+    # A few copies of it.
+    assert mebibytes < 10 * HUGE / 2**20
