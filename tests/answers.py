@@ -29,6 +29,8 @@ ROWS_OF_FILES = {
     "one-class": [{"text": "snow", "label": "a"}, {"text": "ice", "label": "a"}],
     "unknown": [{"text": "snow", "label": "west"}, {"text": "ice", "label": "north"}],
     "class-numbers": [{"text": "snow", "label": 0}, {"text": "ice", "label": 1}],
+    "name-and-number": [{"text": "snow", "label": 1}, {"text": "ice", "label": "a"}],
+    "half-a-list": [{"text": "snow", "label": ["a", None]}, {"text": "ice", "label": ["b"]}],
     "floats": [{"text": "snow", "label": 0.5}, {"text": "ice", "label": 1.5}],
     "mixed": [{"text": "snow", "label": ["a", "b"]}, {"text": "ice", "label": "a"}],
     "list-labels": [{"text": "snow", "label": ["a"]}, {"text": "ice", "label": ["b"]}],
@@ -36,6 +38,17 @@ ROWS_OF_FILES = {
     "words": [{"text": "snow", "label": "much"}, {"text": "ice", "label": "little"}],
     "nan": [{"text": "snow", "label": float("nan")}, {"text": "ice", "label": 1.0}],
     "half-character": [{"text": "snow \ud800", "label": "a"}, {"text": "ice", "label": "b"}],
+}
+# Rows of other types of task, changed so that they are wrong.
+CHANGED_ROWS = {
+    "text-of-tokens": ("token_classification", {"tokens": "a b"}),
+    "label-of-tokens": ("token_classification", {"labels": "O"}),
+    "other-label-of-tokens": ("token_classification", {"tokens": ["a"], "labels": ["B-Q"]}),
+    "text-of-answers": ("question_answering", {"answers": "anna"}),
+    "answers-elsewhere": ("question_answering", {"answers": {"text": ["oslo"], "answer_start": [0]}}),
+    "text-of-candidates": ("candidate_choice", {"candidates": "paris"}),
+    "no-candidates": ("candidate_choice", {"candidates": []}),
+    "another-candidate": ("candidate_choice", {"answer": "oslo"}),
 }
 FILES = {
     "text.txt": "north snow ice lemon bee wind . " * 60,
@@ -51,6 +64,7 @@ FILES = {
     "twice.csv": "text,label,text\na,b,c\n",
     "long-row.csv": "text,label\na,x\nb,y,z\n",
     "quote.csv": 'text,label\na,b\n"c,d\n',
+    "torn.json": '{"text": "a", "lab',
     "torn.jsonl": '{"text": "a", "label": "x"}\n{"text": "b", "lab',
     "array.jsonl": "[1, 2]\n",
     "null.jsonl": "null\n",
@@ -62,7 +76,7 @@ FILES = {
     "accuracy/accuracy.py": "raise SystemExit('this code is not to be run')",
     "gpt2/config.json": '{"model_type": "gpt2"}',
 }
-FOLDERS = ("hollow", "folder.csv", "folder.jsonl")
+FOLDERS = ("hollow", "folder.png", "folder.csv", "folder.jsonl")
 
 
 def fill(root: Path):
@@ -96,6 +110,8 @@ def fill(root: Path):
         (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
     for name, rows in ROWS_OF_FILES.items():
         write_jsonl(root / f"{name}.jsonl", rows)
+    for name, (kind, change) in CHANGED_ROWS.items():
+        write_jsonl(root / f"{name}.jsonl", [{**row, **change} for row in make_rows(kind, 8, 0)])
     Dataset.from_list([{"words": "snow", "label": "a"}]).to_parquet(root / "columns.parquet")
 
 
@@ -261,6 +277,12 @@ ROWS = {
         "--saor-every 1.5": "argument --saor_every/--saor-every: invalid int value: '1.5'",
         "--lr-scheduler-type warmup_stable_decay": "--lr-scheduler-type warmup_stable_decay: get_wsd_schedule() missing 1 required positional argument:",
         "--dataset-config x": "--dataset-config x: it needs --dataset or --task",
+        "--lr-scheduler-kwargs '{\"speed\": 1}'": "--lr-scheduler-type linear: get_linear_schedule_with_warmup() got an unexpected keyword argument",
+        "--regularization alignment --saor-share 0.5": "saor_share=0.5 is not for regularization=alignment: no distributions of two passes are compared",
+        "--saor-every 2": "saor_every=2 is not for regularization=none: there is nothing to weigh, to draw or to leave out",
+        "--adam-beta1 2": "--adam-beta1 2.0: it must be less than 1",
+        "--hub-metrics ./none": "the metric './none' cannot be loaded: Couldn't find a module script at none/none.py. Module",
+        "--stride 62 --long-documents windows": "--stride 62 must be less than the 62 tokens of a window",
     },
     "finetune --model lm --output-dir out": {
         "": "give --task, --train-file (and --validation-file) or --dataset",
@@ -334,6 +356,22 @@ ROWS = {
         "--task glue --data-dir hollow": "no GLUE task was found in hollow",
         "--task glue --data-dir nothing": "no GLUE task was found in nothing",
         "--data-dir lm": "--data-dir needs --task: it says which files to look for",
+        "--train-file torn.json": "torn.json, row 0: it is no JSON:",
+        "--train-file name-and-number.jsonl": "column 'label' holds a number in name-and-number.jsonl, row 0 and a text in name-and-number.jsonl,",
+        "--train-file half-a-list.jsonl --kind multi_label": "half-a-list.jsonl, row 0: column 'label' is empty",
+        "--train-file text-of-tokens.jsonl --kind token_classification": "text-of-tokens.jsonl, row 0: column 'tokens' holds 'a b' (str): a list of texts is needed",
+        "--train-file label-of-tokens.jsonl --kind token_classification": "label-of-tokens.jsonl, row 0: column 'labels' holds 'O' (str): token classification needs a list of",
+        "--train-file token_classification.jsonl --validation-file other-label-of-tokens.jsonl --kind token_classification": "other-label-of-tokens.jsonl, row 0: the label 'B-Q' is none of the training set's: B-SIDE, O",
+        "--train-file text-of-answers.jsonl --kind question_answering": "text-of-answers.jsonl, row 0: column 'answers' holds 'anna' (str): SQuAD's form is needed, {'text':",
+        "--train-file answers-elsewhere.jsonl --kind question_answering": "no training row can be used (answer not in the context",
+        "--train-file text-of-candidates.jsonl --kind candidate_choice": "text-of-candidates.jsonl, row 0: column 'candidates' holds 'paris' (str): a list of texts is needed",
+        "--train-file another-candidate.jsonl --kind candidate_choice": "no training row can be used (answer not among the candidates",
+        "--train-file candidate_choice.jsonl --validation-file no-candidates.jsonl --kind candidate_choice": "row c0: it has no candidates: there is nothing to choose from",
+        "--train-file question_answering.jsonl --kind question_answering --stride 40": "a stride of 40 tokens makes no progress in windows of 64: beside the longest question 29 tokens of",
+        "--train-file question_answering.jsonl --kind question_answering --longer-than 9": "--longer-than is for whole texts",
+        "--train-file question_answering.jsonl --kind question_answering --hub-metrics accuracy": "--hub-metrics are for single_label and regression tasks",
+        "--train-file list-labels.jsonl --kind multi_label --class-weights balanced": "--class-weights balanced needs classes that exclude each other",
+        "--train-file single_label.jsonl --test-file single_label.jsonl --drop-repeated true": "every training row stands in another split as well: --drop-repeated leaves none",
     },
     "finetune --train-file single_label.jsonl --output-dir out": {
         "": "the following arguments are required: --model",
@@ -475,6 +513,7 @@ ROWS = {
         "--tokenizer /nope/x": "there is no tokenizer in /nope/x: there is no such folder",
         "--tokenizer hollow": "there is no tokenizer in hollow: tokenizer.json is missing",
         "--tokenizer nobody/nothing": "the tokenizer of nobody/nothing cannot be read: We couldn't connect",
+        "--tokenizer lm --max-length 64 --config hidden_size=65536,num_hidden_layers=100,num_attention_heads=64": "--config: 1,762,625,957,915 weights take 6,566.3 GiB, and this machine has 23.5: ask for smaller",
     },
     "pretrain --model lm --output-dir out": {
         "": "give either --train-file (and --validation-file) or --dataset",
@@ -621,6 +660,9 @@ ROWS = {
         "--model lm --validation-file text.txt --unlabelled": "--unlabelled: a masked language model predicts the text itself, and is scored by accuracy",
         "--unknown 3": "unrecognized arguments: --unknown",
         "--model deep": "--model deep: deep/config.json: num_hidden_layers=1000000000 is not allowed: it must be an integer",
+        "--choose --test-file no-label.jsonl": "no-label.jsonl, row 0: there is no column 'label' for the label, only 'text'",
+        "--model lm --validation-file text.txt --metric f1": "--metric f1: a masked language model predicts the text itself, and is scored by accuracy",
+        "--data-dir hollow --task imdb": "--validation-file and --data-dir were given: documents come from one place",
     },
     "robustness --model single_label --output-dir out": {
         "": "give --task, or --validation-file with the documents to read",
@@ -629,9 +671,16 @@ ROWS = {
         "--task imdb --data-dir hollow": "no train{.csv,.tsv,.jsonl,.json,.parquet} was found in hollow",
         "--task imdb --unlabelled": "--unlabelled is for --validation-file: --task imdb has labels",
         "--task cola": "the data set nyu-mll/glue cannot be loaded: Couldn't reach 'nyu-mll/glue' on the Hub",
+        "--task squad": "--task squad is question answering, and single_label does single label",
     },
     "robustness": {
         "": "the following arguments are required: --model, --output_dir/--output-dir",
+    },
+    "robustness --model single_label --validation-file single_label.jsonl": {
+        "": "the following arguments are required: --output_dir/--output-dir",
+    },
+    "robustness --model lm --output-dir out": {
+        "--task imdb": "--task imdb: lm is a masked language model, which reads --validation-file",
     },
     "export": {
         "": "the following arguments are required: MODEL, OUT",
@@ -664,6 +713,8 @@ ROWS = {
         "encoder out --int8 --data-file single_label.jsonl": "encoder has no finetune.json: it was not written by `ernie-sparse finetune`",
         "single_label out --unknown": "unrecognized arguments: --unknown",
         "single_label out extra": "unrecognized arguments: extra",
+        "single_label single_label/onnx": "single_label/onnx and the model, single_label, lie in one another: name a folder elsewhere",
+        "single_label .": ". and the model, single_label, lie in one another: name a folder elsewhere",
     },
     "show": {
         "--length 0": "--length 0: it must be at least 1",
@@ -697,6 +748,11 @@ ROWS = {
         "-o": "argument -o/--output: expected one argument",
         '--model ""': "--model '': it is empty, and needs a value",
         "--model deep": "--model deep: deep/config.json: num_hidden_layers=1000000000 is not allowed: it must be an integer",
+        "block_size=2147483647 --length 1000000000000": "1,000,000,000,000 tokens and their representatives are 1,000,000,000,466 positions, and at most",
+        "--representatives 1000000000000": "1,024 tokens and their representatives are 16,000,000,001,024 positions, and at most 1,048,576 can",
+        "-o folder.png": "-o folder.png is a folder: name a file",
+        "-o p.jpg": "-o p.jpg: its name must end in .png, .svg or .pdf",
+        "-o a-file/new/p.png": "-o a-file/new/p.png cannot be written: a-file is a file",
     },
     "convert": {
         "": "the following arguments are required: SOURCE, OUT",
@@ -766,6 +822,7 @@ ROWS = {
         "--output-dir a-file": "--output-dir a-file is a file: a folder is needed",
         "--output-dir a-file/below": "--output-dir a-file/below cannot be written: a-file is a file",
         "--unknown": "unrecognized arguments: --unknown",
+        "--threads 100000": "--threads 100000: it must be at most 1,000",
     },
     "benchmarks.lra --task listops --model hst --data-dir hollow": {
         "": "hollow/basic_train.tsv: there is no such file. The data of listops: `python -m benchmarks.lra",
@@ -796,6 +853,11 @@ ROWS = {
         "--output-dir a-file": "--output-dir a-file is a file: a folder is needed",
         "--output-dir filled": "--output-dir filled is not empty: it holds notes.txt; name another folder",
         "--unknown 3": "unrecognized arguments: --unknown",
+        "--resume-from-checkpoint hollow": "hollow: its trainer_state.json is missing or cut off; no other checkpoint beside it is whole",
+        "--model longformer --saor-alpha 1": "--saor-alpha 1.0: longformer is transformers' own and has no pattern to perturb",
+        "--model bigbird --pattern num_global_blocks=2": "--pattern num_global_blocks=2: bigbird is transformers' own and has no pattern to change",
+        "--max-steps -1": "runs are counted in updates, --max-steps -1: at least 1, and no epochs",
+        "--learning-rate nan": "--learning-rate nan: it must be a finite number",
     },
     "benchmarks.lra": {
         "": "the following arguments are required: --task, --model",
@@ -868,6 +930,7 @@ ROWS = {
         "--threads 100000": "--threads 100000: it must be at most 1,000",
         "--page nothing.md": "--results-dir r: no runs are kept there",
         "--results-dir a-file --page p.md": "--results-dir a-file is a file: a folder is needed",
+        "--seeds -1": "--seeds -1: each must be from 0 to 4294967295",
     },
     "benchmarks.conversion --source bert --text-file single_label.jsonl": {
         "": "no text of single_label.jsonl has 512 tokens",
