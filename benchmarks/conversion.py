@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ernie_sparse import SparsePattern
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.command_line import ArgumentParser, check_least
 from ernie_sparse.conversion import convert
 from ernie_sparse.errors import InputError
 from ernie_sparse.pretraining.corpus import Corpus, parts_of_files
@@ -31,7 +31,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--text-file", nargs="+", required=True, help="csv, json, jsonl or parquet files")
     parser.add_argument("--text-column", default="text", help="their column of texts")
     parser.add_argument("--num-texts", type=int, default=100, help="texts of at least 512 tokens to compare on")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_least(args, {"num_texts": 1})
+    return args
 
 
 def token_rows(args, tokenizer) -> torch.Tensor:

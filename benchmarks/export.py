@@ -24,7 +24,10 @@ from transformers.utils import logging
 from ernie_sparse import ErnieSparseConfig, ErnieSparseForSequenceClassification, ErnieSparseModel
 from ernie_sparse.checkpoints import load_config, load_model, load_tokenizer
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.command_line import ArgumentParser, check_least, check_most
+from ernie_sparse.configuration_ernie_sparse import RANGES
+from ernie_sparse.errors import InputError
+from ernie_sparse.files import check_place
 from ernie_sparse.onnx_files import Session, make_inputs, quantize, save, trace
 from ernie_sparse.results import Record, print_table, write_json
 
@@ -41,7 +44,16 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4, help="of base width")
     parser.add_argument("--model", help="checkpoint of real weights, for the vectors")
     parser.add_argument("--output-file", type=Path, required=True, help="json to write")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for length in args.lengths:
+        if not 1 <= length <= RANGES["max_position_embeddings"][1]:
+            raise InputError(f"--lengths {length}: each must be from 1 to {RANGES['max_position_embeddings'][1]:,}")
+    check_least(args, {"layers": 1})
+    check_most(args, {"layers": RANGES["num_hidden_layers"][1]})
+    if args.output_file.is_dir():
+        raise InputError(f"--output-file {args.output_file} is a folder: name a file")
+    check_place(args.output_file, f"--output-file {args.output_file}")
+    return args
 
 
 def int8_in_process(model):

@@ -17,8 +17,10 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.command_line import ArgumentParser, check_seeds
 from ernie_sparse.conversion import convert
+from ernie_sparse.errors import InputError
+from ernie_sparse.files import check_folder
 from ernie_sparse.finetune.report import numbers
 from ernie_sparse.results import write_json
 
@@ -129,7 +131,21 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--page", help="run nothing: put the tables of what is kept into this page")
     parser.add_argument("--full-size", action="store_true", help="all rows of the data, not the stated numbers of them")
     args, args.flags = parser.parse_known_args(argv)
+    check_seeds(args.seeds)
+    check_folders(args)
+    known = {row for name in args.comparisons for row in COMPARISONS[name]}
+    for row in args.rows or ():
+        if row not in known:
+            raise InputError(f"--rows {row!r} is not one of {', '.join(sorted(known))}")
     return args
+
+
+def check_folders(args: argparse.Namespace):
+    """Raise an [`InputError`], before anything is converted, where a folder of the flags cannot be read or written."""
+    for name in ("results_dir", "work_dir"):
+        check_folder(Path(getattr(args, name)), f"--{name.replace('_', '-')}")
+    if args.page is None and not Path(args.data_dir).is_dir():
+        raise InputError(f"--data-dir {args.data_dir}: there is no such folder")
 
 
 def converted(source: str | None, folder: Path) -> Path:

@@ -25,6 +25,7 @@ from ernie_sparse.block_kernel import KernelTables
 from ernie_sparse.block_plan import plan_batch
 from ernie_sparse.cli import run_command
 from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.files import check_folder
 from ernie_sparse.results import Record, print_table, write_json
 
 PROG = "python -m benchmarks.kernel_resources"
@@ -155,6 +156,7 @@ def main(argv: list[str]):
     parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks/results/kernel"), help="for json and table")
     args = parser.parse_args(argv)
+    check_folder(args.output_dir, "--output-dir")
     rows = []
     with tqdm(total=4 * len(VARIANTS), desc="kernels", disable=None) as bar:
         for variant in VARIANTS:

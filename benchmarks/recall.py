@@ -21,8 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from ernie_sparse import ErnieSparseConfig, ErnieSparseForTokenClassification, SparsePattern
 from ernie_sparse.block_plan import BlockPlan, plan_batch
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser, check_least
+from ernie_sparse.command_line import MOST_PROCESSES, ArgumentParser, check_least, check_most, check_seeds
 from ernie_sparse.errors import InputError
+from ernie_sparse.files import check_folder
 from ernie_sparse.results import Record, write_json
 
 from .pages import fill_page
@@ -139,6 +140,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--page", help="run nothing: put tables and picture of what is kept into this page")
     args = parser.parse_args(argv)
     check_least(args, {"test_documents": 1, "threads": 1})
+    check_most(args, {"threads": MOST_PROCESSES})
+    check_seeds(args.seeds)
+    check_folder(Path(args.results_dir), "--results-dir")
     return args
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ernie_sparse.cli import run_command
 from ernie_sparse.command_line import ArgumentParser, check_least
+from ernie_sparse.files import check_folder
 from ernie_sparse.results import Record, file_digest, print_table, write_json
 from ernie_sparse.run import FILE_NAME
 from ernie_sparse.training_checkpoints import all_checkpoints, last_checkpoint
@@ -38,6 +39,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--results-dir", default="benchmarks/results/restarts", help="what is kept of a run")
     args = parser.parse_args(argv)
     check_least(args, {"kills": 1})
+    check_folder(Path(args.results_dir), "--results-dir")
     return args
 
 

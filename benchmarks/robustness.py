@@ -23,10 +23,10 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from transformers import AutoTokenizer
 
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser, check_least
+from ernie_sparse.command_line import MOST_PROCESSES, ArgumentParser, check_least, check_most, check_seeds
 from ernie_sparse.results import write_json
 
-from .finetuning import converted
+from .finetuning import check_folders, converted
 from .pages import fill_page
 
 PROG = "python -m benchmarks.robustness"
@@ -135,6 +135,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--page", help="run nothing: put the tables of what is kept into this page")
     args = parser.parse_args(argv)
     check_least(args, {"jobs": 1})
+    check_most(args, {"jobs": MOST_PROCESSES})
+    check_seeds(args.seeds)
+    check_folders(args)
     return args
 
 

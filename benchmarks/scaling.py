@@ -14,6 +14,8 @@ import torch
 from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM
 from ernie_sparse.cli import run_command
 from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.errors import InputError
+from ernie_sparse.files import check_folder
 from ernie_sparse.results import Record, write_json
 from ernie_sparse.show import Drawing
 
@@ -35,7 +37,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--results-dir", default="benchmarks/results/scaling", help="what is kept of a run")
     parser.add_argument("--page", help="measure nothing: put the tables of what is kept into this page")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_folder(Path(args.results_dir), "--results-dir")
+    if args.page is not None and not (Path(args.results_dir) / "results.json").is_file():
+        raise InputError(f"--results-dir {args.results_dir}: there is no results.json")
+    return args
 
 
 def config_of(size: str, **changes) -> ErnieSparseConfig:

@@ -31,8 +31,13 @@ def check_checkpoint(name: str, argument: str):
             raise InputError(f"{argument} {name}: there is no config.json in this folder")
     elif Path(name).exists():
         raise InputError(f"{argument} {name} is a file: a checkpoint is a folder")
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+    elif _can_only_be_a_path(name):
         raise InputError(f"{argument} {name}: there is no such folder")
+
+
+def _can_only_be_a_path(name: str) -> bool:
+    """Whether a name is no id of the hub, which has one slash at most."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def load_config(model: str, pattern: str | None, argument: str = "--model") -> ErnieSparseConfig:
@@ -81,6 +86,10 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, as it is."""
     if Path(name).is_dir() and not has_tokenizer(name):
         raise InputError(f"there is no tokenizer in {name}: {TOKENIZER_FILES[1]} is missing")
+    if Path(name).is_file():
+        raise InputError(f"there is no tokenizer in {name}: it is a file, and a tokenizer is a folder")
+    if not Path(name).exists() and _can_only_be_a_path(name):
+        raise InputError(f"there is no tokenizer in {name}: there is no such folder")
     about = f"the tokenizer of {name} cannot be read"
     if Path(name).is_dir() and not has_tokenizer(name, TOKENIZER_FILES[1:]):
         # Some tokenizers need none.

@@ -4,12 +4,15 @@
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from numbers import Real
 
 from transformers import HfArgumentParser
 
 from .errors import InputError, input_errors
 
+# No machine runs more processes or threads for one command: it would come to its end before the command does.
+MOST_PROCESSES = 1_000
 _NOT_GIVEN = object()
 
 
@@ -25,6 +28,12 @@ class ArgumentParser(argparse.ArgumentParser):
             # Without their values: one may be a token, and its flag misspelt.
             flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
             self.error(f"unrecognized arguments: {' '.join(flags or unknown)}")
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            if "" in (value if isinstance(value, list) else [value]) and action.default != "":
+                # Most often of a variable of the shell that is not set: it would stand for this folder, or for a default.
+                name = action.option_strings[-1] if action.option_strings else action.metavar
+                self.error(f"{name} '': it is empty, and needs a value")
         return found
 
 
@@ -72,8 +81,8 @@ def check_least(arguments, least: Mapping[str, float]):
     """Raise an [`InputError`] for a field of `arguments` that is set and is not at least what `least` has for it."""
     for name, low in least.items():
         value = getattr(arguments, name)
-        # So that nan is refused as well.
-        if value is not None and not value >= low:
+        # So that nan is refused as well, and what is no number at all.
+        if value is not None and not (isinstance(value, Real) and value >= low):
             raise InputError(f"--{name.replace('_', '-')} {value}: it must be at least {low}")
 
 
@@ -83,6 +92,15 @@ def check_most(arguments, most: Mapping[str, float]):
         value = getattr(arguments, name)
         if value is not None and not value <= high:
             raise InputError(f"--{name.replace('_', '-')} {value}: it must be at most {high:,}")
+
+
+def check_seeds(seeds: Collection[int]):
+    """Raise an [`InputError`] unless each of `--seeds` is one, and given once."""
+    words = " ".join(map(str, seeds))
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise InputError(f"--seeds {words}: each must be from 0 to {2**32 - 1}")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {words}: one of them is given twice")
 
 
 def fields_of(*arguments) -> dict[str, object]:

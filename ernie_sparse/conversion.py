@@ -1,7 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse convert`: a BERT-like checkpoint as an ERNIE-Sparse one, and an account of every weight."""
 
-import os
 import re
 import shlex
 from collections import Counter
@@ -21,7 +20,7 @@ from .command_line import ArgumentParser
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .conversion_families import CONFIG_FIELDS, DROPPED, FAMILIES, HEADS, WITH_POOLER, Family
 from .errors import InputError, input_errors
-from .files import CONFIG_FILES, WEIGHT_FILES, reading, whole_folder
+from .files import CONFIG_FILES, WEIGHT_FILES, check_place, reading, whole_folder
 from .model_card import CardFacts, write_card
 from .modeling_ernie_sparse import ErnieSparseModel, ErnieSparsePreTrainedModel
 from .results import print_table, versions, write_json
@@ -137,10 +136,7 @@ def check_target(out: Path) -> Path:
         raise InputError(f"{out} is not empty: name another folder, or remove it first")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: name a folder")
-    nearest = next(folder for folder in out.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(f"{out} cannot be written: {nearest} is {'read-only' if nearest.is_dir() else 'a file'}")
-    return nearest
+    return check_place(out, str(out))
 
 
 def convert(
@@ -183,22 +179,26 @@ def convert(
     >>> conversion = convert("roberta-base", max_length=8192)
     >>> conversion.save("roberta-sparse-8192")
     ```"""
-    with input_errors():
+    if not isinstance(model_or_path, PreTrainedModel | str | Path):
+        raise InputError(f"model_or_path={model_or_path!r}: a model, a folder or a hub id is needed")
+    if not isinstance(max_length, int | None):
+        raise InputError(f"max_length={max_length!r}: a whole number is needed")
+    with input_errors(about="pattern"):
         pattern = SparsePattern() if pattern is None else SparsePattern.parse(pattern)
     source = _inspect(model_or_path, base_model)
     if max_length is None:
         max_length = max(DEFAULT_MAX_LENGTH, source.num_positions)
     if max_length < source.num_positions:
         raise InputError(
-            f"a length of {max_length} is below the {source.num_positions} tokens that {source.name} reads: ask for at "
-            "least as many"
+            f"max_length={max_length} is below the {source.num_positions} tokens that {source.name} reads: ask for at least as "
+            "many"
         )
     tokenizer = _find_tokenizer(source, tokenizer, max_length)
     weights, dropped = _read_weights(source)
     model, made = _place(weights, source, pattern, tokenizer)
     tiled = {}
     if max_length > source.num_positions:
-        with input_errors(about="--max-length"):
+        with input_errors(about="max_length"):
             model.resize_position_embeddings(max_length)
         name = next(name for name in model.state_dict() if name.endswith("position_embeddings.weight"))
         tiled[name] = f"{source.num_positions:,} positions repeated up to {max_length:,}"

@@ -108,6 +108,26 @@ def _blame(folder: Path, files: Collection[str], error: BaseException) -> str:
     return f"{paths[0]}: {reason_of(error)}" if is_blamed else reason_of(error)
 
 
+def check_place(path: Path, about: str) -> Path:
+    """
+    The nearest folder above `path` that there is.
+
+    Raises:
+        [`InputError`]: It begins with `about`, such as the flag and its value: nothing can be written there.
+    """
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"{about} cannot be written: {nearest} is {'read-only' if nearest.is_dir() else 'a file'}")
+    return nearest
+
+
+def check_folder(path: Path, flag: str):
+    """Raise an [`InputError`] unless `path`, which `flag` names, is a folder to write into, or can be made one."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{flag} {path} is a file: a folder is needed")
+    check_place(path, f"{flag} {path}")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write a file that is to stand in `path` when all of it is there, and not before; its folder is made if need be."""

@@ -272,7 +272,7 @@ def check_rows(rows: torch.Tensor, batch_size: int):
         raise ValueError(f"consistency_rows is {rows.tolist()}: the rows are needed once each, in rising order")
 
 
-def check_number(name: str, value: torch.Tensor | float, is_positive: bool = False):
+def check_number(name: str, value: torch.Tensor | float, is_positive: bool = False, least: float | None = None):
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise ValueError(f"{name} has the shape {tuple(value.shape)}: one number is expected")
@@ -280,6 +280,8 @@ def check_number(name: str, value: torch.Tensor | float, is_positive: bool = Fal
         raise ValueError(f"{name}={value!r}: a number is needed")
     elif is_positive and not value > 0:
         raise ValueError(f"{name}={value}: a number above 0 is needed")
+    elif least is not None and not value >= least:
+        raise ValueError(f"{name}={value}: a number of at least {least} is needed")
 
 
 def _check_shape(name: str, values: torch.Tensor, axes: tuple[str, ...], shape, note="", may_be_shared=False):

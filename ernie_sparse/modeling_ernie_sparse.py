@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.processing_utils import Unpack
@@ -127,6 +127,8 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": ErnieSparseHiddenStates, "attentions": ErnieSparseSelfAttention}
 
     def __init__(self, config: ErnieSparseConfig, *args, **kwargs):
+        if not isinstance(config, PreTrainedConfig):
+            raise TypeError(f"config={config!r:.80}: an ErnieSparseConfig is needed")
         # What was set since it was made.
         config.validate()
         super().__init__(config, *args, **kwargs)
@@ -148,6 +150,8 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         Raises:
             `ValueError`: Not a number that `config.max_position_embeddings` may be.
         """
+        if new_num_position_embeddings is None:
+            raise ValueError("new_num_position_embeddings=None: a number is needed")
         check_integer("max_position_embeddings", new_num_position_embeddings, *RANGES["max_position_embeddings"])
         table = self.get_position_embeddings()
         rows = torch.arange(new_num_position_embeddings, device=table.weight.device) % table.num_embeddings
@@ -172,7 +176,7 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         **kwargs,
     ) -> Passes:
         """The base model's outputs of the one or, with a consistency pattern, of the two passes over `inputs`."""
-        check_number("consistency_alpha", consistency_alpha)
+        check_number("consistency_alpha", consistency_alpha, least=0)
         settings = {"alpha": consistency_alpha, "temperature": consistency_temperature}
         if consistency_pattern is None:
             return Passes([self.base_model(*inputs, pattern, return_dict=True, **kwargs)], **settings)

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import ClassVar
 
 from .sparse_pattern import MOST, SparsePattern
@@ -92,12 +93,23 @@ class SaorArguments:
     def __post_init__(self):
         if self.regularization is None:
             self.regularization = "none" if self.saor_alpha == 0 else "saor"
+        self._check_types()
         for is_wrong, message in (*self._wrong_values(), *self._conflicts()):
             if is_wrong:
                 raise ValueError(message)
         self._check_patterns()
         if self.regularization == "none":
             self.saor_alpha = 0.0
+
+    def _check_types(self):
+        for name, types, needed in (
+            ("saor_seed", Integral, "a whole number"),
+            ("saor_every", Integral, "a whole number"),
+            *((f"saor_{name}", Real, "a number") for name in ("alpha", "share", "alpha_warmup", "temperature")),
+            ("saor_patterns", list | tuple, "a list of names and patterns"),
+        ):
+            if not isinstance(getattr(self, name), types):
+                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be {needed}")
 
     def _wrong_values(self) -> Iterator[tuple[bool, str]]:
         for name, is_allowed, allowed in (

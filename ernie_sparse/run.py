@@ -4,6 +4,7 @@
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from accelerate import PartialState
@@ -13,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from .errors import InputError, is_dead_process, is_no_room
-from .files import read_json
+from .files import check_folder, read_json
 from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
 from .stopping import stops_at_updates
 from .training_arguments import RunArguments
@@ -79,7 +80,7 @@ class Run:
         content = {name: value for name, value in identity.items() if name not in MAY_CHANGE or name in MAY_GROW}
         self.identity = json.loads(json.dumps(as_json(content)))
         self._earlier: Path | None = None
-        self._made_folder = False
+        self._made_folders: list[Path] = []
         self._lock = FileLock(self.folder / LOCK_NAME, blocking=False)
 
     def checkpoint(self) -> str | None:
@@ -130,8 +131,7 @@ class Run:
         return self._earlier == self.folder
 
     def _check_empty(self):
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"--output-dir {self.folder} is a file")
+        check_folder(self.folder, "--output-dir")
         others = self._others_in_folder(self.parts)
         if others:
             shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
@@ -159,7 +159,7 @@ class Run:
     def _take_folder(self):
         if not self.is_main_process:
             return
-        self._made_folder = not self.folder.is_dir()
+        self._made_folders = [folder for folder in (self.folder, *self.folder.parents) if not folder.is_dir()]
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
@@ -314,8 +314,9 @@ class Run:
         if {path.name for path in self.folder.iterdir()} <= {FILE_NAME, LOCK_NAME}:
             (self.folder / FILE_NAME).unlink(missing_ok=True)
             (self.folder / LOCK_NAME).unlink(missing_ok=True)
-            if self._made_folder:
-                self.folder.rmdir()
+            with suppress(OSError):  # Something else lies there by now.
+                for folder in self._made_folders:
+                    folder.rmdir()
         # Otherwise the lock's file stays: without it, whoever has opened it and waits would lock what is no longer there.
         self._lock.release()
 

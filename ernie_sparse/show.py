@@ -6,7 +6,6 @@ import importlib.util
 import io
 import itertools
 import math
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from .checkpoints import load_config
 from .command_line import ArgumentParser, check_least
 from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError, input_errors
-from .files import whole_file
+from .files import check_place, whole_file
 from .results import print_table
 from .sparse_pattern import SparsePattern
 
@@ -418,9 +417,6 @@ def check_output(out: Path):
         raise InputError(f"-o {out}: its name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if out.is_dir():
         raise InputError(f"-o {out} is a folder: name a file")
-    nearest = next(folder for folder in out.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        reason = "read-only" if nearest.is_dir() else "a file"
-        raise InputError(f"-o {out} cannot be written: {nearest} is {reason}")
+    check_place(out, f"-o {out}")
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("a picture needs matplotlib: pip install 'ernie-sparse[plot]'; without -o the drawing is text")

@@ -107,6 +107,8 @@ class SparsePattern:
 
     def changed_by(self, text: str) -> "SparsePattern":
         """This pattern but for the fields that `text` names, such as `num_global_blocks=2`. Raises as `parse` does."""
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is no text of fields, such as 'num_global_blocks=2'")
         return self.parse({**dataclasses.asdict(self), **self._fields_of_text(text)})
 
     @classmethod

@@ -122,6 +122,9 @@ def read_rows(path: str | Path, sample_by: str | None = None) -> Iterator[dict |
 
 def _is_utf8(text: str) -> bool:
     """Whether it was: bytes that are none come as halves of characters, for they are a row's fault and not the file's."""
+    if text.isascii():
+        # Known without a copy, of which a cell of hundreds of megabytes would have too many.
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -153,7 +156,7 @@ def _read_csv(path: Path) -> Iterator[dict | InputError]:
             blanks = 0
             if isinstance(row, InputError):
                 yield row
-            elif not _is_utf8("".join(row)):
+            elif not all(map(_is_utf8, row)):
                 yield InputError(f"it is {NOT_UTF8}")
             elif len(row) > len(header):
                 yield InputError(f"it has {len(row)} cells, and the header has {len(header)}")

@@ -29,6 +29,7 @@ from .configuration_ernie_sparse import ErnieSparseConfig, code_files
 from .errors import InputError
 from .files import open_to_readers
 from .model_card import CardFacts, Score, class_name_of, write_card
+from .modeling_ernie_sparse import ErnieSparseModel
 from .regularization import SaorArguments, patterns_of_step
 from .trainer_internals import PatchedTrainer
 from .training_checkpoints import last_checkpoint
@@ -123,6 +124,8 @@ class SaorTrainer(PatchedTrainer):
     """
 
     def __init__(self, *args, saor: SaorArguments | None = None, **kwargs):
+        if not isinstance(saor, SaorArguments | None):
+            raise TypeError(f"saor={saor!r}: SaorArguments are needed")
         super().__init__(*args, **kwargs)
         self.saor = SaorArguments() if saor is None else saor
         if self.saor.saor_alpha > 0 and self.compute_loss_func is not None:
@@ -131,6 +134,12 @@ class SaorTrainer(PatchedTrainer):
                 "saor_alpha=0"
             )
         model = self.accelerator.unwrap_model(self.model)
+        if not hasattr(model, "config"):
+            raise ValueError(
+                f"model is a {type(model).__name__}, which has no config: a model of transformers is needed"
+            )
+        if isinstance(model, ErnieSparseModel):
+            raise ValueError("model is an ErnieSparseModel, which takes no labels: a model with a head is needed")
         config, is_number = model.config, getattr(model, "num_labels", None) == 1
         problem_type = config.problem_type or ("regression" if is_number else None)
         check_label_smoothing(self.args.label_smoothing_factor, self.saor, model, problem_type)

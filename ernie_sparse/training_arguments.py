@@ -2,19 +2,22 @@
 """The flags of training: those of transformers, with the defaults of a command, and without those that cannot work there."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from multiprocessing import get_all_start_methods
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.training_args import ParallelMode
 
-from .command_line import check_least, check_most
+from .command_line import MOST_PROCESSES, check_least, check_most
 from .errors import InputError, without_secrets
 
 _ON_ORDER = "predictions are matched with their rows, which have to come as one array and in order"
@@ -64,8 +67,7 @@ NOT_NEGATIVE = (
     *("logging_steps", "eval_steps", "eval_delay"),
 )
 LESS_THAN = {"seed": 2**32, "data_seed": 2**32, "adam_beta1": 1, "adam_beta2": 1}
-# Each worker is a process.
-AT_MOST = {"dataloader_num_workers": 1_000}
+AT_MOST = {"dataloader_num_workers": MOST_PROCESSES}
 
 
 @dataclass
@@ -161,7 +163,11 @@ class RunArguments(TrainingArguments):
         """Flags, whether their value is wrong, and what would be right."""
         yield "label_smoothing_factor", self.label_smoothing_factor > 1, "it must be at most 1"
         yield "max_steps", self.max_steps == 0 or self.max_steps < -1, "it must be at least 1, or -1 for whole epochs"
+        no_epochs = self.max_steps == -1 and self.num_train_epochs == 0
+        yield "num_train_epochs", no_epochs, "it must be more than 0, or nothing would be trained"
         yield "save_steps", self.save_steps <= 0, "it must be more than 0"
+        for name, known in (("eval_strategy", IntervalStrategy), ("save_strategy", SaveStrategy)):
+            yield name, getattr(self, name) not in known.__members__.values(), f"it must be one of {', '.join(known)}"
         never = self.save_strategy == "best" and self.eval_strategy == "no"
         yield "save_strategy", never, "it needs an --eval-strategy"
         on_cpu = self.use_cpu or not torch.accelerator.is_available()
@@ -187,6 +193,9 @@ class RunArguments(TrainingArguments):
         names, installed = self.report_to or [], get_available_reporting_integrations()
         names = {names} if isinstance(names, str) else {*names}
         yield "report_to", not names <= {"all", "none", *installed}, f"installed are {', '.join(installed) or 'none'}"
+        for name in self._VALID_DICT_FIELDS:
+            fault = _fault_of_mapping(name, getattr(self, name))
+            yield name, fault is not None, fault
 
     def _try_out(self):
         """What is found out otherwise when the model has been loaded: schedules and compilers, made for nothing."""
@@ -202,6 +211,21 @@ class RunArguments(TrainingArguments):
                 torch.compile(torch.abs, backend=self.torch_compile_backend, mode=self.torch_compile_mode)
             except RuntimeError as error:
                 raise InputError(f"--torch-compile: {' '.join(str(error).split())}") from error
+
+
+def _fault_of_mapping(name: str, value) -> str | None:
+    """What is wrong with what should be an object of JSON or, for what is called a config, a file of one."""
+    if not value or not isinstance(value, str):
+        return None
+    if value.startswith("{"):
+        try:
+            json.loads(value)
+        except ValueError as error:
+            return f"it is no JSON: {error}"
+        return None
+    if name.endswith("_kwargs"):
+        return 'it must be an object of JSON, such as {"name": 1}'
+    return None if Path(value).is_file() else "there is no such file"
 
 
 def _without_secrets(value):

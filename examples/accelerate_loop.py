@@ -10,6 +10,8 @@ processes, and a checkpoint at the end that `from_pretrained` reads. Its documen
 import argparse
 import dataclasses
 import random
+import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +19,11 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from ernie_sparse import ErnieSparseConfig, ErnieSparseForSequenceClassification
+from ernie_sparse.cli import run_command
+from ernie_sparse.command_line import ArgumentParser, check_least
+from ernie_sparse.files import check_folder
+
+PROG = "python examples/accelerate_loop.py"
 
 VOCABULARY, LONGEST = 100, 128
 
@@ -42,14 +49,16 @@ def collate(documents: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str]):
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
     parser.add_argument("--gradient-accumulation-steps", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--alpha", type=float, default=1.0, help="weight of the consistency loss; 0: no second pass")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    check_least(args, {"gradient_accumulation_steps": 1, "epochs": 1, "alpha": 0})
+    check_folder(Path(args.output_dir), "--output-dir")
 
     accelerator = Accelerator(
         # Without it, several processes without a GPU would not hear of each other.
@@ -108,4 +117,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(PROG, main, sys.argv[1:]))

@@ -8,6 +8,7 @@ random weights, measured from outside. docs/bigbird.md says what follows from it
 
 import argparse
 import platform
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,10 @@ from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAtt
 
 import ernie_sparse
 from ernie_sparse import ErnieSparseConfig, ErnieSparseModel
+from ernie_sparse.cli import run_command
+from ernie_sparse.command_line import ArgumentParser
+
+PROG = "python examples/bigbird_patterns.py"
 
 LENGTH, BLOCK_SIZE, RANDOM_BLOCKS, WIDTH = 1024, 64, 3, 32
 NUM_BLOCKS = LENGTH // BLOCK_SIZE
@@ -175,9 +180,9 @@ def table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+def main(argv: list[str]):
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(argv)
     # On tensors this small a second thread costs more than it gives.
     torch.set_num_threads(1)
     print(
@@ -189,4 +194,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(PROG, main, sys.argv[1:]))

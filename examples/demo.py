@@ -25,6 +25,11 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM, ErnieSparseForSequenceClassification, cli
+from ernie_sparse.command_line import ArgumentParser, check_least
+from ernie_sparse.errors import InputError
+from ernie_sparse.files import check_folder
+
+PROG = "python examples/demo.py"
 
 EXCERPT_CHARACTERS = 4000
 MAX_LENGTH = 1024
@@ -268,14 +273,16 @@ def write_report(
     (folder / "report.md").write_text("\n".join(lines) + "\n")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str]):
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("demo_output"), help="made anew at every run")
     parser.add_argument("--pretraining-steps", type=int, default=450)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    check_least(args, {"pretraining_steps": 1})
     marker = args.output_dir / ".ernie-sparse-demo"
     if args.output_dir.exists() and not marker.exists():
-        parser.error(f"--output-dir {args.output_dir} exists and is no earlier demo: name another folder")
+        raise InputError(f"--output-dir {args.output_dir} exists and is no earlier demo: name another folder")
+    check_folder(args.output_dir, "--output-dir")
     start = time.time()
     shutil.rmtree(args.output_dir, ignore_errors=True)
     args.output_dir.mkdir(parents=True)
@@ -309,4 +316,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run_command(PROG, main, sys.argv[1:]))

@@ -225,12 +225,12 @@ def test_a_bad_source_is_refused_in_one_line_and_nothing_is_left(case, tmp_path,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 63}, "a length of 63 is below the 64 tokens that "),
-        ({"max_length": 0}, "a length of 0 is below the 64 tokens that "),
-        ({"max_length": 10**12}, "--max-length: max_position_embeddings=1000000000000 is not allowed"),
+        ({"max_length": 63}, "max_length=63 is below the 64 tokens that "),
+        ({"max_length": 0}, "max_length=0 is below the 64 tokens that "),
+        ({"max_length": 10**12}, "max_length: max_position_embeddings=1000000000000 is not allowed"),
         ({"pattern": "num_window_blocks=2"}, "num_window_blocks=2 is not allowed: it must be odd"),
         ({"pattern": "blocksize=2"}, "'blocksize' is not a field of a sparse pattern"),
-        ({"tokenizer": "./no/such/tokenizer"}, "the tokenizer of ./no/such/tokenizer cannot be read"),
+        ({"tokenizer": "./no/such/tokenizer"}, "there is no tokenizer in ./no/such/tokenizer: there is no such folder"),
     ],
 )
 def test_bad_options_are_refused_in_one_line_and_nothing_is_left(options, message, tmp_path, capsys):

@@ -206,46 +206,6 @@ def test_a_fault_half_way_keeps_its_traceback_and_leaves_nothing(workspace, trac
     assert list(tmp_path.iterdir()) == []
 
 
-def bad_inputs(workspace, folder):
-    model = workspace / "classifier"
-    (folder / "bert").mkdir()
-    (folder / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    (folder / "full").mkdir()
-    (folder / "full" / "mine").touch()
-    (folder / "plain").mkdir()
-    for file in model.iterdir():
-        if file.name != "finetune.json":
-            shutil.copy(file, folder / "plain")
-    out = folder / "never"
-    yield (folder / "no" / "such", out), "MODEL", "there is no such folder"
-    yield (folder / "bert", out), "MODEL", "is a bert checkpoint"
-    yield (folder / "full", out), "MODEL", "there is no config.json in this folder"
-    yield (workspace / "rows.jsonl", out), "MODEL", "a checkpoint is a folder"
-    yield (model, model / "onnx"), str(model / "onnx"), "lie in one another"
-    yield (model, model), str(model), "lie in one another"
-    yield (model, workspace), str(workspace), "lie in one another"
-    yield (model, folder / "full"), str(folder / "full"), "is not empty"
-    yield (model, folder / "full" / "mine"), "mine", "is a file: name a folder"
-    yield (model, out, "--format", "tflite"), "--format", "'tflite'"
-    yield (model, out, "--tolerance", "-1"), "--tolerance", "at least 0"
-    yield (model, out, "--tolerance", "nan"), "--tolerance", "at least 0"
-    yield (model, out, "--pattern", "block_size=0"), "--pattern", "block_size=0"
-    yield (model, out, "--data-file", workspace / "rows.jsonl"), "--data-file", "add --int8"
-    yield (model, out, "--int8", "--data-file", folder / "no.csv"), "no.csv", "there is no such file"
-    yield (folder / "plain", out, "--int8", "--data-file", workspace / "rows.jsonl"), "finetune.json", "was not written"
-    yield (model,), "OUT", "required"
-
-
-def test_bad_input_ends_in_one_line_and_leaves_nothing(given, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export_module, "trace", None)
-    for argv, *parts in bad_inputs(given, tmp_path):
-        before = sorted(tmp_path.iterdir())
-        assert run(*argv) == 2, argv
-        error = capsys.readouterr().err
-        assert all(part in error for part in parts) and error.count("\n") == 1, error
-        assert sorted(tmp_path.iterdir()) == before and not (tmp_path / "never").exists()
-
-
 @pytest.mark.parametrize("missing", export_module.PACKAGES)
 def test_a_missing_extra_is_named(missing, given, tmp_path, capsys, monkeypatch):
     find = importlib.util.find_spec

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import datasets
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Value, load_dataset
 from transformers import BertTokenizer
 
-from ernie_sparse.finetune import features
+from ernie_sparse.finetune import classification, features
 from ernie_sparse.finetune.features import build_features, split_notes
 from ernie_sparse.finetune.settings import Settings
 from ernie_sparse.finetune.task_types import TASK_TYPES
@@ -162,6 +162,25 @@ def test_rows_without_any_feature_leave_all_columns():
     assert len(found) == 0 and notes == {"a": ["r0", "r2"]}
     names = ["input_ids", "attention_mask", "token_type_ids", "document", "length"]
     assert found.column_names == names
+
+
+@pytest.mark.parametrize("most", [1, 9, 20])
+def test_long_documents_are_tokenized_a_few_at_a_time(most, monkeypatch):
+    tokenizer, settings = make_tokenizer(), make_settings("single_label")
+    texts = ["abc def", "a", "b c d e f g", "ab", "abcdefghijklmnop", "", "cd ef"]
+    rows = Dataset.from_dict({"id": [f"r{i}" for i in range(len(texts))], "text": texts})
+    expected = build_features(
+        rows, classification.encode_batch, {"document_length": Value("int64")}, settings, tokenizer, True
+    )
+    sizes = []
+
+    def counting(batch, **arguments):
+        sizes.append(sum(map(len, batch["text"])) if len(batch["text"]) > 1 else 0)
+        return classification.encode_batch(batch, **arguments)
+
+    monkeypatch.setattr(features, "MOST_AT_ONCE", most)
+    found = build_features(rows, counting, {"document_length": Value("int64")}, settings, tokenizer, True)
+    assert found[:] == expected[:] and len(sizes) > 1 and max(sizes) <= most + 2 * len("r0")
 
 
 def test_how_a_tokenizer_cut_before_is_no_part_of_what_is_compared(monkeypatch, tmp_path):

@@ -115,7 +115,7 @@ def test_a_data_set_that_breaks_off_while_it_streams_is_an_error_of_its_own(tmp_
 def test_a_corpus_without_text_or_with_too_little_for_its_readers_says_so(tmp_path):
     path = tmp_path / "blank.txt"
     path.write_text(" \n\n")
-    with pytest.raises(InputError, match="no text in the corpus"):
+    with pytest.raises(InputError, match=r"blank\.txt: there is no text"):
         list(Corpus(parts_of_files([str(path)]), LINES).groups())
     path.write_text("one\ntwo\n")
     with pytest.raises(InputError, match="too few documents for 3 readers"):

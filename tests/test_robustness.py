@@ -367,67 +367,6 @@ def test_the_dial_says_plainly_when_nothing_qualifies(workspace, tmp_path, capsy
     assert "Nothing was chosen: none of the patterns is cheaper than the own one." in capsys.readouterr().out
 
 
-def bad_inputs(workspace, folder):
-    """Arguments that cannot work, each with a part of what must be said of them."""
-    model, rows = workspace / "single_label", workspace / "single_label.jsonl"
-    good = ("--model", model, "--validation-file", rows)
-    (folder / "full").mkdir()
-    (folder / "full" / "mine").touch()
-    (folder / "base").mkdir()
-    build(TASK_TYPES["single_label"].model_class).save_pretrained(folder / "base")
-    make_tokenizer().save_pretrained(folder / "base")
-    other = write_jsonl(folder / "other.jsonl", [{"text": "north", "label": "west"}, {"text": "ice", "label": "north"}])
-    bare = write_jsonl(folder / "bare.jsonl", [{"text": "north"}])
-    yield (*good, "--patterns", "blok=3"), "--patterns: 'blok' is not a field of a sparse pattern"
-    yield (*good, "--patterns", "num_window_blocks=2"), "--patterns: num_window_blocks=2 is not allowed: it must be odd"
-    yield (*good, "--patterns", "block_size=2"), "--patterns: block_shift=5 is not allowed"
-    yield ("--model", model), "give --task, or --validation-file"
-    yield ("--model", folder / "no" / "such", *good[2:]), "there is no such folder"
-    yield ("--model", folder / "base", *good[2:]), "it was not written by `ernie-sparse finetune`"
-    yield (*good[:2], "--validation-file", folder / "no.csv"), "there is no such file"
-    yield (*good[:2], "--validation-file", bare), "there is no column 'label' for the label"
-    yield (*good[:2], "--validation-file", other), "the label 'west' is none of"
-    yield (*good[:2], "--validation-file", workspace / "question_answering.jsonl"), "there is no column 'text'"
-    yield (*good[:2], "--task", "nonsense"), "--task 'nonsense' is not one of"
-    yield (*good[:2], "--task", "squad"), "--task squad is question answering"
-    yield (*good[:2], "--task", "imdb", "--data-dir", folder / "nowhere"), "there is no such folder"
-    yield (*good, "--data-dir", folder), "--data-dir needs --task"
-    yield (*good, "--metric", "bleu"), "--metric bleu: patterns are compared by accuracy or f1 here"
-    yield (*good, "--choose", "--epsilon", 0), "--epsilon 0: it must be more than 0 points"
-    yield (*good, "--choose", "--epsilon", "-1"), "--epsilon -1: it must be more than 0"
-    yield (*good, "--choose", "--epsilon", "nan"), "--epsilon nan: it must be a finite number"
-    yield (*good, "--epsilon", 1), "--epsilon is for the pattern that --choose finds"
-    yield (*good, "--save", folder / "x"), "--save is for the pattern that --choose finds"
-    yield (*good, "--test-file", rows), "--test-file is for the pattern that --choose finds"
-    yield (*good, "--choose", "--unlabelled"), "--choose compares scores: it needs labels"
-    yield (*good, "--choose", "--save", folder / "full"), "is not empty: name another folder"
-    yield (*good, "--choose", "--test-file", bare), "there is no column 'label' for the label"
-    yield (*good, "--max-documents", 0), "--max-documents 0: it must be at least 1"
-    yield (*good, "--text-column", "body"), "there is no column 'body' for the text"
-    yield (*good, "--question-column", "q"), "--question-column q: "
-    yield (*good, "--max-length", 32), "--max-length 32 is for masked language models"
-    text = ("--model", workspace / "masked_lm", "--validation-file", workspace / "masked_lm.txt")
-    yield (*text[:2], "--task", "imdb"), "is a masked language model, which reads --validation-file"
-    yield (*text, "--max-length", 65), "--max-length 65 is more than max_position_embeddings=64"
-    yield (*text, "--metric", "f1"), "--metric f1: a masked language model predicts the text itself"
-
-
-def test_bad_input_ends_in_one_line_and_leaves_nothing(workspace, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "measure", None)
-    for argv, message in bad_inputs(workspace, tmp_path):
-        before = sorted(tmp_path.rglob("*"))
-        capsys.readouterr()
-        assert run(*argv, "--output-dir", tmp_path / "out") == 2, argv
-        error = capsys.readouterr().err
-        lines = [line for line in error.splitlines() if "error:" in line]
-        assert len(lines) == 1 and message in lines[0] and "Traceback" not in error, (message, error)
-        assert sorted(tmp_path.rglob("*")) == before
-    good = ("--model", workspace / "single_label", "--validation-file", workspace / "single_label.jsonl")
-    assert run(*good, "--output-dir", tmp_path / "full") == 2
-    assert "is not empty: it holds mine" in capsys.readouterr().err
-    assert run(*good) == 2 and "--output-dir" in capsys.readouterr().err
-
-
 def test_answers_that_are_missing_are_named(workspace, tmp_path, capsys):
     rows = [{"question": "who ?", "context": "anna snow"}]
     source = write_jsonl(tmp_path / "rows.jsonl", rows)

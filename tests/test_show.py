@@ -172,50 +172,6 @@ def test_a_models_own_pattern_and_widths(tiny_config, tmp_path, capsys):
     assert "reads at most 128 tokens" in capsys.readouterr().err
 
 
-BAD = {
-    "a field that is none": (
-        ["block_sise=64"],
-        "PATTERN: 'block_sise' is not a field of a sparse pattern: the fields are",
-    ),
-    "a bad value": (["num_window_blocks=2"], "PATTERN: num_window_blocks=2 is not allowed: it must be odd"),
-    "no value": (["block_size"], "PATTERN: 'block_size' in pattern 'block_size' is not name=value"),
-    "nothing to draw": (["--length", "0"], "--length 0: it must be at least 1"),
-    "less than nothing": (["--length", "-5"], "--length -5: it must be at least 1"),
-    "no whole number": (["--length", "1e12"], "argument --length: invalid int value: '1e12'"),
-    "far too long": (
-        ["--length", "1000000000000"],
-        "1,000,000,000,000 tokens are 15,625,000,000 blocks of 64, and at most",
-    ),
-    "few blocks, far too long": (
-        ["block_size=2147483647", "--length", "1000000000000"],
-        "and at most 1,048,576 can be drawn",
-    ),
-    "too many representatives": (
-        ["--representatives", "1000000000000"],
-        "positions, and at most 1,048,576 can be drawn",
-    ),
-    "no representatives": (["--representatives", "0"], "--representatives 0: it must be at least 1"),
-    "no width": (["--hidden-size", "0"], "--hidden-size 0: it must be at least 1"),
-    "no model": (["--model", "./nowhere"], "--model ./nowhere: there is no such folder"),
-    "an unknown suffix": (["-o", "OUT/pattern.jpg"], "its name must end in .png, .svg or .pdf"),
-    "no suffix": (["-o", "OUT/png"], "its name must end in .png, .svg or .pdf"),
-    "a folder": (["-o", "OUT/folder.png"], "is a folder: name a file"),
-    "below a file": (["-o", "OUT/file/new/pattern.png"], "pattern.png cannot be written: "),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(name, tmp_path, capsys):
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "file").write_text("a file")
-    before = sorted(tmp_path.rglob("*"))
-    argv, message = BAD[name]
-    assert cli.main(["show", *(word.replace("OUT", str(tmp_path)) for word in argv)]) == 2
-    output = capsys.readouterr()
-    assert message in output.err and output.err.count("\n") == 1 and output.out == ""
-    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "file").read_text() == "a file"
-
-
 def test_a_write_that_fails_leaves_the_picture_that_was_there(tmp_path, capsys, monkeypatch):
     file = tmp_path / "pattern.png"
     file.write_bytes(b"the picture that was there")

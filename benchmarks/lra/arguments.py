@@ -4,7 +4,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ernie_sparse.errors import InputError
+from ernie_sparse.command_line import check_least
+from ernie_sparse.errors import InputError, input_errors
 from ernie_sparse.training_arguments import RunArguments
 
 from . import PROG
@@ -78,9 +79,12 @@ class LraArguments:
             )
         if self.eval_patterns == ["none"]:
             self.eval_patterns = []
-        for text in [self.pattern, *self.eval_patterns]:
-            if own is not None and text is not None:
-                own.changed_by(text)
+        for flag, texts in (("--pattern", [self.pattern]), ("--eval-patterns", self.eval_patterns)):
+            for text in texts:
+                if own is not None and text is not None:
+                    with input_errors(about=flag):
+                        own.changed_by(text)
+        check_least(self, {"self_pretrain_learning_rate": 0})
         if self.self_pretrain_steps is not None and (self.self_pretrain_steps < 1 or not self.self_pretrain):
             raise InputError(
                 f"--self-pretrain-steps {self.self_pretrain_steps}: at least 1, and beside --self-pretrain"

@@ -14,10 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.command_line import MOST_PROCESSES, ArgumentParser, check_least, check_most, check_seeds
+from ernie_sparse.files import check_folder
 from ernie_sparse.results import write_json
 
 from . import PROG as RUN
+from .models import MODELS
+from .tasks import TASKS
 
 PROG = f"{RUN}.comparisons"
 
@@ -61,12 +64,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(
         prog=PROG, description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--task", default="listops", help="of Long Range Arena")
+    parser.add_argument("--task", default="listops", choices=list(TASKS), help="of Long Range Arena")
     parser.add_argument("--data-dir", help="folder of the task's files; data/lra/TASK if none is given")
     parser.add_argument("--work-dir", default="runs/lra", help="where models are written")
     parser.add_argument("--results-dir", default="benchmarks/results/lra", help="what is kept of each run")
     parser.add_argument("--comparisons", nargs="+", default=list(COMPARISONS), choices=list(COMPARISONS))
-    parser.add_argument("--models", nargs="+", help="only these models of the comparisons")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), help="only these models of the comparisons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs at a time, for a GPU that one such model does not fill"
@@ -77,8 +80,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         help="of runs that are done here, test the last checkpoint beside the one the validation set chose",
     )
     args, args.flags = parser.parse_known_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: at least 1")
+    check_least(args, {"jobs": 1})
+    check_most(args, {"jobs": MOST_PROCESSES})
+    check_seeds(args.seeds)
+    for name in ("results_dir", "work_dir"):
+        check_folder(Path(getattr(args, name)), f"--{name.replace('_', '-')}")
     return args
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from datasets import DatasetDict
 from transformers import AutoModelForMaskedLM, TrainingArguments, set_seed
 
-from ernie_sparse.command_line import ArgumentParser, CommandParser
+from ernie_sparse.command_line import ArgumentParser, CommandParser, check_least
 from ernie_sparse.errors import InputError, input_errors
+from ernie_sparse.files import check_folder
 from ernie_sparse.results import Record, print_table
 from ernie_sparse.run import Run
 from ernie_sparse.tables import longest_first
@@ -89,8 +90,8 @@ def make_data(argv: list[str]):
     args = parser.parse_args(argv)
     if args.make not in GENERATED:
         raise InputError(f"--make {args.make!r}: {' and '.join(GENERATED)} can be made")
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: it must be at least 0")
+    check_least(args, {"seed": 0, **dict.fromkeys(("train_size", "validation_size", "test_size"), 1)})
+    check_folder(Path(args.out), "--out")
     given_sizes = zip(SIZES[args.make], (args.train_size, args.validation_size, args.test_size), strict=True)
     sizes = {split: size for split, size in given_sizes if size is not None}
     paths = GENERATED[args.make](args.out, args.seed, sizes)

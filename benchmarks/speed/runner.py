@@ -12,8 +12,10 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from ernie_sparse import SparsePattern
-from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.command_line import MOST_PROCESSES, ArgumentParser, check_least, check_most
+from ernie_sparse.configuration_ernie_sparse import RANGES
 from ernie_sparse.errors import InputError, input_errors
+from ernie_sparse.files import check_folder
 from ernie_sparse.results import Record, print_table, write_json
 
 from . import PROG, report
@@ -23,6 +25,11 @@ from .tasks import TASKS, Row, Setup, Task, build_case, rows_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+# And the field of a config that each of them stands for.
+SIZE_FLAGS = {
+    **{"layers": "num_hidden_layers", "heads": "num_attention_heads"},
+    **{"hidden_size": "hidden_size", "vocab_size": "vocab_size"},
+}
 SHORTEST, LONGEST = 16, 2**20
 EXAMPLES = f"""models:
   no-attention              the same model without attention: its layers with the identity on the values in its place; no
@@ -160,8 +167,7 @@ def main(argv: list[str]):
     args = _parser().parse_args(argv)
     plan = _plan(args)
     folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output-dir {folder} is a file")
+    check_folder(folder, "--output-dir")
     folder.mkdir(parents=True, exist_ok=True)
     logging.set_verbosity_error()
     threads = torch.get_num_threads()
@@ -250,10 +256,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(args: argparse.Namespace) -> Plan:
     """The plan that the arguments ask for, or an [`InputError`] that says what is wrong with them."""
-    for name in ("runs", "batch_size", "layers", "heads", "hidden_size"):
-        _check(name, getattr(args, name), getattr(args, name) >= 1, "at least 1")
-    _check("threads", args.threads, args.threads is None or args.threads >= 1, "at least 1")
-    _check("vocab_size", args.vocab_size, args.vocab_size >= 32, "at least 32")
+    check_least(args, {**dict.fromkeys(("runs", "batch_size", "threads", *SIZE_FLAGS), 1), "vocab_size": 32})
+    check_most(args, {"threads": MOST_PROCESSES, **{name: RANGES[field][1] for name, field in SIZE_FLAGS.items()}})
     _check("seconds_per_run", args.seconds_per_run, args.seconds_per_run > 0, "more than 0")
     for length in args.lengths:
         _check("lengths", length, SHORTEST <= length <= LONGEST, f"from {SHORTEST} to {LONGEST}")

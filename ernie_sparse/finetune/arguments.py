@@ -2,16 +2,18 @@
 """The command line of `ernie-sparse finetune`, beside SAOR's and the training's."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
 
-from ..command_line import check_least
+from ..command_line import MOST_PROCESSES, check_least, check_most, check_seeds
 from ..errors import InputError
 from ..trainer import SaorArguments, check_label_smoothing, check_optimizer
 from ..training_arguments import check_best_metric
+from .data import ROLES
 from .metrics import hub_metric
 from .settings import LONG_DOCUMENTS
 from .task_types import TASK_TYPES
@@ -149,10 +151,8 @@ class FinetuneArguments:
             **dict.fromkeys(("stride", "longer_than"), 0),
         }
         check_least(self, least)
-        if not all(0 <= seed < 2**32 for seed in self.seeds or ()):
-            raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: each must be from 0 to {2**32 - 1}")
-        if self.seeds and len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: one of them is given twice")
+        check_most(self, {"preprocessing_processes": MOST_PROCESSES})
+        check_seeds(self.seeds or ())
         sources = {
             "--train-file": self.train_file or self.validation_file or self.test_file,
             "--dataset": self.dataset,
@@ -161,6 +161,8 @@ class FinetuneArguments:
         given = [flag for flag, value in sources.items() if value]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} were given: rows come from one place")
+        if self.dataset_config and self.dataset is None and self.task is None:
+            raise InputError(f"--dataset-config {self.dataset_config}: it needs --dataset or --task")
         if self.data_dir and self.task is None:
             raise InputError("--data-dir needs --task: it says which files to look for")
         if self.task is None and not given:
@@ -190,12 +192,27 @@ class FinetuneArguments:
         head, problem_type = task_type.model_class, task_type.problem_type
         check_label_smoothing(training.label_smoothing_factor, saor, head, problem_type, has_class_weights)
         check_optimizer(training)
+        if self.early_stopping_patience is not None and not training.load_best_model_at_end:
+            raise InputError(
+                f"--early-stopping-patience {self.early_stopping_patience}: it needs --load-best-model-at-end true, and "
+                "evaluation as often as saving"
+            )
         check_best_metric(training, result_names(task))
 
     def with_columns(self, task: Task) -> Task:
-        """`task` with the columns that the command line names, each for the role in the flag's name."""
-        named = {role: getattr(self, f"{role}_column") for role in COLUMN_FLAGS}
-        columns = {"id": "id", **task.columns, **{role: column for role, column in named.items() if column}}
+        """
+        `task` with the columns that the command line names, each for the role in the flag's name. Raises an [`InputError`] for
+        a role that this type of task has not.
+        """
+        values = {role: getattr(self, f"{role}_column") for role in COLUMN_FLAGS}
+        named = {role: column for role, column in values.items() if column}
+        read = ["id", *itertools.chain(*ROLES[task.task_type]), *ALSO_READ.get(task.task_type, ("text_pair",))]
+        for role, column in named.items():
+            if role not in read:
+                raise InputError(
+                    f"--{role.replace('_', '-')}-column {column}: of {task.task_type}, {', '.join(read)} are read alone"
+                )
+        columns = {"id": "id", **task.columns, **named}
         return dataclasses.replace(task, columns=columns, label_separator=self.label_separator)
 
 
@@ -220,5 +237,7 @@ _NAMES = {
     "f1_binary": ("f1",),
     "multi_label": ("f1_micro", "f1_macro", "f1", "exact_match"),
 }
+# What may be read beside what a row needs, of types of task that have no second text.
+ALSO_READ = {"token_classification": (), "question_answering": ("answers", "aliases"), "candidate_choice": ()}
 # The roles whose columns have a flag.
 COLUMN_FLAGS = ("text", "text_pair", "label", "id", "tokens", "question", "context", "answers", "aliases")

@@ -31,6 +31,9 @@ FEATURES = {
 }
 LABELS = {"single_label": TEXT, "multi_label": TEXTS, "token_classification": TEXTS, "regression": Value("float64")}
 
+# Of a text. A document is tokenized as a whole, which takes some hundred times the memory of its characters, and this is more than
+# any book has.
+MOST_CHARACTERS = 10_000_000
 # The roles that rows cannot do without, and those that they must have to be trained on or evaluated.
 TO_LEARN = {"question_answering": (), "candidate_choice": ("answer",)}
 ROLES = {task_type: (needed, TO_LEARN.get(task_type, ("label",))) for task_type, needed in NEEDED_ROLES.items()}
@@ -267,7 +270,13 @@ def _text(value) -> str:
 def _text_or_none(value) -> str | None:
     if not isinstance(value, str | None):
         raise InputError(f"holds {_shown(value)}: a text is needed")
+    _check_size(len(value or ""))
     return value and check_text(value)
+
+
+def _check_size(count: int):
+    if count > MOST_CHARACTERS:
+        raise InputError(f"holds {count:,} characters: at most {MOST_CHARACTERS:,} can be read")
 
 
 def _texts(value) -> list[str]:
@@ -280,6 +289,7 @@ def _texts(value) -> list[str]:
             raise InputError("has a list with nothing in one of its places")
         if not isinstance(item, str):
             raise InputError(f"has a list that holds {_shown(item)}: a list of texts is needed")
+    _check_size(sum(map(len, value)))
     return [check_text(item) for item in value]
 
 

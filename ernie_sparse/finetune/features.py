@@ -2,7 +2,8 @@
 """From rows to features, some rows at a time, and to notes about the rows."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +14,8 @@ from .settings import Settings
 
 # The features of each row and the notes about it, or why it has none.
 Encoded: TypeAlias = Iterable[tuple[list[dict], list[str]] | InputError]
+# In characters: a tokenizer keeps all tokens of what it is given at once, in some hundred times the memory.
+MOST_AT_ONCE = 4_000_000
 
 
 def build_features(
@@ -79,7 +82,9 @@ def _encode(
     batch: dict, indices: Sequence[int], encode_batch: Callable, names: list[str], code: list[str], **arguments
 ):
     records = {name: [] for name in names}
-    for document, encoded in zip(indices, encode_batch(batch, **arguments), strict=True):
+    parts = ({name: column[part] for name, column in batch.items()} for part in _parts_of(batch))
+    encoded_rows = itertools.chain.from_iterable(encode_batch(part, **arguments) for part in parts)
+    for document, encoded in zip(indices, encoded_rows, strict=True):
         error = str(encoded) if isinstance(encoded, InputError) else None
         features, notes = ([], []) if error else encoded
         for feature in features or [{}]:
@@ -90,6 +95,24 @@ def _encode(
                 column.append(record.get(name))
             notes = []
     return records
+
+
+def _parts_of(batch: dict) -> Iterator[slice]:
+    """The rows of a batch in parts of at most [`MOST_AT_ONCE`] characters, or of a single row."""
+    start = size = 0
+    for row, values in enumerate(zip(*batch.values(), strict=True)):
+        own = sum(map(_characters, values))
+        if row > start and size + own > MOST_AT_ONCE:
+            yield slice(start, row)
+            start, size = row, 0
+        size += own
+    yield slice(start, None)
+
+
+def _characters(value) -> int:
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return len(value) if isinstance(value, str) else 0
 
 
 def split_notes(records: Dataset, rows: Dataset) -> tuple[Dataset, dict[str, list[str]]]:

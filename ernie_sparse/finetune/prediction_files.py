@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
+from ..files import check_place
 
 # There may be as many reasons as rows.
 COUNTED_REASONS = 1000
@@ -28,11 +29,12 @@ def empty_prediction(row_id: str, reason: str, fields: tuple[str, ...]) -> dict:
 
 
 def check_target(target: Path):
-    """Raise an [`InputError`] where `target` has a format that is not written, or exists."""
+    """Raise an [`InputError`] where `target` has a format that is not written, or exists, or cannot be written."""
     if target.suffix.lower() not in WRITERS:
         raise InputError(f"--output-file {target}: {', '.join(WRITERS)} can be written")
     if target.exists():
         raise InputError(f"--output-file {target} exists already: name another one")
+    check_place(target, f"--output-file {target}")
 
 
 class PredictionFile:

@@ -90,6 +90,9 @@ def prepare(name: str, task: Task, args: FinetuneArguments, training: TrainingAr
 def load_task_config(task: Task, args: FinetuneArguments) -> ErnieSparseConfig:
     """The config of the model to train, with its pattern, but for what its labels decide."""
     config = load_config(args.model, args.pattern)
+    if args.lora_rank is not None and args.lora_rank > config.hidden_size:
+        # Adapters of a higher rank can do no more, and a huge one fills the memory.
+        raise InputError(f"--lora-rank {args.lora_rank} is more than hidden_size={config.hidden_size} of {args.model}")
     if task.recipe.num_global_blocks and args.pattern is None:
         config.num_global_blocks = max(config.num_global_blocks, task.recipe.num_global_blocks)
     return config

@@ -83,11 +83,6 @@ def fill_arguments(
             raise InputError(f"--{flag} {given[flag]!r} is not one of {', '.join(known)}")
     task = TASKS[given["task"]] if "task" in given else OWN_FILES[given.get("kind", "single_label")]
     has_best = saves_what_it_evaluates(given)
-    if not has_best and "load_best_model_at_end" not in given:
-        logger.warning_once(
-            "the model at the end will be the last one, not the best one: checkpoints are not saved where they are evaluated "
-            "(--save-strategy as --eval-strategy, --save-steps a multiple of --eval-steps)"
-        )
     recipe = {
         **recipe_of(task),
         "load_best_model_at_end": has_best,
@@ -98,6 +93,11 @@ def fill_arguments(
     }
     args, saor, training = parser.fill(given, recipe)
     args.check_training(task, saor, training)
+    if not has_best and "load_best_model_at_end" not in given:
+        logger.warning_once(
+            "the model at the end will be the last one, not the best one: checkpoints are not saved where they are evaluated "
+            "(--save-strategy as --eval-strategy, --save-steps a multiple of --eval-steps)"
+        )
     return given.get("task", "own files"), args.with_columns(task), args, saor, training
 
 
@@ -125,10 +125,6 @@ def build_trainer(job: Job, args: FinetuneArguments, saor: SaorArguments, traini
 
     callbacks = []
     if args.early_stopping_patience is not None:
-        if not training.load_best_model_at_end:
-            raise InputError(
-                "--early-stopping-patience needs --load-best-model-at-end true, and evaluation as often as saving"
-            )
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     is_extractive = job.task.task_type == "question_answering"
     training.label_names = ["start_positions", "end_positions"] if is_extractive else ["labels"]

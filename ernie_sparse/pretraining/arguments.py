@@ -109,6 +109,8 @@ class PretrainArguments:
             raise InputError("a new model needs either --tokenizer or --train-tokenizer (or go on with --model)")
         if bool(self.train_file) == bool(self.dataset):
             raise InputError("give either --train-file (and --validation-file) or --dataset")
+        if self.dataset_config and not self.dataset:
+            raise InputError(f"--dataset-config {self.dataset_config}: it needs --dataset")
         self._check_weights()
 
     def _check_weights(self):

@@ -112,10 +112,11 @@ class Corpus:
                     if place >= start:
                         yield place, documents
             if is_empty:
+                names = ", ".join(part.name for part in self.parts[:3]) + (", …" if len(self.parts) > 3 else "")
                 raise InputError(
-                    "there is no text in the corpus"
+                    f"{names}: there is no text"
                     if shares == 1
-                    else f"the corpus has too few documents for {shares} readers"
+                    else f"{names}: there are too few documents for {shares} readers"
                 )
 
     def documents(self) -> Iterator[str]:

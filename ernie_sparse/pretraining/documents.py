@@ -82,24 +82,30 @@ def _text_of(row: dict | InputError, column: str) -> str:
     text = row[column]
     if not isinstance(text, str | None):
         raise InputError(f"column {column!r} holds {text!r:.40} ({type(text).__name__}): a text is needed")
-    return check_text(text or "")
+    try:
+        return check_text(text or "")
+    except InputError as error:
+        raise InputError(f"column {column!r} {error}") from None
 
 
 def pieces(chunks: Iterable[str], size: int) -> Iterator[str]:
     """The text that `chunks` are of, in pieces of at most `size` characters, none of them within a word if that can be."""
-    text = ""
+    # Not shortened piece by piece: all that is left would be copied each time.
+    text, start = "", 0
     for chunk in chunks:
-        text += chunk
-        while len(text) > size:
-            place = _cut(text, size)
-            yield text[:place]
-            text = text[place:]
-    yield text
+        text, start = text[start:] + chunk, 0
+        while len(text) - start > size:
+            stop = _cut(text, start, size)
+            yield text[start:stop]
+            start = stop
+    yield text[start:]
 
 
-def _cut(text: str, size: int) -> int:
-    """The last blank that stands alone before place `size`: of several, a tokenizer may make a token of their number."""
-    for place in range(size, size // 2, -1):
+def _cut(text: str, start: int, size: int) -> int:
+    """
+    The last blank that stands alone at most `size` behind `start`: of several, a tokenizer may make a token of their number.
+    """
+    for place in range(start + size, start + size // 2, -1):
         if text[place].isspace() and not text[place - 1].isspace() and not text[place + 1 : place + 2].isspace():
             return place
-    return size
+    return start + size

@@ -15,7 +15,7 @@ from ..checkpoints import digest_of_tokenizer, load_config, load_tokenizer
 from ..command_line import CommandParser, fields_of
 from ..configuration_ernie_sparse import ErnieSparseConfig
 from ..errors import InputError
-from ..files import read_json, whole_file, whole_folder
+from ..files import check_folder, read_json, whole_file, whole_folder
 from ..finetune.metrics import intervals
 from ..finetune.predict import digest_of_model, load_settings
 from ..results import Record, contents_digest, write_json
@@ -307,8 +307,7 @@ def environments(found: dict) -> list[dict]:
 def check_target(target: str, model: str):
     """Raise an [`InputError`] unless a model can be written to `target`: a new folder, an empty one, or the model's own."""
     path = Path(target)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--save {target} is a file: a folder is needed")
+    check_folder(path, "--save")
     if path.is_dir() and any(path.iterdir()) and path.resolve() != Path(model).resolve():
         raise InputError(f"--save {target} is not empty: name another folder, or {model} itself")
 
