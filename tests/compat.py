@@ -57,7 +57,8 @@ class Environment(NamedTuple):
         python = folder / "bin" / "python"
         if not python.exists():
             subprocess.run([self.python, "-m", "venv", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        # An old pip builds seqeval, which has no wheel, in a way that setuptools has given up.
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--use-pep517"]
         subprocess.run([*pip, "--upgrade", "--upgrade-strategy", "eager", *self.requirements], check=True, cwd=ROOT)
         return python
 
