@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check chaos compat deepspeed bench dist clean
+.PHONY: demo test test-slow check chaos compat lock audit deepspeed bench dist clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,15 +29,40 @@ TRIALS := 200
 chaos: $(VENV)/.installed
 	$(BIN)/python tests/chaos.py --trials $(TRIALS)
 
-# Saved models, read in environments without this package, by an older transformers than training needs and by the newest.
-COMPAT := 5.4.0 5.24.0
+# The lowest versions and the newest, every Python from 3.10 to 3.13 that is on PATH, and saved models without this package. All of it
+# needs 20 GB where pip finds torch for GPUs alone; `make compat COMPAT="lowest 3.13"` takes some of it.
+COMPAT :=
 compat: $(VENV)/.installed
-	rm -rf compat_output && $(BIN)/python tests/remote_code.py write compat_output
-	set -e; for version in $(COMPAT); do \
-		test -d .compat/$$version || $(PYTHON) -m venv .compat/$$version; \
-		.compat/$$version/bin/pip install --quiet --disable-pip-version-check torch==$$($(BIN)/python -c "import torch; print(torch.__version__.split('+')[0])") numpy transformers==$$version; \
-		HF_HOME=compat_output/cache .compat/$$version/bin/python tests/remote_code.py read compat_output; \
-	done
+	$(BIN)/python tests/compat.py $(COMPAT)
+
+TOOLS := .compat/tools
+$(TOOLS)/.installed: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check pip-tools==7.6.2 pip-audit==2.10.1
+	touch $@
+
+# What `pip install .` brings, at the versions of constraints.txt, with hashes.
+define LOCK_HEAD
+# Made by `make lock`: what ernie-sparse needs to run, for Linux on x86-64, Python 3.11 and torch's CPU build, of which pip has to find an
+# index. `pip install --require-hashes -r requirements.lock`, then `pip install --no-deps .`
+endef
+export LOCK_HEAD
+lock: $(TOOLS)/.installed
+	rm -f .compat/lock.txt
+	$(TOOLS)/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
+		--constraint constraints.txt --output-file .compat/lock.txt setup.cfg
+	@grep -q '^torch==.*+cpu ' .compat/lock.txt || { echo "pip finds no CPU build of torch: PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS can name one"; exit 1; }
+	# Under the version that advisories know; its hash is that of the CPU build alone.
+	{ echo "$$LOCK_HEAD"; sed '/^torch==/s/+cpu//' .compat/lock.txt; } > requirements.lock
+
+# An audit that did not take place is none that passed: it ends in one line, and fails.
+audit: $(TOOLS)/.installed
+	@$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements.lock > .compat/audit.txt 2>&1; \
+	status=$$?; \
+	if test $$status = 0 || grep -q '^Found ' .compat/audit.txt; then cat .compat/audit.txt; \
+	else echo "Nothing was audited, the database of advisories cannot be reached or does not answer: $$(tail -n 1 .compat/audit.txt | cut -c -150)"; fi; \
+	exit $$status
 
 # Beside the environment: it is built from source, and is no part of what is tested elsewhere.
 deepspeed: $(VENV)/.installed
@@ -49,9 +74,10 @@ deepspeed: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training --output-dir benchmark_output
 
-# Twice from the same commit, to the same files, as whoever has this setuptools will build them. It gives files of an sdist the time of
-# the build, so that is packed again (GNU tar).
+# Twice from the same commit, to the same files, with the setuptools of constraints.txt. It gives files of an sdist the time of the build,
+# so that is packed again (GNU tar).
 dist: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct)
+dist: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 dist:
 	test -d .compat/build || $(PYTHON) -m venv .compat/build
 	.compat/build/bin/pip install --quiet --disable-pip-version-check build==1.6.1

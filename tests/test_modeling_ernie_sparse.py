@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from distributed_training import CHECKPOINTING
 from torch import nn
 from transformers import (
     AutoModel,
@@ -545,7 +546,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(name, build):
 
     loss, plain_gradients, num_calls = step()
     assert num_calls == 2
-    model.activation_checkpointing_enable()
+    getattr(model, f"{CHECKPOINTING}_enable")()
     checkpointed_loss, checkpointed_gradients, num_calls = step()
     # Once more per pass: the layer really is recomputed.
     assert num_calls == 4

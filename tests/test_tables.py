@@ -104,7 +104,12 @@ def test_a_cell_may_be_a_document(tmp_path):
         ("a.json", '[{"n": ' + "1" * 5000 + "}]", r"could not read .*a\.json: Exceeds the limit"),
         ("a.json", "[" * 100_000 + "]" * 100_000, r"could not read .*a\.json: maximum recursion depth exceeded"),
         ("a.csv", b"t\xe9xt\nete\n", r"could not read .*a\.csv: it is not UTF-8 text"),
-        ("a.csv", "text\nutf-16\n".encode("utf-16"), r"could not read .*a\.csv: it is not UTF-8 text"),
+        # Python's csv reads zero bytes from 3.11 on.
+        (
+            "a.csv",
+            "text\nutf-16\n".encode("utf-16"),
+            r"could not read .*a\.csv: .*(it is not UTF-8 text|line contains NUL)",
+        ),
         ("a.json", b'[{"text": "\xe9"}]', r"could not read .*a\.json: it is not UTF-8 text"),
         ("a.json", '[{"text": "a"}, {"te', r"could not read .*a\.json: Unterminated string"),
         ("a.parquet", "no such thing", r"could not read .*a\.parquet: "),

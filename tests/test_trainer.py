@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from distributed_training import (
+    CHECKPOINTING,
     DISTRIBUTED_RUNS,
     HEADS,
     build_dataset,
@@ -257,7 +258,7 @@ def test_saor_is_on_with_its_defaults_unless_told_otherwise(in_own_folder):
     "head, options",
     [
         *((head, {}) for head in HEADS),
-        ("masked_lm", {"activation_checkpointing": True}),
+        ("masked_lm", {CHECKPOINTING: True}),
         ("masked_lm", {"alpha": 0.0}),
         ("masked_lm", {"saor": {"saor_every": 2, "saor_alpha_warmup": 1.0, "saor_temperature": 2.0}}),
         *(

@@ -71,7 +71,7 @@ class ErnieSparseModelTest(ModelTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = ErnieSparseModelTester()
-        self.config_tester = ConfigTester(self, config_class=ErnieSparseConfig, hidden_size=37)
+        self.config_tester = ConfigTester(self, config_class=ErnieSparseConfig, hidden_size=36)
 
     def test_config(self):
         self.config_tester.run_common_tests()

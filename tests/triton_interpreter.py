@@ -3,11 +3,12 @@
 
 import importlib.util
 import os
+from importlib.metadata import version
 
 
 def use():
-    """Nothing where Triton is not installed."""
-    if importlib.util.find_spec("triton") is None:
+    """Nothing where Triton is not installed, or is older than 3.6 (torch before 2.10 brings that), whose interpreter is another."""
+    if importlib.util.find_spec("triton") is None or tuple(map(int, version("triton").split(".")[:2])) < (3, 6):
         return
     os.environ["TRITON_INTERPRET"] = "1"
     from triton.runtime import interpreter

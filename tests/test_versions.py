@@ -1,0 +1,39 @@
+# Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
+"""The files that name versions say the same."""
+
+import configparser
+import re
+
+import pytest
+from compat import PYTHONS, ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+
+def pins_of(name: str) -> dict[str, Version]:
+    lines = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / name).read_text(), re.M)
+    return {canonicalize_name(package): Version(version) for package, version in lines}
+
+
+@pytest.fixture
+def setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_promised(setup):
+    needed = map(Requirement, setup["options"]["install_requires"].split("\n")[1:])
+    promised = {each.name: Version(str(each.specifier).removeprefix(">=")) for each in needed}
+    assert promised == pins_of("constraints-lowest.txt")
+
+
+def test_the_pythons_that_are_tested_are_those_that_are_promised(setup):
+    assert setup["options"]["python_requires"] == f">={PYTHONS[0]}"
+    classifiers = setup["metadata"]["classifiers"]
+    assert re.findall(r"Python :: (3\.\d+)", classifiers) == list(PYTHONS)
+
+
+def test_the_lock_file_holds_the_versions_of_the_constraints():
+    assert pins_of("requirements.lock").items() <= pins_of("constraints.txt").items()
