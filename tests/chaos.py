@@ -209,7 +209,7 @@ def run(
     text += _read(ours)
     os.close(ours)
     answer = Answer(status, text.decode(errors="replace"))
-    with (folder / "answers.txt").open("a") as file:
+    with (folder / "answers.txt").open("a", errors="backslashreplace") as file:
         file.write(f"$ ernie-sparse {shlex.join(words)}\n{answer.text}\nexit code {status}\n\n")
     if is_late:
         raise Found(f"hangs: {last_line(answer.text)}")
@@ -709,6 +709,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_arguments()
+    for stream in (sys.stdout, sys.stderr):
+        # Flags are drawn that no terminal can show.
+        stream.reconfigure(errors="backslashreplace")
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0
     for module, _ in cli.COMMANDS.values():
