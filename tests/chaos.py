@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import random
+import re
 import resource
 import shlex
 import shutil
@@ -259,7 +260,8 @@ def last_line(text: str) -> str:
 
 def check_answer(answer: Answer, *signals: int):
     """Raise [`Found`] for an answer that no command may give, whatever happens to it."""
-    if "Traceback (most recent call last)" in answer.text:
+    # What torch logs, where the end of a worker is told it within an import, is no end of the command.
+    if re.search(r"(?<!\] )Traceback \(most recent call last\)", answer.text):
         raise Found(f"traceback: {last_line(answer.text)}")
     if answer.code not in (0, 2, *(-number for number in signals), *(128 + number for number in signals)):
         raise Found(f"exit code {answer.code}: {last_line(answer.text)}")
