@@ -158,6 +158,14 @@ WRITING = (*TRAINED, "predict", "convert", "robustness")
 WITH_WORKERS = tuple(name for name, command in COMMANDS.items() if "--dataloader-num-workers" in command.words)
 
 
+# But for what torch logs where it is told of a worker's end within an import.
+BEGIN_OF_TRACEBACK = re.compile(r"(?<!\] )Traceback \(most recent call last\)")
+# Of Python's own thread that hands tensors on, in the process that is left, when the other one is gone.
+TRACEBACK_OF_THREAD = re.compile(
+    r"Traceback \(most recent call last\):\n  File \"[^\n]*resource_sharer\.py.*?\n\w+Error[^\n]*", re.DOTALL
+)
+
+
 class Answer(NamedTuple):
     code: int
     text: str
@@ -260,8 +268,7 @@ def last_line(text: str) -> str:
 
 def check_answer(answer: Answer, *signals: int):
     """Raise [`Found`] for an answer that no command may give, whatever happens to it."""
-    # What torch logs, where the end of a worker is told it within an import, is no end of the command.
-    if re.search(r"(?<!\] )Traceback \(most recent call last\)", answer.text):
+    if BEGIN_OF_TRACEBACK.search(TRACEBACK_OF_THREAD.sub("", answer.text)):
         raise Found(f"traceback: {last_line(answer.text)}")
     if answer.code not in (0, 2, *(-number for number in signals), *(128 + number for number in signals)):
         raise Found(f"exit code {answer.code}: {last_line(answer.text)}")
