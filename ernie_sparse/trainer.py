@@ -172,6 +172,9 @@ class SaorTrainer(PatchedTrainer):
             raise ValueError(f"saor_share={saor.saor_share} of a batch of {size} is all of it: it needs larger batches")
         if saor.saor_share < 1 and self.args.n_gpu > 1:
             raise ValueError(f"saor_share={saor.saor_share} needs one process per GPU, as torchrun starts them")
+        if self.args.torch_compile and self.args.n_gpu > 1:
+            # What a program takes of a pattern are tensors, which DataParallel would share out.
+            raise ValueError("torch_compile=True needs one process per GPU, as torchrun starts them")
         firsts, seconds = saor.may_be_hierarchical(model.config.pattern)
         if saor.regularization == "alignment" and False in firsts and True in seconds:
             raise ValueError(

@@ -19,6 +19,7 @@ from ernie_sparse.errors import InputError
 from ernie_sparse.finetune.answer_spans import reduce
 from ernie_sparse.finetune.settings import Settings
 from ernie_sparse.finetune.trainer import FeatureCollator, FinetuneTrainer
+from ernie_sparse.trainer import SaorTrainer
 
 datasets.disable_progress_bars()
 
@@ -152,6 +153,19 @@ def test_class_weights_weigh_the_training_and_not_the_evaluation(tiny_config, tm
         if call["training"]:
             torch.testing.assert_close(call["class_weights"], weights)
             assert ("consistency_pattern" in call) == (saor_alpha > 0)
+
+
+def test_every_gpu_of_a_process_gets_all_class_weights(tiny_config, tmp_path, monkeypatch):
+    model = ErnieSparseForSequenceClassification(tiny_config(num_labels=2, block_size=16)).train()
+    weights = torch.tensor([0.5, 4.0])
+    trainer = make_trainer(model, tmp_path, make_settings(), [row(5, labels=0)], class_weights=weights)
+    trainer.args._n_gpu = 3
+    given = []
+    monkeypatch.setattr(SaorTrainer, "compute_loss", lambda self, model, inputs, *others: given.append(inputs))
+    trainer.compute_loss(model, {})
+    # As DataParallel shares out every tensor.
+    for part in given[0]["class_weights"].chunk(3):
+        torch.testing.assert_close(part, weights)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])

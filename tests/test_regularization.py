@@ -292,3 +292,11 @@ def test_what_a_model_or_its_batches_cannot_do_is_refused(tmp_path):
             build("single_label", 4, patterns, None, hierarchical, regularization="alignment", **more)
     build("single_label", 4, ["hierarchy"], regularization="alignment")
     build("single_label", 4, ["shift"], None, False, regularization="alignment", saor_perturb="both")
+
+
+@pytest.mark.parametrize("name, more", [("saor_share=0.5", {"saor": {"saor_share": 0.5}}), ("torch_compile=True", {})])
+def test_what_dataparallel_would_share_out_wrongly_needs_a_process_per_gpu(name, more, tmp_path):
+    trainer = build_trainer("single_label", str(tmp_path), **more)
+    trainer.args._n_gpu, trainer.args.torch_compile = 2, name.startswith("torch_compile")
+    with pytest.raises(ValueError, match=f"{name} needs one process per GPU"):
+        SaorTrainer(model=trainer.model, args=trainer.args, saor=trainer.saor)

@@ -72,7 +72,9 @@ class FinetuneTrainer(SaorTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.class_weights is not None and model.training:
-            inputs = {**inputs, "class_weights": self.class_weights.to(self.accelerator.device)}
+            # DataParallel shares out every tensor along its first axis: each GPU gets all of them.
+            weights = self.class_weights.repeat(max(1, self.args.n_gpu))
+            inputs = {**inputs, "class_weights": weights.to(self.accelerator.device)}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def create_model_card(self, **kwargs):
