@@ -240,7 +240,7 @@ def _be_command(folder: Path, words: tuple[str, ...], prepare: Callable, pipe: i
             os.dup2(pipe, number)
         os.close(pipe)
         # These may have been of files, in which one can seek.
-        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+        sys.stdout, sys.stderr = (open(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
         os.chdir(folder)
         datasets.config.HF_DATASETS_CACHE = folder / "cache"
         prepare()
@@ -256,9 +256,12 @@ def _be_command(folder: Path, words: tuple[str, ...], prepare: Callable, pipe: i
         # Too late to stop anything.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            # Whatever happens: it must not come back as another process of the pool.
+            os._exit(code)
 
 
 def last_line(text: str) -> str:
