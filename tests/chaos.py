@@ -160,9 +160,12 @@ WITH_WORKERS = tuple(name for name, command in COMMANDS.items() if "--dataloader
 
 # But for what torch logs where it is told of a worker's end within an import.
 BEGIN_OF_TRACEBACK = re.compile(r"(?<!\] )Traceback \(most recent call last\)")
-# Of Python's own thread that hands tensors on, in the process that is left, when the other one is gone.
-TRACEBACK_OF_THREAD = re.compile(
-    r"Traceback \(most recent call last\):\n  File \"[^\n]*resource_sharer\.py.*?\n\w+Error[^\n]*", re.DOTALL
+# Of Python's own thread that hands tensors on, in the process that is left, when the other one is gone; and what Python says of an
+# iterator of torch's that was never finished and is thrown away.
+OTHERS_TRACEBACK = re.compile(
+    r"(Traceback \(most recent call last\):\n  File \"[^\n]*resource_sharer\.py|Exception ignored in[^\n]*\n)"
+    r".*?\n\w+Error[^\n]*",
+    re.DOTALL,
 )
 
 
@@ -271,7 +274,7 @@ def last_line(text: str) -> str:
 
 def check_answer(answer: Answer, *signals: int):
     """Raise [`Found`] for an answer that no command may give, whatever happens to it."""
-    if BEGIN_OF_TRACEBACK.search(TRACEBACK_OF_THREAD.sub("", answer.text)):
+    if BEGIN_OF_TRACEBACK.search(OTHERS_TRACEBACK.sub("", answer.text)):
         raise Found(f"traceback: {last_line(answer.text)}")
     if answer.code not in (0, 2, *(-number for number in signals), *(128 + number for number in signals)):
         raise Found(f"exit code {answer.code}: {last_line(answer.text)}")
