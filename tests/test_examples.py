@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from test_conversion_of_real_weights import SENTENCES
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from ernie_sparse import cli
+from ernie_sparse import ErnieSparseForMaskedLM, cli
 from ernie_sparse.errors import InputError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -181,3 +181,12 @@ def test_the_search_needs_sentences_that_are_a_topics_own(search, source, monkey
     monkeypatch.setattr(language_reference, "topics", {"one": text, "two": text})
     with pytest.raises(InputError, match="no topic has a sentence beyond token 64"):
         search.main(["--source", source, "--output-dir", str(tmp_path / "out"), "--window-sizes", "32"])
+
+
+def test_a_table_of_positions_is_drawn_out(tiny_config):
+    model = ErnieSparseForMaskedLM(tiny_config(max_position_embeddings=7))
+    source = model.get_position_embeddings().weight[:4].detach().clone()
+    runpy.run_path(str(EXAMPLES / "continue_pretraining.py"))["interpolate_positions"](model, 4)
+    found = model.get_position_embeddings().weight
+    torch.testing.assert_close(found[::2], source)
+    torch.testing.assert_close(found[1::2], (source[1:] + source[:-1]) / 2)

@@ -46,6 +46,7 @@ READ = {
     "_softmax_backward_data": "test_functions_of_torch",
     "_attn_implementation": "test_the_attention_backend_of_a_config",
     "_train_batch_size": "test_the_batch_size_of_a_trainer",
+    "_VALID_DICT_FIELDS": "test_the_flags_that_hold_a_mapping",
 }
 # Python's own, of named tuples.
 PYTHON = {"_asdict", "_replace"}
@@ -119,6 +120,10 @@ def test_the_attention_backend_of_a_config(tiny_config):
 
 def test_the_batch_size_of_a_trainer(tmp_path):
     assert build_trainer("masked_lm", str(tmp_path), batch_size=5)._train_batch_size == 5
+
+
+def test_the_flags_that_hold_a_mapping():
+    assert {"lr_scheduler_kwargs", "accelerator_config"} <= set(RunArguments._VALID_DICT_FIELDS)
 
 
 def test_the_group_of_a_commands_flags():

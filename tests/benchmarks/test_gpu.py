@@ -299,6 +299,7 @@ def test_fine_tuning_at_full_size_is_a_comparison_without_its_limits(monkeypatch
     (tmp_path / "converted").mkdir()
     (tmp_path / "converted" / "config.json").touch()
     flags = ["--work-dir", str(tmp_path), "--results-dir", str(tmp_path / "kept"), "--comparisons", "imdb"]
+    flags += ["--data-dir", str(tmp_path)]
     for more in ([], ["--full-size", "--bf16", "true"]):
         with pytest.raises(KeyboardInterrupt):
             finetuning.main([*flags, *more])

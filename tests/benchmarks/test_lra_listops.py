@@ -156,7 +156,7 @@ def test_the_command_writes_files_and_says_what_is_wrong(tmp_path, capsys):
         (words, "exists already"),
         ([*words, "--make", "chess"], "listops and pathfinder can be made"),
         ([*words, "--out", str(tmp_path / "file")], "is a file"),
-        ([*words, "--out", str(tmp_path / "new"), "--train-size", "0"], "0 rows for train"),
+        ([*words, "--out", str(tmp_path / "new"), "--train-size", "0"], "--train-size 0: it must be at least 1"),
     ):
         capsys.readouterr()
         assert run_command(PROG, main, argv) == 2
