@@ -3,6 +3,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ class StopSignals:
         self._since = 0.0
         self._process = os.getpid()
         self._earlier = {}
+        self._earlier_hook = None
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
@@ -48,11 +50,14 @@ class StopSignals:
             self._earlier = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
             for number in self._earlier:
                 signal.signal(number, self._handle)
+            self._earlier_hook, sys.unraisablehook = sys.unraisablehook, self._raise_again
         return self
 
     def __exit__(self, kind, error, trace):
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
+        if self._earlier_hook is not None:
+            sys.unraisablehook = self._earlier_hook
         if self.number is not None and isinstance(error, Exception) and not isinstance(error, InputError):
             # What fails on the way out, such as to hear of processes that had the signal as well.
             raise Stopped(self.number) from error
@@ -70,6 +75,17 @@ class StopSignals:
                 os.write(2, f"\n{signal.Signals(number).name}: {self.answer}\n".encode())
         elif time.monotonic() - self._since > SAME_SIGNAL_SECONDS:
             raise Stopped(number)
+
+    def _raise_again(self, unraisable):
+        """[`Stopped`], where the signal came in a destructor or the like: Python would print it, and go on."""
+        if isinstance(unraisable.exc_value, Stopped):
+            self.number = None
+            # When this has come to its end: what is raised here would be lost as well.
+            again = threading.Timer(0.01, os.kill, (self._process, unraisable.exc_value.number))
+            again.daemon = True
+            again.start()
+        else:
+            self._earlier_hook(unraisable)
 
     def note(self, number: int):
         """Take a signal for the first one, such as one that another process has had."""

@@ -203,6 +203,19 @@ def test_where_signals_are_not_ours_nothing_is_done_about_them(monkeypatch):
     assert found == [outside] * 2
 
 
+def test_a_signal_within_a_destructor_is_not_lost(capsys):
+    class Doomed:
+        def __del__(self):
+            send(signal.SIGTERM)
+
+    hook, begin = sys.unraisablehook, time.monotonic()
+    with pytest.raises(signals.Stopped) as stopped, StopSignals():
+        Doomed()
+        time.sleep(10)
+    assert stopped.value.number == signal.SIGTERM and sys.unraisablehook is hook
+    assert time.monotonic() - begin < 5 and capsys.readouterr().err == ""
+
+
 def test_processes_that_read_or_tokenize_end_when_their_parent_says_so():
     with StopSignals():
         child = get_context("fork").Process(target=time.sleep, args=(60,))
