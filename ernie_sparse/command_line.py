@@ -4,6 +4,7 @@
 import argparse
 import dataclasses
 import math
+import sys
 from collections.abc import Collection, Mapping
 from numbers import Real
 
@@ -73,6 +74,8 @@ class CommandParser(ArgumentParser, HfArgumentParser):
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):
                     raise InputError(f"--{name.replace('_', '-')} {number}: it must be a finite number")
+                if isinstance(number, int) and abs(number) > sys.maxsize:
+                    raise InputError(f"--{name.replace('_', '-')} {number}: it must be at most {sys.maxsize}")
         with input_errors(ValueError, ImportError):
             return self.parse_dict(values)
 
