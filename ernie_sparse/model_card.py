@@ -109,8 +109,10 @@ def _ancestry(source: str | None) -> tuple[str | None, str]:
     """The hub id of the checkpoint a model comes from, and its license, as far as it is known here."""
     if source is not None and Path(source).exists():
         # A folder's name tells others nothing; what its own card says does.
-        card = Path(source) / "README.md"
-        data = ModelCard.load(card, ignore_metadata_errors=True).data if card.is_file() else ModelCardData()
+        try:
+            data = ModelCard.load(Path(source) / "README.md", ignore_metadata_errors=True).data
+        except Exception:  # No card, or one that is damaged: of many libraries' errors, and nothing depends on it.
+            data = ModelCardData()
         base_model, license_name = (
             value if isinstance(value, str) else None for value in (data.base_model, data.license)
         )

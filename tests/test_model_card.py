@@ -69,7 +69,8 @@ def test_a_folder_is_never_named_but_what_its_card_says_is_handed_on(tiny_config
     write_card(child, "child", model, CardFacts(about="A.", source=str(secret)))
     data = ModelCard.load(child / "README.md").data
     assert data.base_model == "you/base" and data.license == "mit" and data.pipeline_tag == "fill-mask"
-    for source in (None, "a model in memory"):
+    (secret / "README.md").write_bytes(b"---\nlicense: \xff\n---\n")
+    for source in (None, "a model in memory", str(secret)):
         write_card(child, "child", model, CardFacts(about="A.", source=source))
         assert ModelCard.load(child / "README.md").data.base_model is None
 
