@@ -237,6 +237,9 @@ class Run:
         if any(earlier.get(name) != self.identity.get(name) for name in MAY_GROW):
             return None
         if self.is_main_process:
+            for path in self.folder.glob("*.partial"):
+                # Such as of a picture, which comes after the results.
+                path.unlink()
             print_table([("finished already", self.folder / RESULTS)])
         return results
 

@@ -228,6 +228,10 @@ def test_the_newest_checkpoints_are_kept_whatever_the_clock_says(tmp_path):
         os.utime(checkpoint, (4e9, 4e9 + int(checkpoint.name[-1])))
     assert run(arguments(tmp_path, *flags, "--max-steps", 6)) == 0
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    # Killed while it drew.
+    (tmp_path / "training.png.partial").touch()
+    assert run(arguments(tmp_path, *flags, "--max-steps", 6)) == 0
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_killed_process_that_loads_rows_ends_a_run_in_a_line_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
