@@ -1,12 +1,13 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """`ernie-sparse COMMAND`: each command is the `main(argv)` of a module, loaded only when it is called."""
 
-import ctypes
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable
+
+from .allocator import keep_freed_memory
 
 COMMANDS = {
     "convert": (
@@ -93,18 +94,6 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
         print(without_secrets(f"{prog}: error: {' '.join(text.split())}"), file=sys.stderr)
         return 2
     return 0
-
-
-def keep_freed_memory():
-    """
-    Have the C library, where it is glibc, give the memory that one step has freed to the next one: by default large pieces go
-    back to the system, whose new pages cost a tenth of a step on a CPU.
-    """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is not None and hasattr(library, "gnu_get_libc_version") and "GLIBC_TUNABLES" not in os.environ:
-        trim_threshold, mmap_threshold, largest = -1, -3, 2**30
-        for parameter in (mmap_threshold, trim_threshold):
-            library.mallopt(parameter, largest)
 
 
 def _leave_process_group():

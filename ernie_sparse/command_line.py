@@ -75,7 +75,9 @@ class CommandParser(ArgumentParser, HfArgumentParser):
                 if isinstance(number, float) and not math.isfinite(number):
                     raise InputError(f"--{name.replace('_', '-')} {number}: it must be a finite number")
                 if isinstance(number, int) and abs(number) > sys.maxsize:
-                    raise InputError(f"--{name.replace('_', '-')} {number}: it must be at most {sys.maxsize}")
+                    raise InputError(
+                        f"--{name.replace('_', '-')} {number}: no whole number may be beyond {sys.maxsize}"
+                    )
         with input_errors(ValueError, ImportError):
             return self.parse_dict(values)
 

@@ -5,12 +5,10 @@ losses are means over predictions, however they are batched, and it stops where 
 """
 
 import contextlib
-import ctypes
 import inspect
 import math
 import random
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
+from .allocator import give_back_freed_memory
 from .block_plan import plan_batch
 from .configuration_ernie_sparse import ErnieSparseConfig, code_files
 from .errors import InputError
@@ -518,21 +517,19 @@ class _OrderOfEpoch(TrainerCallback):
 
 class _GiveBackMemory(TrainerCallback):
     """
-    Gives the system back what evaluations have freed, where the C library is glibc. What Trainer keeps of each batch lies between what
-    the next ones need, so that the memory of a long evaluation would grow with its length.
+    Gives the system back what evaluations have freed: what Trainer keeps of each batch lies between what the next ones need, so that
+    the memory of a long evaluation would grow with its length.
     """
 
     EVERY = 50
 
     def __init__(self):
         self.batches = 0
-        library = ctypes.CDLL(None) if sys.platform == "linux" else None
-        self.give_back = getattr(library, "malloc_trim", None)
 
     def on_prediction_step(self, args, state, control, **kwargs):
         self.batches += 1
-        if self.give_back is not None and self.batches % self.EVERY == 0:
-            self.give_back(0)
+        if self.batches % self.EVERY == 0:
+            give_back_freed_memory()
 
 
 class LossOfRun(TrainerCallback, ExportableState):

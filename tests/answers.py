@@ -268,7 +268,7 @@ ROWS = {
         "--kind question_answering --text-column body": "--text-column body: of question_answering, id, question, context, answers, aliases are read alone",
         "--kind token_classification --text-pair-column body": "--text-pair-column body: of token_classification, id, tokens, label are read alone",
         "--early-stopping-patience 2 --eval-strategy no": "--early-stopping-patience 2: it needs --load-best-model-at-end true, and evaluation as often as",
-        "--per-device-train-batch-size 1000000000000000000000": "--per-device-train-batch-size 1000000000000000000000: it must be at most",
+        "--per-device-train-batch-size 1000000000000000000000": "--per-device-train-batch-size 1000000000000000000000: no whole number may be beyond",
         "--deepspeed a.json": "--deepspeed a.json: deepspeed is not installed",
         "--fsdp-config nope.json --fsdp full_shard": "--fsdp-config nope.json: there is no such file",
         "--fsdp full_shard --fsdp-config a.json": "--fsdp True: it is for several processes, as torchrun starts them",

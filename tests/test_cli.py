@@ -258,7 +258,7 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_commands_keep_the_memory_that_tensors_free():
     program = (
         "import resource, torch\n"
-        "from ernie_sparse.cli import keep_freed_memory\n"
+        "from ernie_sparse.allocator import keep_freed_memory\n"
         "def pages():\n"
         "    torch.ones(2**24)\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

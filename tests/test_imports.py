@@ -14,7 +14,7 @@ import ernie_sparse
 PACKAGE = Path(ernie_sparse.__file__).parent
 # Each row may import from the rows above it alone; a folder's files also from one another.
 LEVELS = (
-    ("block_kernel", "errors", "sparse_pattern", "saor", "late_imports", "peft_targets", "pipeline_tasks"),
+    ("allocator", "block_kernel", "errors", "sparse_pattern", "saor", "late_imports", "peft_targets", "pipeline_tasks"),
     (
         "block_plan",
         "configuration_ernie_sparse",

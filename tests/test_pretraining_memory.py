@@ -12,7 +12,7 @@ from largest_tensor import LargestTensor
 from test_resuming import ENVIRONMENT
 from torch.utils.data import Dataset
 
-from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM
+from ernie_sparse import ErnieSparseConfig, ErnieSparseForMaskedLM, trainer
 from ernie_sparse.pretraining.trainer import PretrainTrainer
 from ernie_sparse.regularization import SaorArguments
 from ernie_sparse.training_arguments import RunArguments
@@ -71,17 +71,32 @@ class MaskedRows(Dataset):
         return {"input_ids": ids, "labels": ids.where(torch.arange(64) % 8 == 0, -100)}
 
 
+def masked_trainer(folder, vocab_size: int, alpha: float = 0.0, **flags) -> PretrainTrainer:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ErnieSparseForMaskedLM(ErnieSparseConfig(**sizes, vocab_size=vocab_size, max_position_embeddings=64))
+    flags |= {"report_to": "none", "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "max_steps": 1}
+    arguments = RunArguments(output_dir=str(folder), **flags)
+    saor = SaorArguments(saor_alpha=alpha)
+    return PretrainTrainer(model, arguments, saor=saor, train_dataset=MaskedRows(), eval_dataset=MaskedRows())
+
+
+def test_an_evaluation_gives_memory_back_and_keeps_a_sum_of_its_batches(tmp_path, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(trainer, "give_back_freed_memory", lambda: given_back.append(1))
+    monkeypatch.setattr(trainer._GiveBackMemory, "EVERY", 3)
+    evaluates = masked_trainer(tmp_path, 60, per_device_eval_batch_size=1)
+    evaluates.evaluate()
+    assert len(given_back) == 8 // 3
+    assert evaluates._evaluated.shape == (2 + len(evaluates.other_patterns),)
+    assert evaluates._evaluated[-1] == 8 * 8
+
+
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_an_evaluation_makes_no_larger_tensor_than_a_training_step(alpha, tmp_path):
     # Logits are the largest by far.
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    model = ErnieSparseForMaskedLM(ErnieSparseConfig(**sizes, vocab_size=6000, max_position_embeddings=64))
-    flags = {"report_to": "none", "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "max_steps": 1}
-    arguments = RunArguments(output_dir=str(tmp_path), **flags)
-    saor = SaorArguments(saor_alpha=alpha)
-    trainer = PretrainTrainer(model, arguments, saor=saor, train_dataset=MaskedRows(), eval_dataset=MaskedRows())
+    both = masked_trainer(tmp_path, 6000, alpha)
     with LargestTensor() as training:
-        trainer.train()
+        both.train()
     with LargestTensor() as evaluation:
-        trainer.evaluate()
+        both.evaluate()
     assert 8 * 8 * 6000 <= evaluation.numel <= training.numel

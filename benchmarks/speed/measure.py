@@ -1,7 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Seconds and peak memory of steps. A step that cannot be run is a reason, and the others go on."""
 
-import ctypes
 import gc
 import multiprocessing
 import signal
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers.utils import logging
+
+from ernie_sparse.allocator import give_back_freed_memory
 
 # Long enough for lazy initialisation, too short to leave a mark on the peak.
 WARM_UP_TOKENS = 8
@@ -195,22 +196,14 @@ def _step_peak(build: Callable[[int], Case], length: int) -> float | LeftOut:
     build(WARM_UP_TOKENS).step()
     gc.collect()
     case = build(length)
-    _give_back_freed()
+    # What building has freed would otherwise serve the step and not be counted: megabytes, on short inputs all of it.
+    give_back_freed_memory()
     before = _memory(reset_peak=True)
     if before is None:
         return LeftOut("this platform does not say")
     case.step()
     _, peak = _memory()
     return max(0.0, peak - before[0])
-
-
-def _give_back_freed():
-    """What building has freed would otherwise serve the step and not be counted: megabytes, on short inputs all of it."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):
-        # Not glibc.
-        pass
 
 
 def _memory(reset_peak: bool = False) -> tuple[float, float] | None:

@@ -1,16 +1,16 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """What is measured of a model under two patterns: agreement, attention that is dropped, time and memory."""
 
-import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..allocator import give_back_freed_memory
 from ..sparse_pattern import SparsePattern
 from .patterns import blocks_of_tokens, full_attention, seen_blocks
 
@@ -174,8 +174,7 @@ def peak_memory(forward: Callable, pattern: SparsePattern, inputs: Mapping[str, 
         forward(inputs, pattern)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     # What earlier forwards have freed would otherwise serve this one and not be counted.
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed_memory()
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
