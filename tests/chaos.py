@@ -6,8 +6,8 @@ full, their workers die, folders cannot be written, the clock jumps, flags are n
 - no traceback, no abort, no hang; where a command gives up, one line on a line of its own and exit code 2,
 - what was given is as it was, and the same command under good luck ends with exactly what a run leaves that had no bad luck.
 
-Every trial follows from its seed and its number: `--only NUMBER` runs one again. A command runs in a fork of this process, which has
-imported everything once.
+What a trial does follows from its seed and its number, and `--only NUMBER` does it again; when, from how long the command takes here. What
+a trial has said is in `answers.txt` of its folder.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import importlib
 import json
 import os
 import random
-import re
 import resource
 import shlex
 import shutil
@@ -27,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,24 +35,17 @@ from typing import NamedTuple
 HOME = tempfile.mkdtemp(prefix="chaos-home-")
 os.environ |= {"HF_HOME": HOME, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-import datasets
 import torch
+from forked_commands import Answer, Found, Lost, check_answer, last_line, run
 from tqdm import tqdm
 from transformers import BertConfig, BertForMaskedLM
 
 from ernie_sparse import cli
 from ernie_sparse.command_line import ArgumentParser
 
-# After so long a command hangs.
-SECONDS = 120
 SIZES = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
-TRAINING = (
-    *("--max-steps", "6", "--per-device-train-batch-size", "4", "--save-strategy", "steps", "--save-steps", "2"),
-    *("--logging-steps", "2", "--report-to", "none"),
-)
 # What is in the folder that all commands start in; their own output is not of it.
 GIVEN = ("text.txt", "docs.jsonl", "rows.jsonl", "more.jsonl", "model", "classifier", "bert")
-OUTPUTS = ("out", "out.jsonl")
 
 
 class Command(NamedTuple):
@@ -63,226 +55,49 @@ class Command(NamedTuple):
     reads: tuple[str, ...] = GIVEN
 
 
+def build(words: str, *leaves: str, reads: str) -> Command:
+    return Command(tuple(words.split()), leaves, tuple(reads.split()))
+
+
+MODEL = ("out/model.safetensors", "out/config.json")
+TRAINING = (
+    "--output-dir out --max-steps 6 --per-device-train-batch-size 4 --save-strategy steps --save-steps 2 --logging-steps 2 "
+    "--report-to none"
+)
+PRETRAIN = f"pretrain --sample-by line {TRAINING}"
+TEXT = "--model model --train-file text.txt docs.jsonl"
+FINETUNE = f"finetune --model model --train-file rows.jsonl --validation-file more.jsonl {TRAINING}"
 COMMANDS = {
-    "pretrain": Command(
-        (
-            "pretrain",
-            "--model",
-            "model",
-            "--train-file",
-            "text.txt",
-            "docs.jsonl",
-            "--sample-by",
-            "line",
-            "--output-dir",
-            "out",
-            *TRAINING,
-        ),
-        ("out/model.safetensors", "out/config.json", "out/tokenizer.json"),
-        ("text.txt", "docs.jsonl", "model"),
+    "pretrain": build(f"{PRETRAIN} {TEXT}", *MODEL, "out/tokenizer.json", reads="text.txt docs.jsonl model"),
+    "pretrain, streamed": build(
+        f"{PRETRAIN} {TEXT} --streaming true --dataloader-num-workers 2 --eval-strategy no",
+        *MODEL,
+        reads="text.txt docs.jsonl model",
     ),
-    "pretrain, streamed": Command(
-        (
-            *(
-                "pretrain",
-                "--model",
-                "model",
-                "--train-file",
-                "text.txt",
-                "docs.jsonl",
-                "--sample-by",
-                "line",
-                "--streaming",
-                "true",
-            ),
-            *("--dataloader-num-workers", "2", "--eval-strategy", "no", "--output-dir", "out", *TRAINING),
-        ),
-        ("out/model.safetensors", "out/config.json"),
-        ("text.txt", "docs.jsonl", "model"),
+    "pretrain, new tokenizer": build(
+        f"{PRETRAIN} --train-file text.txt --train-tokenizer 300 --config {SIZES} --max-length 32",
+        *(*MODEL, "out/tokenizer.json"),
+        reads="text.txt",
     ),
-    "pretrain, new tokenizer": Command(
-        (
-            *(
-                "pretrain",
-                "--train-file",
-                "text.txt",
-                "--sample-by",
-                "line",
-                "--train-tokenizer",
-                "300",
-                "--config",
-                SIZES,
-            ),
-            *("--max-length", "32", "--output-dir", "out", *TRAINING),
-        ),
-        ("out/model.safetensors", "out/config.json", "out/tokenizer.json"),
-        ("text.txt",),
+    "finetune": build(f"{FINETUNE} --eval-strategy steps --eval-steps 2", *MODEL, reads="rows.jsonl more.jsonl model"),
+    "finetune, workers": build(f"{FINETUNE} --dataloader-num-workers 2", *MODEL, reads="rows.jsonl more.jsonl model"),
+    "predict": build(
+        "predict --model classifier --input-file rows.jsonl --output-file out.jsonl",
+        "out.jsonl",
+        reads="rows.jsonl classifier",
     ),
-    "finetune": Command(
-        (
-            *("finetune", "--model", "model", "--train-file", "rows.jsonl", "--validation-file", "more.jsonl"),
-            *("--eval-strategy", "steps", "--eval-steps", "2", "--output-dir", "out", *TRAINING),
-        ),
-        ("out/model.safetensors", "out/config.json"),
-        ("rows.jsonl", "more.jsonl", "model"),
+    "convert": build("convert bert out --max-length 64", *MODEL, reads="bert"),
+    "robustness": build(
+        "robustness --model classifier --validation-file more.jsonl --output-dir out --patterns hierarchical=false --timing false",
+        "out/robustness.md",
+        reads="more.jsonl classifier",
     ),
-    "finetune, workers": Command(
-        (
-            *("finetune", "--model", "model", "--train-file", "rows.jsonl", "--validation-file", "more.jsonl"),
-            *("--dataloader-num-workers", "2", "--output-dir", "out", *TRAINING),
-        ),
-        ("out/model.safetensors", "out/config.json"),
-        ("rows.jsonl", "more.jsonl", "model"),
-    ),
-    "predict": Command(
-        ("predict", "--model", "classifier", "--input-file", "rows.jsonl", "--output-file", "out.jsonl"),
-        ("out.jsonl",),
-        ("rows.jsonl", "classifier"),
-    ),
-    "convert": Command(
-        ("convert", "bert", "out", "--max-length", "64"), ("out/model.safetensors", "out/config.json"), ("bert",)
-    ),
-    "robustness": Command(
-        (
-            *("robustness", "--model", "classifier", "--validation-file", "more.jsonl", "--output-dir", "out"),
-            *("--patterns", "hierarchical=false", "--timing", "false"),
-        ),
-        ("out/robustness.md",),
-        ("more.jsonl", "classifier"),
-    ),
-    "show": Command(("show", "--model", "model"), (), ("model",)),
-    "export": Command(("export", "classifier", "out"), (), ("classifier",)),
+    "show": build("show --model model", reads="model"),
+    "export": build("export classifier out", reads="classifier"),
 }
 TRAINED = tuple(name for name in COMMANDS if name.startswith(("pretrain", "finetune")))
 WRITING = (*TRAINED, "predict", "convert", "robustness")
 WITH_WORKERS = tuple(name for name, command in COMMANDS.items() if "--dataloader-num-workers" in command.words)
-
-
-# But for what torch logs where it is told of a worker's end within an import.
-BEGIN_OF_TRACEBACK = re.compile(r"(?<!\] )Traceback \(most recent call last\)")
-# Of Python's own thread that hands tensors on, in the process that is left, when the other one is gone; and what Python says of an
-# iterator of torch's that was never finished and is thrown away.
-OTHERS_TRACEBACK = re.compile(
-    r"(Traceback \(most recent call last\):\n  File \"[^\n]*resource_sharer\.py|Exception ignored in[^\n]*\n)"
-    r".*?\n\w+Error[^\n]*",
-    re.DOTALL,
-)
-
-
-class Answer(NamedTuple):
-    code: int
-    text: str
-
-
-class Found(Exception):
-    """What must not be."""
-
-
-class Lost(Found):
-    """What is no longer there, or cannot be had any more."""
-
-
-def run(
-    folder: Path, words: tuple[str, ...], prepare: Callable = lambda: None, meddle: Callable = lambda pid, seconds: None
-) -> Answer:
-    """
-    A command in a fork of this process.
-
-    Args:
-        folder (`Path`): Where it starts.
-        words (`tuple[str, ...]`): The command.
-        prepare (`Callable`): Called in the fork before the command.
-        meddle (`Callable`): Called again and again beside it, with its process id and the seconds since it began.
-    """
-    ours, its = os.pipe()
-    os.set_blocking(ours, False)
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        _be_command(folder, words, prepare, its)
-    os.close(its)
-    begin, text, status, is_late = time.monotonic(), b"", None, False
-    while status is None:
-        text += _read(ours)
-        ended, code = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            status = os.waitstatus_to_exitcode(code)
-        elif time.monotonic() - begin > SECONDS:
-            is_late = True
-            os.killpg(pid, signal.SIGKILL)
-        else:
-            meddle(pid, time.monotonic() - begin)
-        time.sleep(0.005)
-    try:
-        # Processes that it has left behind.
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    text += _read(ours)
-    os.close(ours)
-    answer = Answer(status, text.decode(errors="replace"))
-    with (folder / "answers.txt").open("a", errors="backslashreplace") as file:
-        file.write(f"$ ernie-sparse {shlex.join(words)}\n{answer.text}\nexit code {status}\n\n")
-    if is_late:
-        raise Found(f"hangs: {last_line(answer.text)}")
-    return answer
-
-
-def _read(pipe: int) -> bytes:
-    try:
-        return os.read(pipe, 1 << 20)
-    except BlockingIOError:
-        return b""
-
-
-def _be_command(folder: Path, words: tuple[str, ...], prepare: Callable, pipe: int):
-    code = 1
-    try:
-        os.setsid()
-        for number in (1, 2):
-            os.dup2(pipe, number)
-        os.close(pipe)
-        # These may have been of files, in which one can seek.
-        sys.stdout, sys.stderr = (open(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
-        os.chdir(folder)
-        datasets.config.HF_DATASETS_CACHE = folder / "cache"
-        prepare()
-        code = cli.main(list(words))
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt:
-        # Before or after the command itself, which is Python's own.
-        code = 128 + signal.SIGINT
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        # Too late to stop anything.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            # Whatever happens: it must not come back as another process of the pool.
-            os._exit(code)
-
-
-def last_line(text: str) -> str:
-    lines = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
-    return lines[-1][:300] if lines else ""
-
-
-def check_answer(answer: Answer, *signals: int):
-    """Raise [`Found`] for an answer that no command may give, whatever happens to it."""
-    if BEGIN_OF_TRACEBACK.search(OTHERS_TRACEBACK.sub("", answer.text)):
-        raise Found(f"traceback: {last_line(answer.text)}")
-    if answer.code not in (0, 2, *(-number for number in signals), *(128 + number for number in signals)):
-        raise Found(f"exit code {answer.code}: {last_line(answer.text)}")
-    if answer.code == 2:
-        # A bar's line ends in no line feed.
-        errors = [line for line in answer.text.split("\n") if ": error: " in line]
-        if len(errors) != 1 or not errors[0].startswith("ernie-sparse "):
-            raise Found(f"{len(errors)} lines of errors: {errors or last_line(answer.text)}")
 
 
 def digest(path: Path) -> str:
@@ -293,7 +108,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "nothing"
 
 
-class Bench:
+class Workspace:
     """
     The files that trials begin with, and what every command leaves where nothing goes wrong.
 
@@ -404,13 +219,13 @@ def check_checkpoints(place: Path, before: set[str], answer: Answer):
         raise Lost(f"{', '.join(sorted(missing))}: gone")
 
 
-def killed(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
+def killed(workspace: Workspace, draw: random.Random, place: Path) -> Iterator[str]:
     name = draw.choice(WRITING)
-    bench.copy(place)
+    workspace.copy(place)
     tried = []
     for _ in range(draw.randint(1, 3)):
         number = draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-        due = draw.uniform(0, 1.1 * bench.seconds[name])
+        due = draw.uniform(0, 1.1 * workspace.seconds[name])
         tried.append(f"{number.name} after {due:.2f} s")
         yield f"{name}: {', '.join(tried)}"
         sent = []
@@ -420,8 +235,8 @@ def killed(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
                 sent.append(os.kill(pid, number))
 
         check_answer(run(place, COMMANDS[name].words, meddle=kill), number)
-        bench.check_given(place)
-    bench.check_end(place, name)
+        workspace.check_given(place)
+    workspace.check_end(place, name)
 
 
 def damage(draw: random.Random, path: Path) -> str:
@@ -448,25 +263,25 @@ def damage(draw: random.Random, path: Path) -> str:
     return kind
 
 
-def torn_checkpoint(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
+def torn_checkpoint(workspace: Workspace, draw: random.Random, place: Path) -> Iterator[str]:
     name = draw.choice(TRAINED)
-    bench.copy(place, name)
+    workspace.copy(place, name)
     path = draw.choice(sorted(path for path in place.glob("out/**/*") if path.is_file()))
     before = checkpoints(place)
     yield f"{name}: {path.relative_to(place)} {damage(draw, path)}"
     answer = run(place, COMMANDS[name].words)
     check_answer(answer)
-    bench.check_given(place)
+    workspace.check_given(place)
     check_checkpoints(place, before, answer)
     if answer.code == 0:
-        bench.check_result(place, name)
+        workspace.check_result(place, name)
     elif "out" not in last_line(answer.text):
         raise Found(f"which folder? {last_line(answer.text)}")
 
 
-def torn_input(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
+def torn_input(workspace: Workspace, draw: random.Random, place: Path) -> Iterator[str]:
     name = draw.choice(tuple(COMMANDS))
-    bench.copy(place)
+    workspace.copy(place)
     given = draw.choice(COMMANDS[name].reads)
     paths = (
         [place / given]
@@ -476,27 +291,27 @@ def torn_input(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
     path = draw.choice(paths)
     yield f"{name}: {path.relative_to(place)} {damage(draw, path)}"
     check_answer(run(place, COMMANDS[name].words))
-    bench.check_given(place, given)
+    workspace.check_given(place, given)
 
 
-def full_disk(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
+def full_disk(workspace: Workspace, draw: random.Random, place: Path) -> Iterator[str]:
     name = draw.choice(WRITING)
     is_half = name in TRAINED and draw.random() < 0.5
-    bench.copy(place, name if is_half else None)
+    workspace.copy(place, name if is_half else None)
     before = checkpoints(place)
     size = int(10 ** draw.uniform(1, 5.3))
     yield f"{name}: files of at most {size} bytes{', behind checkpoints' if is_half else ''}"
     answer = run(place, COMMANDS[name].words, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
     check_answer(answer)
-    bench.check_given(place)
+    workspace.check_given(place)
     check_checkpoints(place, before, answer)
-    bench.check_end(place, name)
+    workspace.check_end(place, name)
 
 
-def dead_worker(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
+def dead_worker(workspace: Workspace, draw: random.Random, place: Path) -> Iterator[str]:
     name = draw.choice(WITH_WORKERS)
-    bench.copy(place)
-    due, which, dead = draw.uniform(0, bench.seconds[name]), draw.random(), []
+    workspace.copy(place)
+    due, which, dead = draw.uniform(0, workspace.seconds[name]), draw.random(), []
     yield f"{name}: a worker after {due:.2f} s"
 
     def kill(pid: int, seconds: float):
@@ -509,14 +324,14 @@ def dead_worker(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]
                 pass
 
     check_answer(run(place, COMMANDS[name].words, meddle=kill))
-    bench.check_given(place)
-    bench.check_end(place, name)
+    workspace.check_given(place)
+    workspace.check_end(place, name)
 
 
-def read_only(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
+def read_only(workspace: Workspace, draw: random.Random, place: Path) -> Iterator[str]:
     name = draw.choice(WRITING)
     is_half = name in TRAINED and draw.random() < 0.5
-    bench.copy(place, name if is_half else None)
+    workspace.copy(place, name if is_half else None)
     before = checkpoints(place)
     (place / "cache").mkdir(exist_ok=True)
     places = [place, place / "cache", *(place / given for given in COMMANDS[name].reads)]
@@ -530,9 +345,9 @@ def read_only(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
     if path.exists():
         path.chmod(usual)
     check_answer(answer)
-    bench.check_given(place)
+    workspace.check_given(place)
     check_checkpoints(place, before, answer)
-    bench.check_end(place, name)
+    workspace.check_end(place, name)
 
 
 def obey_modes():
@@ -549,9 +364,9 @@ def obey_modes():
             raise OSError(ctypes.get_errno(), "capset")
 
 
-def jumping_clock(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
+def jumping_clock(workspace: Workspace, draw: random.Random, place: Path) -> Iterator[str]:
     name = draw.choice(TRAINED)
-    bench.copy(place, name)
+    workspace.copy(place, name)
     seed = draw.random()
     for path in place.glob("out/**/*"):
         moment = draw.uniform(0, 4e9)
@@ -563,8 +378,8 @@ def jumping_clock(bench: Bench, draw: random.Random, place: Path) -> Iterator[st
         time.time = lambda: now() + jumps.uniform(-3e7, 3e7)
 
     check_answer(run(place, COMMANDS[name].words, jump))
-    bench.check_given(place)
-    bench.check_end(place, name)
+    workspace.check_given(place)
+    workspace.check_end(place, name)
 
 
 NUMBERS = (
@@ -640,9 +455,9 @@ def actions_of(name: str) -> list[argparse.Action]:
     raise RuntimeError(f"{name} has no parser of ours")
 
 
-def bad_flags(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
+def bad_flags(workspace: Workspace, draw: random.Random, place: Path) -> Iterator[str]:
     name = draw.choice(tuple(COMMANDS))
-    bench.copy(place)
+    workspace.copy(place)
     words = []
     actions = actions_of(COMMANDS[name].words[0])
     for _ in range(draw.choice((1, 1, 1, 2))):
@@ -666,7 +481,7 @@ def bad_flags(bench: Bench, draw: random.Random, place: Path) -> Iterator[str]:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     check_answer(run(place, (*COMMANDS[name].words, *words), bound_memory, stop), signal.SIGTERM)
-    bench.check_given(place)
+    workspace.check_given(place)
 
 
 # How many of 20 trials.
@@ -691,15 +506,15 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def trial(bench: Bench, seed: int, number: int) -> Outcome:
+def trial(workspace: Workspace, seed: int, number: int) -> Outcome:
     """One trial, which follows from the seed and its number."""
     draw = random.Random(f"{seed} {number}")
     (kind,) = draw.choices(tuple(KINDS), tuple(KINDS.values()))
-    place, tried, found, is_lost, begin = bench.folder / "trials" / str(number), "", "", False, time.monotonic()
+    place, tried, found, is_lost, begin = workspace.folder / "trials" / str(number), "", "", False, time.monotonic()
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(exist_ok=True)
     try:
-        for tried in kind(bench, draw, place):  # noqa: B007
+        for tried in kind(workspace, draw, place):  # noqa: B007
             pass
     except Found as error:
         found, is_lost = str(error), isinstance(error, Lost)
@@ -733,12 +548,12 @@ def main() -> int:
         importlib.import_module(module)
     folder = Path(args.folder).absolute()
     shutil.rmtree(folder, ignore_errors=True)
-    bench = Bench(folder)
-    bench.prepare()
+    workspace = Workspace(folder)
+    workspace.prepare()
     numbers = args.only or range(args.trials)
     tried, found, lost, seconds = Counter(), Counter(), Counter(), Counter()
     with ProcessPoolExecutor(args.jobs, get_context("fork")) as pool, tqdm(total=len(numbers), unit="trial") as bar:
-        for future in [pool.submit(trial, bench, args.seed, number) for number in numbers]:
+        for future in [pool.submit(trial, workspace, args.seed, number) for number in numbers]:
             future.add_done_callback(lambda _: bar.update())
             outcome = future.result()
             tried[outcome.kind] += 1
