@@ -15,10 +15,10 @@ from transformers import AutoTokenizer
 
 from ernie_sparse import ErnieSparseModel
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.command_line import MOST_PROCESSES, ArgumentParser, check_least, check_most, check_seeds
 from ernie_sparse.results import write_json
 
-from .finetuning import converted, long_reviews
+from .finetuning import check_folders, converted, long_reviews
 from .pages import fill_page
 from .robustness import ernie_sparse, spread
 
@@ -61,7 +61,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="a run gets its share of the cores among so many")
     parser.add_argument("--page", help="run nothing: put the table of what is kept into this page")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_least(args, {"jobs": 1})
+    check_most(args, {"jobs": MOST_PROCESSES})
+    check_seeds(args.seeds)
+    check_folders(args)
+    return args
 
 
 def without_pooler(model: Path, folder: Path) -> Path:

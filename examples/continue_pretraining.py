@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from ernie_sparse import ErnieSparseForMaskedLM, SaorArguments, SaorTrainer
 from ernie_sparse.cli import run_command
-from ernie_sparse.command_line import ArgumentParser
+from ernie_sparse.command_line import ArgumentParser, check_least
 from ernie_sparse.conversion import check_target, convert
 from ernie_sparse.errors import InputError
 from ernie_sparse.pretraining.corpus import Corpus, parts_of_files
@@ -62,7 +62,19 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--bf16", action="store_true", help="train in bf16; losses are measured in fp32")
     parser.add_argument("--seed", type=int, default=0, help="seed of masks, batches and dropout")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    counts = (
+        "max_length",
+        "training_rows",
+        "validation_rows",
+        "head_steps",
+        "steps",
+        "measure_every",
+        "tokens_per_step",
+    )
+    numbers = ("head_learning_rate", "learning_rate", "saor_alpha", "seed")
+    check_least(args, {**dict.fromkeys(counts, 1), **dict.fromkeys(numbers, 0)})
+    return args
 
 
 def training_arguments(args, folder: Path, steps: int, length: int, learning_rate: float) -> TrainingArguments:

@@ -22,16 +22,8 @@ TOOLS = ("pytest>=8", "hypothesis", "parameterized", "matplotlib")
 SMOKE = ("modeling_ernie_sparse", "trainer", "cli")
 ENDS = (
     *SMOKE,
-    *(
-        "trainer_internals",
-        "private_names",
-        "training_arguments",
-        "checkpoints",
-        "resuming",
-        "hst_attention",
-        "conversion",
-    ),
-    *("finetune_runner", "finetune_metrics", "finetune_data", "tables", "pretraining_packing", "pretraining_streaming"),
+    *"trainer_internals private_names training_arguments checkpoints resuming hst_attention conversion".split(),
+    *"finetune_runner finetune_metrics finetune_data tables pretraining_packing pretraining_streaming".split(),
 )
 VERSIONS = (
     "import platform, torch, transformers as t; print(platform.python_version(), torch.__version__, t.__version__)"
