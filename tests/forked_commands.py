@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import datasets
+from tqdm import tqdm
 
 from ernie_sparse import cli
 
@@ -106,6 +108,8 @@ def _be_command(folder: Path, words: tuple[str, ...], prepare: Callable, pipe: i
         sys.stdout, sys.stderr = (open(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
         os.chdir(folder)
         datasets.config.HF_DATASETS_CACHE = folder / "cache"
+        # The lock of its bars is one of all forks otherwise, and a killed one may have taken it along.
+        tqdm.set_lock(threading.RLock())
         prepare()
         code = cli.main(list(words))
     except SystemExit as end:
