@@ -1,7 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
 `python -m benchmarks.context`: does a passage's vector that has seen the whole paper find the passage better than windows of
-the plain encoder do (docs/embeddings.md)? All arms are trained alike, by questions of COVID-QA about some papers, and tested
+the plain encoder do (docs/notebook/embeddings.md)? All arms are trained alike, by questions of COVID-QA about some papers, and tested
 on questions about others. What is done is skipped, so that a run that was stopped goes on.
 """
 

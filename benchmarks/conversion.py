@@ -1,6 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-`python -m benchmarks.conversion`: how near a converted model is to its source before any training (docs/conversion.md). The
+`python -m benchmarks.conversion`: how near a converted model is to its source before any training (docs/notebook/conversion.md). The
 largest difference under the full pattern, and the cosine between the mean-pooled embeddings of the same real texts under the
 model's own pattern, for several ways to start the representatives.
 """

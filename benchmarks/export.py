@@ -1,7 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
 `python -m benchmarks.export`: one forward on the CPU in PyTorch and in ONNX Runtime, in fp32 and with linear layers in int8
-(docs/export.md). Seconds side by side in one run, on random weights; and, with --model, the cosine between the mean-pooled vectors
+(docs/notebook/export.md). Seconds side by side in one run, on random weights; and, with --model, the cosine between the mean-pooled vectors
 of the longest topics of Python's own documentation and those in fp32.
 """
 

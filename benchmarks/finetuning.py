@@ -1,6 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-`python -m benchmarks.finetuning`, the fine-tuning results of docs/results.md: every run of every comparison by `ernie-sparse finetune`, from one converted
+`python -m benchmarks.finetuning`, the fine-tuning results of docs/notebook/finetuning.md: every run of every comparison by `ernie-sparse finetune`, from one converted
 checkpoint, one seed after the other. What is done is skipped, so that a run that was stopped goes on; what was measured is
 kept in `--results-dir`, and the tables are printed at the end. Flags that are not listed here go to every run, behind its own.
 """

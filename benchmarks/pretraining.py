@@ -1,6 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-`python -m benchmarks.pretraining`: does it help to go on pretraining before a fine-tuning on long documents (docs/pretraining.md)?
+`python -m benchmarks.pretraining`: does it help to go on pretraining before a fine-tuning on long documents (docs/notebook/pretraining.md)?
 Each arm pretrains one converted checkpoint on its text, or does not; then all are fine-tuned alike on IMDb's reviews, of any length, and
 tested on those of more than 512 tokens. What is done is skipped, so that a run that was stopped goes on; what was measured is kept in `--results-dir`.
 """

@@ -1,6 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-`python -m benchmarks.recall`, the runs of docs/hierarchy.md: small models learn to answer questions about facts that stand in
+`python -m benchmarks.recall`, the runs of docs/notebook/hierarchy.md: small models learn to answer questions about facts that stand in
 other blocks, with and without representatives, over the number of global blocks. What is done is skipped; what was measured is
 kept in `--results-dir`; `--page` puts tables and picture of what is kept into a page.
 """

@@ -1,6 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-`python -m benchmarks.robustness`, the proof of docs/robustness.md: classifiers of long documents, trained with and without a regularisation
+`python -m benchmarks.robustness`, the proof of docs/notebook/robustness.md: classifiers of long documents, trained with and without a regularisation
 from one converted checkpoint, read under patterns that no training drew. Per task and seed, one classifier is trained on the
 heads of documents; each arm trains it on, on whole ones, by `ernie-sparse finetune`; `ernie-sparse robustness` reads the test
 documents. What is done is skipped, so that a run that was stopped goes on; what was measured is kept in `--results-dir`.

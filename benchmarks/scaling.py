@@ -1,6 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-`python -m benchmarks.scaling`: what pretraining takes per model size (docs/scaling.md). Weights and multiplications are counted, and
+`python -m benchmarks.scaling`: what pretraining takes per model size (docs/notebook/scaling.md). Weights and multiplications are counted, and
 what a layer keeps for the backward pass is measured, on a CPU: bytes of the tensors that autograd saves, in bf16 autocast.
 """
 

@@ -421,7 +421,7 @@ def _make_representatives(
     norms of step 1.
 
     With global blocks, an average token disturbs a converted model half as much as [CLS] does. Without them, a model whose
-    representatives start as [CLS] learns to carry by them what an average token does not (`docs/conversion.md`). Vocabularies are
+    representatives start as [CLS] learns to carry by them what an average token does not (`docs/notebook/conversion.md`). Vocabularies are
     more or less in the order of frequency, so the n-th token of the average is weighted with 1/n (Zipf's law).
     """
     embeddings = model.base_model.embeddings

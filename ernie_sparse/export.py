@@ -44,7 +44,7 @@ Before OUT is made, the file runs on the CPU beside PyTorch at {", ".join(map("{
 where the largest difference is beyond --tolerance nothing is left. --int8 turns the weights of linear layers and embeddings into int8, one scale
 per output, and says what that costs and gains; with --data-file also on rows of your own, for a model of `ernie-sparse finetune`.
 {REPORT} holds the results. An OUT that an earlier export made, and that holds nothing else, is replaced; any other must be empty.
-docs/export.md says how to serve the files, and when int8 pays.
+docs/notebook/export.md says how to serve the files, and when int8 pays.
 """
 
 

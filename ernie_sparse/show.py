@@ -53,7 +53,7 @@ other. At the head of each block stand its representatives. In step 2 these alon
 
 Keys per query are those of step 1, over tokens and representatives. The cost is counted, in multiplications per token and layer,
 and not measured: of attention in both steps, and of the linear layers of representatives (in step 2 they are projected once more),
-beside full attention over the tokens alone and beside the tokens' own linear layers. How long it takes is in docs/performance.md.
+beside full attention over the tokens alone and beside the tokens' own linear layers. How long it takes is in docs/notebook/performance.md.
 """
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
 Which blocks a query reads in training, in evaluation and after a short batch: transformers' BigBird beside ERNIE-Sparse, both with
-random weights, measured from outside. docs/bigbird.md says what follows from it. Seconds on a CPU, and nothing is downloaded:
+random weights, measured from outside. docs/notebook/bigbird.md says what follows from it. Seconds on a CPU, and nothing is downloaded:
 
     python examples/bigbird_patterns.py
 """

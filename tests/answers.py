@@ -875,7 +875,7 @@ ROWS = {
         "--make": "argument --make: expected one argument",
         "--make listops --out made --unknown": "unrecognized arguments: --unknown",
         "--report --results-dir nothing": "--results-dir nothing: there is no such folder",
-        "--report --results-dir hollow": "docs/lra.md: there is no such file",
+        "--report --results-dir hollow": "docs/notebook/lra.md: there is no such file",
         "--report --results-dir a-file": "--results-dir a-file: there is no such folder",
         "--report --page nothing.md": "--results-dir benchmarks/results/lra: there is no such folder",
         "--report --results-dir hollow --page a-file/below": "a-file/below: there is no such file",

@@ -139,14 +139,14 @@ def test_a_step_of_its_trainer_moves_every_weight_that_is_read_and_in_small_part
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The globals of every block of docs/embeddings.md, and the folder they ran in."""
+    """The globals of every block of docs/notebook/embeddings.md, and the folder they ran in."""
     out = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(out)
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         blocks = [{} for _ in python_blocks("embeddings.md")]
         for block, names in zip(python_blocks("embeddings.md"), blocks, strict=True):
-            exec(compile(block, "docs/embeddings.md", "exec"), names)
+            exec(compile(block, "docs/notebook/embeddings.md", "exec"), names)
     return blocks, out
 
 

@@ -129,7 +129,7 @@ def bigbird():
 
 
 def test_bigbird_does_what_its_page_says(bigbird):
-    """Red with a transformers whose BigBird does otherwise: then docs/bigbird.md has to say so."""
+    """Red with a transformers whose BigBird does otherwise: then docs/notebook/bigbird.md has to say so."""
     model, ours = bigbird.bigbird(), bigbird.ours()
     middle = slice(2, -2)
     # The window, two global blocks and three random ones, of which some are read anyway.
@@ -149,11 +149,11 @@ def test_bigbird_does_what_its_page_says(bigbird):
 
 @pytest.mark.slow
 def test_the_page_on_bigbird_has_what_the_example_measures(bigbird):
-    page = (EXAMPLES.parent / "docs" / "bigbird.md").read_text()
+    page = (EXAMPLES.parent / "docs" / "notebook" / "bigbird.md").read_text()
     assert bigbird.table() in page
     names = {}
     (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    exec(compile(block, "docs/bigbird.md", "exec"), names)
+    exec(compile(block, "docs/notebook/bigbird.md", "exec"), names)
     assert names["model"].attention_type == "block_sparse"
 
 

@@ -310,7 +310,7 @@ def test_rows_of_which_none_can_be_predicted_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_python_of_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
-    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "notebook" / "export.md").read_text()
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 2

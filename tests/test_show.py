@@ -198,9 +198,9 @@ def test_without_matplotlib_there_is_text_and_pictures_name_the_extra(tmp_path, 
 
 def test_the_picture_of_the_readme_is_what_its_command_draws(tmp_path):
     text = (REPOSITORY / "README.md").read_text()
-    (flags,) = re.findall(r"`ernie-sparse (show .*) -o docs/pattern.png`", text)
-    assert "(docs/pattern.png)" in text
-    published, drawn = REPOSITORY / "docs" / "pattern.png", tmp_path / "pattern.png"
+    (flags,) = re.findall(r"`ernie-sparse (show .*) -o docs/images/pattern.png`", text)
+    assert "(docs/images/pattern.png)" in text
+    published, drawn = REPOSITORY / "docs" / "images" / "pattern.png", tmp_path / "pattern.png"
     assert published.stat().st_size < 60_000
     assert cli.main([*flags.split(), "-o", str(drawn)]) == 0
     published, drawn = imread(published), imread(drawn)

@@ -25,7 +25,7 @@ examples:
   {PROG} --task listops --model flat --pattern num_global_blocks=4 --max-steps 1000
 
 --list shows tasks, models and where data comes from. --make writes the data of listops or pathfinder into --out. --report puts the
-results below --results-dir (benchmarks/results/lra) into the tables of --page (docs/lra.md). A run takes updates, batch size,
+results below --results-dir (benchmarks/results/lra) into the tables of --page (docs/notebook/lra.md). A run takes updates, batch size,
 learning rate and warm-up from its task and SAOR from its model where no flag says otherwise, whatever is printed as a default
 below; it writes to runs/lra/TASK/MODEL-seed-S."""
 

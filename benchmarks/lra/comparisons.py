@@ -1,6 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
-The runs of docs/lra.md, one after the other by `python -m benchmarks.lra`, the most wanted first. What is done is skipped and
+The runs of docs/notebook/lra.md, one after the other by `python -m benchmarks.lra`, the most wanted first. What is done is skipped and
 what was stopped goes on from its last checkpoint; what was measured is kept in `--results-dir`, of which
 `python -m benchmarks.lra --report` makes the page. Flags that are not listed here go to every run.
 """

@@ -48,7 +48,7 @@ def main(argv: list[str]):
     parser = ArgumentParser(prog=PROG, description=__doc__, allow_abbrev=False)
     parser.add_argument("--report", action="store_true", required=True)
     parser.add_argument("--results-dir", default="benchmarks/results/lra", metavar="DIR", help="(%(default)s)")
-    parser.add_argument("--page", default="docs/lra.md", metavar="FILE", help="(%(default)s)")
+    parser.add_argument("--page", default="docs/notebook/lra.md", metavar="FILE", help="(%(default)s)")
     args = parser.parse_args(argv)
     cells, page = read_cells(args.results_dir), Path(args.page)
     tables = {

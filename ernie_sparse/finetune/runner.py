@@ -29,7 +29,7 @@ from .trainer import FeatureCollator, FinetuneTrainer
 logger = logging.get_logger(__name__)
 
 DEFAULTS = {
-    # A second pass makes no better answers, but ones that depend less on the pattern: docs/robustness.md, whose weight this is.
+    # A second pass makes no better answers, but ones that depend less on the pattern: docs/notebook/robustness.md, whose weight this is.
     "regularization": "none",
     "saor_alpha": 5.0,
     "train_sampling_strategy": "group_by_length",

@@ -26,7 +26,7 @@ examples:
 A model reads with one sparse pattern, and any other can be read with as well, without training. The report says what each of
 them changes: the score, how many predictions flip, how far the probabilities move (symmetric KL), and what it costs. --choose
 looks for the cheapest one that keeps the score. OUT gets robustness.md, robustness.png and robustness.json; a command that was
-stopped goes on where it was. docs/robustness.md says how to read the report.
+stopped goes on where it was. docs/notebook/robustness.md says how to read the report.
 """
 
 

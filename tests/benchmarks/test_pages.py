@@ -36,7 +36,7 @@ def test_only_what_lies_between_the_marks_is_replaced(tmp_path):
 
 
 def test_long_range_arena_has_the_tables_of_its_runs(tmp_path, monkeypatch):
-    text = (ROOT / "docs" / "lra.md").read_text()
+    text = (ROOT / "docs" / "notebook" / "lra.md").read_text()
     page = tmp_path / "lra.md"
     page.write_text(text)
     # Drawn anew, they would differ with matplotlib's version.
@@ -50,7 +50,7 @@ def test_long_range_arena_has_the_tables_of_its_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, benchmark, results",
     [
-        ("results", finetuning, "finetuning"),
+        ("finetuning", finetuning, "finetuning"),
         ("embeddings", context, "context"),
         ("hierarchy", recall, "recall"),
         ("robustness", robustness, "robustness"),
@@ -59,7 +59,7 @@ def test_long_range_arena_has_the_tables_of_its_runs(tmp_path, monkeypatch):
     ],
 )
 def test_a_page_has_the_tables_of_its_runs(name, benchmark, results, tmp_path):
-    text = (ROOT / "docs" / f"{name}.md").read_text()
+    text = (ROOT / "docs" / "notebook" / f"{name}.md").read_text()
     page = tmp_path / f"{name}.md"
     page.write_text(text)
     benchmark.main(["--results-dir", str(ROOT / "benchmarks" / "results" / results), "--page", str(page)])

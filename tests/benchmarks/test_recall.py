@@ -106,11 +106,11 @@ def test_what_a_run_trains_and_when_it_ends(name, expected, monkeypatch):
 
 def test_the_page_has_the_tables_of_the_runs(tmp_path, monkeypatch):
     page = tmp_path / "hierarchy.md"
-    shutil.copy(ROOT / "docs" / "hierarchy.md", page)
+    shutil.copy(ROOT / "docs" / "notebook" / "hierarchy.md", page)
     # Drawn anew, it would differ with matplotlib's version.
     monkeypatch.setattr(recall, "draw", lambda runs, path: None)
     recall.main(["--results-dir", str(RESULTS), "--page", str(page)])
-    assert page.read_text() == (ROOT / "docs" / "hierarchy.md").read_text()
+    assert page.read_text() == (ROOT / "docs" / "notebook" / "hierarchy.md").read_text()
     with pytest.raises(InputError, match=r"no runs are kept there"):
         recall.main(["--results-dir", str(tmp_path), "--page", str(page)])
 
