@@ -3,29 +3,18 @@
 ERNIE-Sparse for Hugging Face Transformers: a long-document encoder with hierarchical sparse attention.
 
 Importing the package registers its classes, so that `AutoConfig`, `AutoModel` and `AutoModelFor…` know `ernie_sparse`,
-`pipeline` the task "question-answering", and peft what to adapt. Models, pipelines and the trainer are loaded when they are first
-used: the import alone takes no longer than that of the Auto classes.
+`pipeline` the task "question-answering", and peft what to adapt: each as soon as somebody imports it. The import alone loads
+neither torch nor transformers.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
-
-from . import peft_targets, pipeline_tasks
-from .configuration_ernie_sparse import ErnieSparseConfig
+from . import auto_classes, peft_targets, pipeline_tasks
 from .late_imports import when_imported
-from .sparse_pattern import SparsePattern
 
 if TYPE_CHECKING:
+    from .configuration_ernie_sparse import ErnieSparseConfig
     from .modeling_ernie_sparse import (
         ErnieSparseForCandidateChoice,
         ErnieSparseForMaskedLM,
@@ -37,6 +26,7 @@ if TYPE_CHECKING:
         ErnieSparsePreTrainedModel,
     )
     from .pipelines import QuestionAnsweringPipeline
+    from .sparse_pattern import SparsePattern
     from .trainer import SaorArguments, SaorTrainer
 
 __version__ = "0.1.0"
@@ -57,31 +47,17 @@ __all__ = [
     "SparsePattern",
 ]
 
-_AUTO_CLASSES = {
-    "ErnieSparseModel": AutoModel,
-    "ErnieSparseForMaskedLM": AutoModelForMaskedLM,
-    "ErnieSparseForMultipleChoice": AutoModelForMultipleChoice,
-    "ErnieSparseForQuestionAnswering": AutoModelForQuestionAnswering,
-    "ErnieSparseForSequenceClassification": AutoModelForSequenceClassification,
-    "ErnieSparseForTokenClassification": AutoModelForTokenClassification,
+_MODULES = {
+    "ErnieSparseConfig": "configuration_ernie_sparse",
+    "QuestionAnsweringPipeline": "pipelines",
+    "SaorArguments": "trainer",
+    "SaorTrainer": "trainer",
+    "SparsePattern": "sparse_pattern",
 }
 
-
-class _ModelClass:
-    """Stands for a model class in transformers' registry until one of them is used."""
-
-    config_class = ErnieSparseConfig
-
-    def __init__(self, name: str):
-        self.__name__ = name
-
-    def __getattr__(self, attribute: str):
-        return getattr(__getattr__(self.__name__), attribute)
-
-
-AutoConfig.register("ernie_sparse", ErnieSparseConfig)
-for _name, _auto_class in _AUTO_CLASSES.items():
-    _auto_class.register(ErnieSparseConfig, _ModelClass(_name))
+when_imported(auto_classes.CONFIGS, auto_classes.register_config)
+when_imported(auto_classes.MODELS, auto_classes.register_models)
+when_imported(auto_classes.OWN_MODELS, auto_classes.replace_models)
 when_imported(pipeline_tasks.PIPELINES, pipeline_tasks.register)
 when_imported(peft_targets.TABLES, peft_targets.register)
 
@@ -89,11 +65,5 @@ when_imported(peft_targets.TABLES, peft_targets.register)
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name.startswith("Saor"):
-        return getattr(importlib.import_module(".trainer", __name__), name)
-    if name == "QuestionAnsweringPipeline":
-        return getattr(importlib.import_module(".pipelines", __name__), name)
-    modeling = importlib.import_module(".modeling_ernie_sparse", __name__)
-    for model_name, auto_class in _AUTO_CLASSES.items():
-        auto_class.register(ErnieSparseConfig, getattr(modeling, model_name), exist_ok=True)
-    return getattr(modeling, name)
+    module = importlib.import_module(f".{_MODULES.get(name, 'modeling_ernie_sparse')}", __name__)
+    return getattr(module, name)

@@ -45,6 +45,11 @@ def main(argv: list[str] | None = None) -> int:
 
         print(without_secrets(f"ernie-sparse: error: {name!r} is not one of {', '.join(COMMANDS)}"), file=sys.stderr)
         return 2
+    if {"-h", "--help"} & set(rest):
+        from .help import HELP
+
+        print(HELP[name].short(name))
+        return 0
     keep_freed_memory()
     return run_command(
         f"ernie-sparse {name}", lambda words: importlib.import_module(COMMANDS[name][0]).main(words), rest
@@ -112,6 +117,6 @@ def _help() -> str:
         "usage: ernie-sparse COMMAND [options]\n\n"
         "ERNIE-Sparse: a long-document encoder for Hugging Face Transformers.\n\n"
         f"commands:\n{commands}\n\n"
-        "`ernie-sparse COMMAND --help` explains a command; `ernie-sparse --version` prints the version.\n"
+        "`ernie-sparse COMMAND --help` explains a command, `--help-all` with every flag; `ernie-sparse --version` prints the version.\n"
         "Several processes: `torchrun --nproc_per_node 2 -m ernie_sparse COMMAND …`"
     )

@@ -11,6 +11,7 @@ from numbers import Real
 from transformers import HfArgumentParser
 
 from .errors import InputError, input_errors
+from .help import HELP
 
 # No machine runs more processes or threads for one command: it would come to its end before the command does.
 MOST_PROCESSES = 1_000
@@ -20,8 +21,28 @@ _NOT_GIVEN = object()
 class ArgumentParser(argparse.ArgumentParser):
     """Of a command: what is wrong is raised, without the usage before it, and `--help` is pointed at."""
 
+    @classmethod
+    def of_command(cls, name: str) -> "ArgumentParser":
+        """The parser of a command of `ernie-sparse`, as yet without flags."""
+        text, prog = HELP[name], f"ernie-sparse {name}"
+        parser = cls(
+            prog=prog,
+            usage=f"{prog} {text.usage}",
+            description=text.about,
+            epilog=text.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+        )
+        parser.add_help_all()
+        return parser
+
+    def add_help_all(self):
+        # `--help` is answered before a command is imported.
+        self.add_argument("--help-all", action="help", help="show every flag")
+
     def error(self, message: str):
-        raise InputError(f"{message} ({self.prog} --help shows every flag)")
+        flag = "--help-all" if "--help-all" in self._option_string_actions else "--help"
+        raise InputError(f"{message} ({self.prog} {flag} shows every flag)")
 
     def parse_args(self, args=None, namespace=None):
         found, unknown = self.parse_known_args(args, namespace)
@@ -49,16 +70,37 @@ class CommandParser(ArgumentParser, HfArgumentParser):
         description (`str`): What it does.
         dataclass_types (`type`): Their fields are the flags.
         defaults (`Mapping`, *optional*): The command's own defaults of some fields.
+        add_help (`bool`, defaults to `True`): Whether `--help` prints every flag.
     """
 
     def __init__(
-        self, prog: str, usage: str, description: str, *dataclass_types: type, defaults: Mapping | None = None
+        self,
+        prog: str,
+        usage: str,
+        description: str,
+        *dataclass_types: type,
+        defaults: Mapping | None = None,
+        add_help: bool = True,
     ):
         super().__init__(
-            dataclass_types, prog=prog, usage=f"{prog} {usage}", description=description, allow_abbrev=False
+            dataclass_types,
+            prog=prog,
+            usage=f"{prog} {usage}",
+            description=description,
+            allow_abbrev=False,
+            add_help=add_help,
         )
         self.defaults = defaults or {}
         self.set_defaults(**self.defaults)
+
+    @classmethod
+    def of_command(cls, name: str, *dataclass_types: type, defaults: Mapping | None = None) -> "CommandParser":
+        text = HELP[name]
+        # The formatter would fill an epilog's lines.
+        usage = f"{text.usage}\n\n{text.epilog}"
+        parser = cls(f"ernie-sparse {name}", usage, text.about, *dataclass_types, defaults=defaults, add_help=False)
+        parser.add_help_all()
+        return parser
 
     def given(self, argv: list[str]) -> dict[str, object]:
         """The flags that stand on the command line, by field. Raises an [`InputError`] for those that do not exist."""

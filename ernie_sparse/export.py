@@ -18,7 +18,7 @@ from .command_line import ArgumentParser, check_least
 from .conversion import check_target
 from .errors import InputError, reason_of
 from .files import read_json, whole_folder
-from .onnx_files import COMPARED_LENGTHS, Session, compare, cost, quantize, save, say, trace
+from .onnx_files import Session, compare, cost, quantize, save, say, trace
 from .results import Record, print_table, write_json
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -27,34 +27,9 @@ FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
 # What lies beside a checkpoint and says how its outputs are read; the last three are sentence-transformers'.
 BESIDE = ("finetune.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
-EXAMPLES = f"""examples:
-  ernie-sparse export classifier classifier-onnx
-  ernie-sparse export classifier classifier-onnx --int8 --data-file dev.csv
-  ernie-sparse export sparse-bert encoder-onnx --pattern block_size=64,num_window_blocks=5
-
-OUT/{FP32}, and with --int8 OUT/{INT8}, lie where sentence-transformers and text-embeddings-inference
-look for them, with config.json and the tokenizer in OUT. Inputs are input_ids, attention_mask and, where the tokenizer gives them,
-token_type_ids, all int64: any number of rows, of any length from 1 to the model's max_position_embeddings, padded on either side.
-The sparse pattern is part of the file. Outputs by head
-  base model                                             last_hidden_state
-  masked LM, classification of texts or tokens, choices  logits
-  question answering                                     start_logits, end_logits
-
-Before OUT is made, the file runs on the CPU beside PyTorch at {", ".join(map("{:,}".format, COMPARED_LENGTHS))} tokens, as far as the model reads, with padding:
-where the largest difference is beyond --tolerance nothing is left. --int8 turns the weights of linear layers and embeddings into int8, one scale
-per output, and says what that costs and gains; with --data-file also on rows of your own, for a model of `ernie-sparse finetune`.
-{REPORT} holds the results. An OUT that an earlier export made, and that holds nothing else, is replaced; any other must be empty.
-docs/notebook/export.md says how to serve the files, and when int8 pays.
-"""
-
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(
-        prog="ernie-sparse export",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ArgumentParser.of_command("export")
     parser.add_argument("model", metavar="MODEL", help="an ERNIE-Sparse checkpoint, a folder or a hub id")
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     parser.add_argument("--format", choices=("onnx",), default="onnx", help="what to write (onnx)")

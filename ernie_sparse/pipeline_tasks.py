@@ -9,8 +9,6 @@ the classes are loaded when one of them is used.
 import importlib
 from types import ModuleType
 
-from transformers import AutoModelForQuestionAnswering
-
 PIPELINES = "transformers.pipelines"
 QUESTION_ANSWERING = "question-answering"
 # What transformers' own pipelines truncate unasked, ours for models of our type do not.
@@ -66,6 +64,9 @@ def register(pipelines: ModuleType):
     if QUESTION_ANSWERING not in registry.supported_tasks:
         # `pipeline` looks here first, and would not see what is registered.
         getattr(pipelines, "REMOVED_TASKS", {}).pop(QUESTION_ANSWERING, None)
+        # Not at the top: our import alone loads nothing.
+        from transformers import AutoModelForQuestionAnswering
+
         registry.register_pipeline(
             QUESTION_ANSWERING,
             pipeline_class=_PipelineClass(".pipelines", "QuestionAnsweringPipeline"),

@@ -17,6 +17,7 @@ from .errors import InputError, is_dead_process, is_no_room
 from .files import check_folder, read_json
 from .results import Record, as_json, contents_digest, environments, plot_history, print_table, write_json
 from .stopping import stops_at_updates
+from .terminal import in_words, report_in_terminal
 from .training_arguments import RunArguments
 from .training_checkpoints import (
     all_checkpoints,
@@ -243,9 +244,12 @@ class Run:
             print_table([("finished already", self.folder / RESULTS)])
         return results
 
-    def train(self, trainer: Trainer, checkpoint: str | None):
+    def train(self, trainer: Trainer, checkpoint: str | None, facts: Iterable[tuple[str, object]] = ()):
         """
         Train, from a checkpoint if one is given.
+
+        Args:
+            facts (`Iterable[tuple[str, object]]`, *optional*): What is said first, as rows of a table.
 
         Raises:
             [`InputError`]: A checkpoint that cannot be read, is another model's, or is beyond the end of this run; or
@@ -256,6 +260,7 @@ class Run:
             remove_newer(self.folder, checkpoint)
         progress = _Progress(self, trainer.args.save_total_limit)
         trainer.add_callback(progress)
+        report_in_terminal(trainer, facts)
         # Once more where it goes on, early stopping would count it.
         evaluates_first, limit = trainer.args.eval_on_start, trainer.args.save_total_limit
         trainer.args.eval_on_start = evaluates_first and checkpoint is None
@@ -343,7 +348,9 @@ class Run:
         write_json(path, {**content, "history": [entry for entry in history if "hardware" not in entry]})
         pictures = {**(pictures or {}), "training.png": lambda picture: plot_history(history, picture)}
         drawn = [self.folder / name for name, draw in pictures.items() if draw(self.folder / name)]
-        print_table([*rows, ("results", path), *(("picture", picture) for picture in drawn)])
+        seconds = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
+        took = [("training took", in_words(seconds[-1]))] if seconds else []
+        print_table([*rows, *took, ("results", path), *(("picture", picture) for picture in drawn)])
         self.release()
 
 

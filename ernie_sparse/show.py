@@ -36,26 +36,6 @@ COLOURS = {UNSEEN: "#EFEFEF", WINDOW: "#56B4E9", RANDOM: "#009E73", GLOBAL: "#E6
 LINEAR_COLOUR, ATTENTION_COLOUR, NOTE_COLOUR = "#C9C9C9", "#D55E00", "#555555"
 SUFFIXES = (".png", ".svg", ".pdf")
 
-EXAMPLES = """examples:
-  ernie-sparse show                                                     the default pattern, as text
-  ernie-sparse show --length 1024 -o pattern.png
-  ernie-sparse show block_size=64,num_window_blocks=5,num_random_blocks=2 --length 4096 -o pattern.svg
-  ernie-sparse show block_size=64,hierarchical=false --length 2048      without representatives: no step 2
-  ernie-sparse show --model classifier --length 2048 -o pattern.pdf     a model's own pattern, at its widths
-
-PATTERN names fields of a sparse pattern, and the others take their defaults:
-  block_size=64          tokens per block                num_random_blocks=0   drawn for each block, from seed=0
-  num_window_blocks=3    itself and its neighbours       block_shift=0         moves every block boundary
-  num_global_blocks=1    they see all, all see them      hierarchical=true     representatives and step 2
-
-Step 1 is drawn block by block: a row is a block of queries, a column a block of keys, and the colour says why the one sees the
-other. At the head of each block stand its representatives. In step 2 these alone see each other.
-
-Keys per query are those of step 1, over tokens and representatives. The cost is counted, in multiplications per token and layer,
-and not measured: of attention in both steps, and of the linear layers of representatives (in step 2 they are projected once more),
-beside full attention over the tokens alone and beside the tokens' own linear layers. How long it takes is in docs/notebook/performance.md.
-"""
-
 
 class Drawing(NamedTuple):
     """
@@ -356,12 +336,7 @@ def save_picture(drawing: Drawing, widths: tuple[int, int], out: Path):
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(
-        prog="ernie-sparse show",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ArgumentParser.of_command("show")
     parser.add_argument(
         "pattern", metavar="PATTERN", nargs="?", help="a sparse pattern (the model's, or the default one)"
     )

@@ -432,7 +432,7 @@ TEXTS = (
     ),
 )
 # What a compiler does takes longer than a trial may.
-NOT_DRAWN = ("torch_compile", "torch_compile_backend", "torch_compile_mode", "help")
+NOT_DRAWN = ("torch_compile", "torch_compile_backend", "torch_compile_mode", "help_all")
 
 
 def actions_of(name: str) -> list[argparse.Action]:

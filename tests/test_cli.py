@@ -2,8 +2,10 @@
 """The command line from end to end on tiny files: what it leaves, how it goes on, and what it says of bad input."""
 
 import json
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from ernie_sparse import cli
 from ernie_sparse.errors import InputError
+from ernie_sparse.help import HELP
 from ernie_sparse.trainer import DivergedError, SaorTrainer
 
 SENTENCES = {
@@ -175,11 +178,54 @@ def test_help_and_version(capsys):
     assert "pretrain" in capsys.readouterr().out
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ernie-sparse ")
-    for command in cli.COMMANDS:
-        with pytest.raises(SystemExit) as stop:
-            cli.main([command, "--help"])
-        assert stop.value.code == 0
-        assert "examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_is_short_and_says_what_the_parser_does(command, capsys):
+    assert cli.main([command, "--help"]) == cli.main([command, "-h"]) == 0
+    text, again = capsys.readouterr().out.split(f"usage: ernie-sparse {command} ")[1:]
+    assert text == again and len(text.splitlines()) <= 40
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help-all"])
+    every_flag = capsys.readouterr().out
+    assert stop.value.code == 0 and "examples:" in every_flag
+    words = every_flag.split()
+    for flag, what in HELP[command].flags.items():
+        name = flag.split()[0]
+        assert name in words or f"{name}," in words, flag
+        # The defaults of flags that are one number.
+        if default := re.search(r"\(([\d.e-]+)\)", what):
+            assert re.search(rf"{name}\b.*?\((?:default: )?{default[1]}(?:\.0)?[,)]", " ".join(words)), flag
+
+
+@pytest.mark.slow
+def test_help_takes_no_time():
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-m", "ernie_sparse", "finetune", "--help"], check=True, capture_output=True)
+    assert time.monotonic() - begin < 3
+
+
+def test_a_run_says_what_it_is_and_its_loss_at_least_ten_times(workspace, tmp_path, capsys):
+    flags = ("--max-steps", "23", "--max-length", "64", "--eval-strategy", "no", "--save-strategy", "no")
+    assert run(finetune_arguments(workspace, tmp_path / "out", *flags)) == 0
+    text = capsys.readouterr().out
+    before, *after = re.split(r"update +1 of 23: loss ", text)
+    facts = dict(re.split("  +", line.strip(), maxsplit=1) for line in before.splitlines() if "  " in line.strip())
+    assert facts["rows"] == "train 32, validation 8" and facts["classes"] == "north, south"
+    assert re.fullmatch(r"train \d+, validation \d+: only the head is read", facts["longer than 64 tokens"])
+    assert facts["updates"].startswith("23 of ") and "fp32" in facts["runs on"]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert facts["parameters"] == f"{model.num_parameters():,}"
+    assert str(model.config.pattern) == facts["pattern"]
+    assert len(after) == 1 and text.count(": loss ") == 23 and "training took" in after[0]
+
+
+def test_it_is_said_how_long_a_training_will_take(workspace, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ernie_sparse.terminal.WORTH_SAYING", 0)
+    assert run(finetune_arguments(workspace, tmp_path / "out", "--max-steps", "8", "--logging-steps", "4")) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^about \d+ seconds to go, without evaluations$", said, re.MULTILINE)
+    assert said.count(": loss ") == 2
 
 
 def test_a_run_is_the_same_where_a_default_is_spelt_out(workspace, capsys):

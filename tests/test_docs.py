@@ -94,6 +94,7 @@ def write_rows(folder: Path):
 def write_models(folder: Path):
     """Checkpoints: plain ones as the Hub has them, and what the commands of other pages leave."""
     tokenizer = tokenizer_of(bert_like(), 512)
+    tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"})
     torch.manual_seed(0)
     config = {**SIZES, "vocab_size": len(tokenizer)}
     plain = BertForPreTraining(BertConfig(**config))

@@ -15,7 +15,6 @@ import torch
 from accelerate import disk_offload, infer_auto_device_map
 from distributed_training import build_dataset, build_model, build_trainer
 from peft.utils import constants
-from test_pipelines import run_page
 from transformers import AutoModelForSequenceClassification
 
 from ernie_sparse import peft_targets
@@ -37,12 +36,6 @@ def batch_of(head: str) -> dict[str, torch.Tensor]:
     """Two rows with padding, without labels."""
     rows = build_dataset(head, 3)[1:]
     return {name: torch.stack([row[name] for row in rows]) for name in ("input_ids", "attention_mask")}
-
-
-def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_page("ecosystem.md", 4)
-    assert len(list(Path("sharded").glob("*.safetensors"))) > 1
 
 
 @pytest.mark.slow

@@ -5,9 +5,7 @@ import copy
 import importlib.util
 import itertools
 import json
-import re
 import shutil
-from pathlib import Path
 
 import onnx_ir
 import onnxruntime
@@ -306,15 +304,3 @@ def test_rows_without_labels_have_no_scores(tmp_path):
 def test_rows_of_which_none_can_be_predicted_are_refused(tmp_path):
     with pytest.raises(InputError, match="column 'text'"):
         agreement("single_label", tmp_path, lambda model: None, [{"body": "north"}])
-
-
-@pytest.mark.slow
-def test_the_python_of_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
-    page = (Path(__file__).parents[1] / "docs" / "notebook" / "export.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        exec(block, {})
-    printed = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"\[[01] [01]\]", printed[-2]) and printed[-1] == "torch.Size([1, 512, 768])"

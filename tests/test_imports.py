@@ -14,7 +14,18 @@ import ernie_sparse
 PACKAGE = Path(ernie_sparse.__file__).parent
 # Each row may import from the rows above it alone; a folder's files also from one another.
 LEVELS = (
-    ("allocator", "block_kernel", "errors", "sparse_pattern", "saor", "late_imports", "peft_targets", "pipeline_tasks"),
+    (
+        "allocator",
+        "auto_classes",
+        "block_kernel",
+        "errors",
+        "help",
+        "sparse_pattern",
+        "saor",
+        "late_imports",
+        "peft_targets",
+        "pipeline_tasks",
+    ),
     (
         "block_plan",
         "configuration_ernie_sparse",
@@ -30,6 +41,7 @@ LEVELS = (
     ("modeling_ernie_sparse",),
     ("checkpoints", "model_card", "training_checkpoints", "tables", "trainer_internals"),
     ("trainer", "training_arguments", "stopping", "conversion_families", "onnx_files"),
+    ("terminal",),
     ("run", "conversion"),
     ("pretraining", "finetune"),
     ("export", "pipelines", "robustness", "show"),
@@ -45,6 +57,7 @@ TRAINING = (
     "trainer",
     "trainer_internals",
     "stopping",
+    "terminal",
     "run",
     "tables",
     "pretraining",
@@ -73,11 +86,20 @@ def run(code: str, *argv: str) -> str:
     ).stdout
 
 
-def test_importing_the_package_imports_no_more_than_the_auto_classes():
-    code = "import sys; from transformers import AutoModel, AutoModelForMaskedLM; import collections.abc; before = set(sys.modules)"
-    added = run(f"{code}; import ernie_sparse; print(*sorted(set(sys.modules) - before))").split()
-    own = ("configuration_ernie_sparse", "late_imports", "peft_targets", "pipeline_tasks", "sparse_pattern")
-    assert added == ["ernie_sparse", *(f"ernie_sparse.{name}" for name in own)]
+def test_importing_the_package_imports_neither_torch_nor_transformers():
+    libraries = run("import sys, ernie_sparse; print(*({'torch', 'transformers', 'numpy'} & set(sys.modules)))")
+    assert libraries.split() == []
+
+
+def test_the_auto_classes_know_the_models_whichever_is_imported_first():
+    config = (
+        "ernie_sparse.ErnieSparseConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, "
+        "intermediate_size=4, max_position_embeddings=8)"
+    )
+    first, second = "import ernie_sparse", "from transformers import AutoConfig, AutoModelForMaskedLM"
+    for one, other in ((first, second), (second, first)):
+        code = f"{one}\n{other}\nAutoConfig.for_model('ernie_sparse')\nprint(type(AutoModelForMaskedLM.from_config({config})).__name__)"
+        assert run(code).split() == ["ErnieSparseForMaskedLM"]
 
 
 @pytest.mark.slow

@@ -495,16 +495,3 @@ def test_a_question_answering_pipeline_of_transformers_own_is_left_alone():
 def python_blocks(page: str) -> list[str]:
     text = (Path(__file__).parents[1] / "docs" / page).read_text()
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def run_page(page: str, least: int):
-    """Run the Python blocks of a page one after another, each by itself; there are at least so many."""
-    blocks = python_blocks(page)
-    assert len(blocks) >= least
-    for block in blocks:
-        exec(compile(block, f"docs/{page}", "exec"), {})
-
-
-def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_page("pipelines.md", 4)

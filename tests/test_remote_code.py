@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import remote_code
 import torch
-from test_pipelines import run_page
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -108,8 +107,3 @@ def test_where_the_package_is_it_wins_and_needs_no_trust(folders):
 def test_a_config_alone_is_saved_with_the_code(tiny_config, tmp_path):
     tiny_config().save_pretrained(tmp_path / "config")
     assert {file.name for file in (tmp_path / "config").iterdir()} == {*CODE, "config.json"}
-
-
-def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_page("sharing.md", 2)

@@ -3,7 +3,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +14,6 @@ from matplotlib import image
 from safetensors.torch import load_file
 from test_export import build, write_model
 from test_finetune_predict import make_rows, make_tokenizer, read_jsonl, write_jsonl
-from test_pipelines import run_page
 from test_resuming import killed
 from transformers import AutoConfig, set_seed
 
@@ -373,28 +371,3 @@ def test_answers_that_are_missing_are_named(workspace, tmp_path, capsys):
     words = ("--model", workspace / "question_answering", "--validation-file", source, "--output-dir", tmp_path / "out")
     assert run(*words) == 2
     assert "there are no answers to score with: the columns 'answers' and 'aliases'" in capsys.readouterr().err
-
-
-def commands_of(page: str) -> list[list[str]]:
-    """The commands of a page, as words."""
-    text = (Path(__file__).parents[1] / "docs" / page).read_text()
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-
-
-@pytest.mark.slow
-def test_the_page_runs_as_it_is_written(workspace, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(workspace / "steady", "classifier")
-    shutil.copytree(workspace / "masked_lm", "pretrained")
-    shutil.copy(workspace / "masked_lm.txt", "book.txt")
-    rows = make_rows("single_label", 12, 0)
-    for name in ("dev", "test"):
-        lines = [f"{row['text']},{row['label']}" for row in rows]
-        Path(f"{name}.csv").write_text("\n".join(["text,label", *lines]))
-    write_jsonl(tmp_path / "mails.jsonl", [{"text": row["text"]} for row in rows])
-    commands = commands_of("robustness.md")
-    assert len(commands) == 6
-    for program, *argv in commands:
-        assert program == "ernie-sparse" and cli.main(argv) == 0, argv
-    run_page("robustness.md", 1)

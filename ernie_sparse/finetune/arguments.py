@@ -19,18 +19,6 @@ from .settings import LONG_DOCUMENTS
 from .task_types import TASK_TYPES
 from .tasks import Task
 
-USAGE = """--model DIR (--task NAME [--data-dir D] | --train-file F [F ...] [--validation-file F] [--test-file F] | --dataset NAME) --output-dir OUT [options]
-       ernie-sparse finetune --list
-
-examples:
-  ernie-sparse finetune --list
-  ernie-sparse finetune --model DIR --task imdb --max-length 2048 --output-dir out
-  ernie-sparse finetune --model DIR --task glue --data-dir local/copies --output-dir out
-  ernie-sparse finetune --model DIR --train-file train.csv --validation-file dev.csv --output-dir out
-  ernie-sparse finetune --model DIR --kind question_answering --train-file qa.jsonl --max-length 4096 --output-dir out
-  ernie-sparse finetune --model DIR --task rte --seeds 0 1 2 --early-stopping-patience 2 --output-dir out
-"""
-
 
 def _column(role: str, default: str):
     return field(default=None, metadata={"help": f"Column of {role} ({default} if None)."})

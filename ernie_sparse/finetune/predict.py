@@ -36,36 +36,9 @@ SHOWN_REASONS = 10
 # What may be read of a row; labels and answers are not.
 COLUMN_ROLES = sorted({role for needed, _ in ROLES.values() for role in needed} | {"id", "text_pair"})
 
-EXAMPLES = """examples:
-  ernie-sparse predict --model classifier --input-file mails.csv --output-file labels.csv
-  ernie-sparse predict --model classifier --input-file mails.jsonl --output-file labels.jsonl --text-column body
-  ernie-sparse predict --model reader --input-file questions.jsonl --output-file answers.json
-  torchrun --nproc_per_node 2 -m ernie_sparse predict --model classifier --input-file mails.csv --output-file labels.csv
-
-The output has a row per input row, in its order: its id (the row's number where it has none) and
-  classes            label and score, its probability; for sets of classes, labels
-  numbers            value
-  words              labels, one per word
-  questions          answer, score (above that of no answer), probability, and the characters of the context from start
-                     to end (exclusive)
-  candidates         answer and score, its probability
-In csv lists are joined by "|". A .jsonl file also has scores, the probabilities of all classes or candidates or of each
-word's label, the entities that words make, and n_best, the other answers. A .json file holds {id: answer} for questions
-and candidates, and {id: prediction} otherwise.
-
-A row that cannot be read or predicted has no prediction but an error that says why; --strict ends before the first
-prediction instead. Predictions are kept in OUTPUT_FILE.partial.jsonl until all of them are there: after a stop the same
-command goes on behind them.
-"""
-
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(
-        prog="ernie-sparse predict",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ArgumentParser.of_command("predict")
     parser.add_argument("--model", required=True, help="folder that `ernie-sparse finetune` wrote, or a hub id")
     parser.add_argument("--input-file", required=True, help="csv, tsv, jsonl, json or parquet rows; read as a stream")
     parser.add_argument("--output-file", required=True, help="csv, jsonl or json; must not exist yet")

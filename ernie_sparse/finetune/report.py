@@ -17,6 +17,7 @@ from ..model_card import CardFacts, Score
 from ..results import Record, as_json, print_table, write_json
 from ..run import Run
 from .answer_spans import predictions_as_json
+from .classification import LONGER
 
 MOST_CLASSES = 30
 NAMED_ROWS = 20
@@ -96,6 +97,29 @@ def write(job, run: Run, results: dict, predictions: dict[str, list[dict]], hist
         rows.append(("always the largest class", results["largest_class"]))
     pictures = {"predictions.png": functools.partial(draw, job, predictions[job.last])}
     run.finish(results, [*rows, ("model", out)], history, pictures)
+
+
+def before_training(job) -> list[tuple[str, object]]:
+    """What a run says of its task and its rows."""
+    facts = [("task", job.name if job.name != "own files" else job.task.task_type.replace("_", " "))]
+    facts.append(("rows", _counts({split: len(rows) for split, rows in job.rows.items()})))
+    if job.settings.label_names:
+        facts.append(("classes", _classes(job.settings.label_names)))
+    limit = job.settings.max_length
+    if "document_length" in job.features["train"].column_names:
+        longer = {
+            split: np.unique(np.asarray(rows["document"])[np.asarray(rows["document_length"]) > limit]).size
+            for split, rows in job.features.items()
+        }
+        what = {"windows": "read in windows"}.get(
+            job.settings.long_documents, f"only the {job.settings.long_documents} is read"
+        )
+        facts.append((f"longer than {limit:,} tokens", _counts(longer) + (f": {what}" if any(longer.values()) else "")))
+    else:
+        facts.append(("tokens per row", f"up to {limit:,}"))
+    for split, notes in job.notes.items():
+        facts += [(f"{split}: {note}", len(ids)) for note, ids in notes.items() if ids and note != LONGER]
+    return [*facts, ("pattern", job.config.pattern)]
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -17,7 +17,7 @@ from ..run import Run
 from ..trainer import SaorArguments
 from ..training_arguments import RunArguments, training_facts
 from . import report
-from .arguments import COLUMN_FLAGS, USAGE, FinetuneArguments
+from .arguments import COLUMN_FLAGS, FinetuneArguments
 from .metrics import average_over_tasks, bootstrap, hub_metric
 from .preparation import Job, load_task_config, make_settings, prepare
 from .references import References
@@ -44,6 +44,8 @@ def main(argv: list[str]):
     if "--list" in argv:
         print(list_tasks())
         return
+    # Of bars that last a moment: of every checkpoint that is read or written.
+    logging.disable_progress_bar()
     parser = make_parser()
     given = parser.given(argv)
     if given.get("task") == "glue":
@@ -55,7 +57,7 @@ def main(argv: list[str]):
 def make_parser() -> CommandParser:
     dataclass_types = (FinetuneArguments, SaorArguments, RunArguments)
     defaults = {**DEFAULTS, **recipe_of(OWN_FILES["single_label"])}
-    return CommandParser("ernie-sparse finetune", USAGE, __doc__, *dataclass_types, defaults=defaults)
+    return CommandParser.of_command("finetune", *dataclass_types, defaults=defaults)
 
 
 def recipe_of(task: Task) -> dict:
@@ -175,7 +177,7 @@ def evaluate(job: Job, split: str, outputs) -> tuple[list[dict], dict[str, float
 def train_once(job: Job, run: Run, args, saor, training: TrainingArguments, checkpoint: str | None) -> dict:
     """One run: train, evaluate every split, leave model, predictions, results, pictures and card in its folder."""
     trainer = build_trainer(job, args, saor, training)
-    run.train(trainer, checkpoint)
+    run.train(trainer, checkpoint, report.before_training(job))
     if args.lora_rank is not None:
         # What is left is an ordinary checkpoint.
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()

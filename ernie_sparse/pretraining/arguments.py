@@ -13,18 +13,6 @@ from ..tables import SAMPLE_BY
 from .masking import MASKINGS
 from .packing import PACKINGS
 
-USAGE = """(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]
-
-examples:
-  ernie-sparse pretrain --model DIR --train-file 'papers/*.jsonl.gz' --output-dir out
-  ernie-sparse pretrain --train-file a.txt b.txt --train-tokenizer 8000 --config hidden_size=256,num_hidden_layers=4 \\
-      --max-length 1024 --output-dir out
-  ernie-sparse pretrain --model DIR --train-file 'web-*.parquet' 'books/*.txt.zst' --train-weights 1 3 \\
-      --streaming true --max-steps 100000 --save-steps 1000 --output-dir out
-
-What was stopped or killed goes on by the same command.
-"""
-
 
 @dataclass
 class PretrainArguments:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging
 
 from ..checkpoints import check_memory, load_config, load_model, load_tokenizer, set_pattern
 from ..command_line import CommandParser, fields_of
@@ -17,7 +18,7 @@ from ..run import Run
 from ..tables import load_hub_rows
 from ..trainer import SaorArguments, check_label_smoothing, check_optimizer
 from ..training_arguments import RunArguments, check_best_metric, training_facts
-from .arguments import USAGE, PretrainArguments, parse_config
+from .arguments import PretrainArguments, parse_config
 from .corpus import Corpus, parts_of_files, parts_of_rows
 from .documents import Reading
 from .masking import MaskAnew, Masking, MaskingCollator, mask_once
@@ -129,7 +130,9 @@ def build_rows(
 
 def main(argv: list[str]):
     """Run `ernie-sparse pretrain` with the arguments `argv`."""
-    parser = CommandParser("ernie-sparse pretrain", USAGE, __doc__, PretrainArguments, SaorArguments, RunArguments)
+    # Of bars that last a moment: of every checkpoint that is read or written.
+    logging.disable_progress_bar()
+    parser = CommandParser.of_command("pretrain", PretrainArguments, SaorArguments, RunArguments)
     given = parser.given(argv)
     args, saor, training = parser.fill(given, BY_STEPS if given.get("streaming") else None)
     training.prediction_loss_only = True
@@ -223,7 +226,13 @@ def pretrain(
             callbacks=[MaskAnew(collator)],
             checkpoint=checkpoint,
         )
-    run.train(trainer, checkpoint)
+    said = [
+        ("training rows", "as they stream" if args.streaming else f"{len(rows.train):,} of {max_length:,} tokens"),
+        ("validation rows", f"{len(rows.validation):,}"),
+        ("vocabulary", f"{len(tokenizer):,} tokens"),
+        ("pattern", config.pattern),
+    ]
+    run.train(trainer, checkpoint, said)
     trainer.save_model()
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():

@@ -11,24 +11,6 @@ from ..tables import SAMPLE_BY
 
 EPSILON = 0.5
 
-USAGE = """--model DIR (--task NAME [--data-dir D] | --validation-file F [F ...]) --output-dir OUT [options]
-
-examples:
-  ernie-sparse robustness --model classifier --validation-file dev.csv --output-dir report
-  ernie-sparse robustness --model classifier --task imdb --max-documents 500 --output-dir report
-  ernie-sparse robustness --model classifier --validation-file dev.csv --output-dir report \\
-      --patterns block_size=32 num_window_blocks=1,num_global_blocks=2 hierarchical=false full
-  ernie-sparse robustness --model classifier --validation-file dev.csv --output-dir report \\
-      --choose --epsilon 0.5 --test-file test.csv --save cheaper-classifier
-  ernie-sparse robustness --model mails --validation-file mails.jsonl --unlabelled --output-dir report
-  ernie-sparse robustness --model pretrained --validation-file book.txt --output-dir report
-
-A model reads with one sparse pattern, and any other can be read with as well, without training. The report says what each of
-them changes: the score, how many predictions flip, how far the probabilities move (symmetric KL), and what it costs. --choose
-looks for the cheapest one that keeps the score. OUT gets robustness.md, robustness.png and robustness.json; a command that was
-stopped goes on where it was. docs/notebook/robustness.md says how to read the report.
-"""
-
 
 def _column(role: str):
     return field(default=None, metadata={"help": f"Column of {role} (as in training)."})

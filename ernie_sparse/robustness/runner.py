@@ -22,7 +22,7 @@ from ..results import Record, contents_digest, write_json
 from ..run import Run
 from ..sparse_pattern import SparsePattern
 from . import dial, finetuned, masked_lm, report
-from .arguments import USAGE, RobustnessArguments
+from .arguments import RobustnessArguments
 from .measures import (
     MAP_TOKENS,
     OwnOutputs,
@@ -44,7 +44,7 @@ CLOCKED = ("seconds_per_document", "relative_time", "peak_memory_mib", "relative
 
 def main(argv: list[str]):
     """Run `ernie-sparse robustness` with the arguments `argv`."""
-    parser = CommandParser("ernie-sparse robustness", USAGE, __doc__, RobustnessArguments)
+    parser = CommandParser.of_command("robustness", RobustnessArguments)
     (args,) = parser.fill(parser.given(argv))
     record = Record(parser.prog, argv)
     logging.disable_progress_bar()
