@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check chaos compat lock audit deepspeed bench dist clean
+.PHONY: demo test test-slow check docs chaos compat lock audit deepspeed bench results dist wheel clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ test-slow: $(VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# The documentation, in site/: open site/index.html. A warning is an error.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Commands under kills, torn files, full disks and the like: some minutes; more by `TRIALS=1000`.
 TRIALS := 200
@@ -74,6 +78,20 @@ deepspeed: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training --output-dir benchmark_output
 
+# The numbers of README, made again on this machine: ratios of times on a CPU, side by side (half an hour on 2 cores that do nothing else), and
+# the tables of what else is kept. What needs a GPU: `python benchmarks/gpu.py`.
+SPEED := --no-memory --threads 2
+results: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training padding-forward padding-training $(SPEED) \
+		--output-dir benchmarks/results/cpu-release
+	$(BIN)/python -m benchmarks.speed --lengths 4096 16384 65536 --models no-attention ernie-sparse:sdpa --tasks forward training \
+		--seconds-per-run 15 $(SPEED) --output-dir benchmarks/results/cpu-release-long
+	set -e; for name in finetuning pretraining recall robustness scaling; do \
+		$(BIN)/python -m benchmarks.$$name --results-dir benchmarks/results/$$name --page docs/notebook/$$(echo $$name | sed s/recall/hierarchy/).md; \
+	done
+	$(BIN)/python -m benchmarks.context --results-dir benchmarks/results/context --page docs/notebook/embeddings.md
+	$(BIN)/python -m benchmarks.lra --report --results-dir benchmarks/results/lra --page docs/notebook/lra.md
+
 # Twice from the same commit, to the same files, with the setuptools of constraints.txt. It gives files of an sdist the time of the build,
 # so that is packed again (GNU tar).
 dist: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct)
@@ -93,6 +111,20 @@ dist:
 	done
 	cd dist && sha256sum * > ../SHA256SUMS && mv ../SHA256SUMS SHA256SUMS
 	cd dist_again && sha256sum --check ../dist/SHA256SUMS
+	set -e; for tag in $$(git tag --points-at HEAD 'v*'); do \
+		test -f dist/ernie_sparse-$${tag#v}.tar.gz || { echo "$$tag is the tag of another version than ernie_sparse.__version__"; exit 1; }; \
+	done
+
+# What was built, wheel and sdist, each in an environment without these sources; their dependencies are those of $(VENV).
+wheel: dist $(VENV)/.installed
+	set -e; for file in dist/*.whl dist/*.tar.gz; do \
+		rm -rf .compat/clean && $(PYTHON) -m venv .compat/clean; \
+		$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" \
+			> $$(.compat/clean/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/dependencies.pth; \
+		.compat/clean/bin/pip install --quiet --disable-pip-version-check --no-deps $$file; \
+		(cd .compat/clean && bin/ernie-sparse --version && bin/python -c "import ernie_sparse; print(ernie_sparse.__file__)" | grep -q /.compat/clean/ \
+			&& bin/ernie-sparse show --length 256 > /dev/null && bin/python $(CURDIR)/tests/remote_code.py write . > /dev/null); \
+	done
 
 clean:
-	rm -rf $(VENV) .compat chaos_output compat_output demo_output benchmark_output build dist dist_again *.egg-info
+	rm -rf $(VENV) .compat site chaos_output compat_output demo_output benchmark_output build dist dist_again *.egg-info

@@ -65,34 +65,47 @@ def code_files() -> list[Path]:
 @strict
 class ErnieSparseConfig(PreTrainedConfig):
     r"""
-    Configuration of an [`ErnieSparseModel`]. The defaults give a model of base size (110M parameters) for documents of
-    up to 4,096 tokens. Sizes follow BERT; the sparse pattern, the representatives and dropping no attention weights by
-    default are our choice.
+    The configuration of an ERNIE-Sparse model: its sizes and its own sparse pattern. The defaults give a model of base
+    size (about 110M parameters) that reads up to 4,096 tokens.
+
+    Sizes follow BERT. The sparse pattern, the representatives and `attention_probs_dropout_prob=0.0` are our choice.
+    The fields of every transformers config, such as `num_labels`, `id2label` and `problem_type`, can be given as well.
 
     Args:
-        vocab_size (`int`, defaults to 30522): Size of the vocabulary.
-        hidden_size (`int`, defaults to 768): Width of the encoder; a multiple of `num_attention_heads`.
+        vocab_size (`int`, defaults to 30522): Number of tokens in the vocabulary.
+        hidden_size (`int`, defaults to 768): Width of the hidden states; a multiple of `num_attention_heads`.
         num_hidden_layers (`int`, defaults to 12): Number of layers.
-        num_attention_heads (`int`, defaults to 12): Heads of each attention.
-        intermediate_size (`int`, defaults to 3072): Width of the feed-forward part.
-        hidden_act (`str`, defaults to `"gelu"`): Its activation.
+        num_attention_heads (`int`, defaults to 12): Number of attention heads in each layer.
+        intermediate_size (`int`, defaults to 3072): Width of the feed-forward part of each layer.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of the feed-forward part, by its name in transformers.
         hidden_dropout_prob (`float`, defaults to 0.1): Dropout on embeddings and on the output of every sublayer.
         attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout on attention weights.
-        max_position_embeddings (`int`, defaults to 4096): The longest input in tokens.
+        max_position_embeddings (`int`, defaults to 4096): The longest document that the model reads, in tokens.
         type_vocab_size (`int`, defaults to 2): Number of token types.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the random initial weights.
         layer_norm_eps (`float`, defaults to 1e-12): Epsilon of the layer norms.
-        classifier_dropout (`float`, *optional*): Dropout of classification heads; `hidden_dropout_prob` when `None`.
+        classifier_dropout (`float`, *optional*):
+            Dropout before the linear layer of classification heads; `hidden_dropout_prob` when `None`.
         embedding_size (`int`, *optional*):
-            Width of the embeddings; `hidden_size` when `None`. Where it differs, a linear layer follows them.
+            Width of the embeddings; `hidden_size` when `None`. If it is not `hidden_size`, a linear layer follows the
+            embeddings, as in ELECTRA.
         pooler_act (`str`, defaults to `"tanh"`):
-            Activation of the pooler, which the sequence classification and multiple choice heads stand on.
+            Activation of the pooler. The heads for sequence classification and multiple choice use the pooler.
         qa_feed_forward (`bool`, defaults to `False`):
-            Whether the question answering head has a feed-forward block of its own, as BigBird's has.
-        num_representatives_per_block (`int`, defaults to 1): Representatives at the head of each block, R.
+            Whether the question answering head has a feed-forward block of its own, as in BigBird.
+        pad_token_id (`int`, defaults to 0): The id of the padding token.
+        tie_word_embeddings (`bool`, defaults to `True`):
+            Whether the masked-LM head shares its weight matrix with the word embeddings.
+        num_representatives_per_block (`int`, defaults to 1):
+            Number of representatives at the head of each block, if the pattern is hierarchical.
         block_size, num_window_blocks, num_global_blocks, num_random_blocks, block_shift, hierarchical, pattern_seed:
-            The model's own sparse pattern, field by field as in [`SparsePattern`], whose `seed` is called
-            `pattern_seed` here. Read or set them together through `config.pattern`.
+            The fields of the model's own [`SparsePattern`], with the same defaults. `pattern_seed` is the pattern's
+            `seed`. `config.pattern` reads or sets all of them.
+
+    Raises:
+        `StrictDataclassError`: A field has a wrong type or a value that is not allowed. The message names the field,
+            its value and what is allowed. (The class is in `huggingface_hub.errors`.)
+        `ValueError`: The same for `num_labels`, `id2label`, `label2id` and `dtype`.
 
     Example:
 
@@ -148,7 +161,10 @@ class ErnieSparseConfig(PreTrainedConfig):
 
     @property
     def pattern(self) -> SparsePattern:
-        """The model's own sparse pattern, as a value."""
+        """
+        The model's own sparse pattern. Set it to anything that [`SparsePattern.parse`] takes: a pattern, a mapping of
+        fields, or text. Fields that are not named get their defaults.
+        """
         return SparsePattern(
             block_size=self.block_size,
             num_window_blocks=self.num_window_blocks,
@@ -166,8 +182,13 @@ class ErnieSparseConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """
-        `PreTrainedConfig.save_pretrained`, with the code of the model beside it: the Auto classes load the folder with
-        `trust_remote_code=True` where this package is not installed.
+        Save the config as `config.json`, with the code of the model beside it. So the Auto classes can load the folder
+        with `trust_remote_code=True` on a machine without this package.
+
+        Args:
+            save_directory (`str` or `Path`): The folder; it is made if it does not exist.
+            push_to_hub (`bool`, defaults to `False`): Whether to push the folder to the Hub as well.
+            kwargs: As for `PreTrainedConfig.save_pretrained`.
         """
         self.auto_map, folder = dict(AUTO_MAP), Path(save_directory)
         if not folder.is_file():

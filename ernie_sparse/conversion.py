@@ -38,20 +38,20 @@ ENCODER = re.compile(r"(^|\.)(embeddings|encoder)\.")
 @dataclass(frozen=True)
 class ConversionReport:
     """
-    What became of every weight.
+    What became of every weight of the source. Weights are named as in `state_dict`.
 
     Args:
-        source (`str`): The checkpoint, or the class of the model.
-        source_class (`str`): The class it was read as.
-        model_class (`str`): What it is now.
-        num_source_positions (`int`): Tokens that the source reads.
-        max_length (`int`): Tokens that the model reads.
-        pattern (`str`): Its sparse pattern, as text.
-        copied (`list[str]`): Our weights that are the source's.
-        made (`dict[str, str]`): Our weights that the source does not have, and how they were made.
-        tiled (`dict[str, str]`): Our weights that repeat the source's.
-        dropped (`dict[str, str]`): The source's weights that have no place here, and why.
-        tokenizer (`str`): Which tokenizer goes along.
+        source (`str`): The checkpoint, or the class of the source model.
+        source_class (`str`): The class that the checkpoint was read with.
+        model_class (`str`): The class of the converted model.
+        num_source_positions (`int`): The number of tokens that the source reads.
+        max_length (`int`): The number of tokens that the converted model reads.
+        pattern (`str`): Its own sparse pattern, as text.
+        copied (`list[str]`): Weights of the converted model that were copied.
+        made (`dict[str, str]`): Weights of the converted model that the source does not have, and how they were made.
+        tiled (`dict[str, str]`): Weights of the converted model that repeat those of the source, and up to what length.
+        dropped (`dict[str, str]`): Weights of the source that the converted model does not have, and why.
+        tokenizer (`str`): The class of the tokenizer and its number of tokens, or `none`.
     """
 
     source: str
@@ -67,7 +67,12 @@ class ConversionReport:
     tokenizer: str
 
     def rows(self) -> list[tuple[str, object]]:
-        """The report for people: names that differ only by layer count as one."""
+        """
+        The report as a table for people. Weights that differ only by the number of their layer share a row.
+
+        Returns:
+            `list[tuple[str, object]]`: What each row is about, and what the report says of it.
+        """
         rows = [
             ("source", f"{self.source} ({self.source_class})"),
             ("model", self.model_class),
@@ -88,11 +93,11 @@ class ConversionReport:
 @dataclass(frozen=True)
 class Conversion:
     """
-    A converted model, ready to use or to save.
+    What [`convert`] returns: a converted model, ready to use or to save.
 
     Args:
         model ([`ErnieSparsePreTrainedModel`]): The model, in evaluation mode.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer, if the source has one.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer; `None` if there is none.
         report ([`ConversionReport`]): What became of every weight.
     """
 
@@ -102,11 +107,16 @@ class Conversion:
 
     def save(self, folder: str | Path, command: list[str] | None = None):
         """
-        Write model, tokenizer and `conversion.json`, all of them or nothing.
+        Save the model, the tokenizer, the report as `conversion.json` and a model card. If this fails, nothing is left
+        behind.
+
+        Args:
+            folder (`str` or `Path`): The folder to write. It must be empty, or not exist.
+            command (`list[str]`, *optional*): The words of the command that did the conversion, for `conversion.json`.
 
         Raises:
-            [`InputError`]: `folder` is a file or holds something, or the weights find no space.
-            `OSError`: It cannot be written.
+            [`InputError`]: `folder` is a file or is not empty, or there is no space for the weights.
+            `OSError`: The folder cannot be written.
         """
         out = Path(folder)
         with whole_folder(out, check_target(out)) as complete:
@@ -148,28 +158,34 @@ def convert(
     tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
 ) -> Conversion:
     r"""
-    Turn a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ERNIE, ELECTRA, BigBird or Longformer model into ERNIE-Sparse.
+    Turn a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ERNIE, ELECTRA, BigBird or Longformer model into an ERNIE-Sparse
+    model.
 
-    Every weight of the encoder and of its head is taken over. Position embeddings are repeated up to `max_length`.
-    Representatives start as an average token or, where the pattern has no global blocks and there is a tokenizer, as [CLS]; the
-    layer norms of step 2 start as copies of those of step 1 (our choice). Under `SparsePattern.full()` the model gives the source's outputs. Dropout on attention weights becomes 0, whatever it was in
-    the source (our choice, see [`ErnieSparseConfig`]).
+    - The weights of the encoder and of its head are copied. Under `SparsePattern.full()` the model gives the outputs
+      of the source.
+    - Position embeddings are repeated up to `max_length`.
+    - Representatives start as an average token or, if the pattern has no global blocks and there is a tokenizer, as
+      `[CLS]`. The layer norms of step 2 start as copies of those of step 1. Both are our choice.
+    - `attention_probs_dropout_prob` becomes 0, whatever it is in the source. This is our choice as well.
 
     Args:
-        model_or_path (`PreTrainedModel`, `str` or `Path`): A model, a local checkpoint folder, or a hub id.
+        model_or_path (`PreTrainedModel`, `str` or `Path`): A model, the folder of a checkpoint, or a hub id.
         max_length (`int`, *optional*):
-            Tokens to read, at least as many as the source. 4096 when `None`, or the source's if that is more.
-        pattern ([`SparsePattern`], `Mapping` or `str`, *optional*): The model's own pattern; the default one when `None`.
-        base_model (`bool`, defaults to `False`): Leave the source's head behind and keep its pooler.
+            The number of tokens that the result can read, at least that of the source. When `None`: 4096, or that of
+            the source if it is larger.
+        pattern ([`SparsePattern`], `Mapping` or `str`, *optional*):
+            The sparse pattern of the result; the default pattern when `None`.
+        base_model (`bool`, defaults to `False`): Whether to leave the head of the source behind and keep its pooler.
         tokenizer (`PreTrainedTokenizerBase`, `str` or `Path`, *optional*):
-            The tokenizer, or where it lies; when `None` the one beside the checkpoint, if there is one.
+            The tokenizer, its folder or hub id. When `None`, the one beside the checkpoint, if there is one.
 
     Returns:
-        [`Conversion`]: Model, tokenizer and report. `convert(…).save(folder)` writes them.
+        [`Conversion`]: The model, its tokenizer and the report. `convert(…).save(folder)` writes them.
 
     Raises:
-        [`InputError`]: A checkpoint of another family or a decoder, one that cannot be read, that lacks weights or holds
-            unknown ones; a `max_length` below the source's; a bad pattern; a tokenizer larger than the vocabulary.
+        [`InputError`]: The source is of another family or a decoder, cannot be read, lacks weights, or has weights that
+            are unknown or not finite. Or `max_length` is below that of the source, the pattern is not allowed, or the
+            tokenizer has more tokens than the vocabulary of the source.
 
     Example:
 
@@ -177,7 +193,7 @@ def convert(
     >>> from ernie_sparse.conversion import convert
 
     >>> conversion = convert("roberta-base", max_length=8192)
-    >>> conversion.save("roberta-sparse-8192")
+    >>> conversion.save("sparse-roberta")
     ```"""
     if not isinstance(model_or_path, PreTrainedModel | str | Path):
         raise InputError(f"model_or_path={model_or_path!r}: a model, a folder or a hub id is needed")
@@ -457,22 +473,9 @@ def _occurring(tokenizer: PreTrainedTokenizerBase | None, size: int) -> torch.Te
     return occurs
 
 
-USAGE = """SOURCE OUT [--max-length N] [--pattern TEXT]
-
-examples:
-  ernie-sparse convert bert-base-uncased bert-sparse-4096
-  ernie-sparse convert ./my-roberta my-roberta-sparse --max-length 8192 --pattern block_size=64,num_window_blocks=5
-"""
-
-
 def main(argv: list[str]):
     """Run `ernie-sparse convert` with the arguments `argv`."""
-    parser = ArgumentParser(
-        prog="ernie-sparse convert",
-        usage=f"ernie-sparse convert {USAGE}",
-        description="Turn a checkpoint of another encoder into an ERNIE-Sparse one: "
-        "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ERNIE, ELECTRA, BigBird or Longformer.",
-    )
+    parser = ArgumentParser.of_command("convert")
     parser.add_argument("source", metavar="SOURCE", help="the checkpoint, a folder or a hub id")
     parser.add_argument("out", metavar="OUT", help="the folder to write; it must not exist or be empty")
     parser.add_argument(

@@ -14,42 +14,56 @@ from .sparse_pattern import SparsePattern
 Pattern = SparsePattern | BlockPlan | dict | str
 
 PATTERN_ARGS = """
-pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
-    The sparse pattern of this call alone: a value, its fields, or text such as `block_size=64,seed=0`. The config's
-    when `None`. A compiled model takes what [`plan_batch`] makes of the pattern, outside and with `is_static=True`, without
-    compiling anew for another pattern or length.
+input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+    Ids of the tokens. Give either `input_ids` or `inputs_embeds`. A document has at most `max_position_embeddings`
+    tokens.
+attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+    1 for real tokens and 0 for padding, which may be on either side. All tokens are real when `None`. Which real
+    tokens see each other is up to the pattern.
+token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)` or `(1, sequence_length)`, *optional*):
+    The types of the tokens, from 0 to `type_vocab_size - 1`; 0 when `None`.
+position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)` or `(1, sequence_length)`, *optional*):
+    The positions of the tokens, from 0 to `max_position_embeddings - 1`. When `None`, the real tokens of each document
+    are counted from 0.
+inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+    Word embeddings instead of `input_ids`. `embedding_size` is `hidden_size` unless the config says otherwise.
+pattern ([`SparsePattern`], `Mapping`, `str` or `BlockPlan`, *optional*):
+    The sparse pattern of this call: a [`SparsePattern`], a mapping of its fields, or text such as
+    `block_size=64,seed=0`. `config.pattern` when `None`. With `torch.compile`, give a plan that [`plan_batch`] made
+    outside of the model with `is_static=True`: then another pattern or length does not compile the model again.
 """
 
 ALIGNMENT_ARGS = """
-alignment_pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
-    Layer alignment: run the attention of each layer under this pattern as well, on the same states, and return how far tokens
-    get different outputs from the two. Everything else is of `pattern`.
+alignment_pattern ([`SparsePattern`], `Mapping`, `str` or `BlockPlan`, *optional*):
+    Layer alignment: the attention of each layer runs on the same states under this pattern as well, and
+    `alignment_loss` is the distance of its outputs from those under `pattern`. Nothing else is changed by it.
 num_tokens_in_batch (`int` or `torch.Tensor`, *optional*):
-    What the summed alignment loss is divided by; the number of real tokens in the batch when `None`.
+    Divisor of the summed alignment loss; the number of real tokens in the batch when `None`.
 """
 
 DOCUMENTS_ARGS = """
 cu_seq_lens_q (`torch.IntTensor` of shape `(num_documents + 1,)`, *optional*):
-    Several documents in a row: where each begins in the flat batch, and where the last one ends, as
-    `DataCollatorWithFlattening` gives it. They do not see each other, and their positions begin anew.
+    For rows that hold several documents: where each document begins in the flattened batch, and where the last one
+    ends, as `DataCollatorWithFlattening` gives it. Documents do not see each other, and positions begin at 0 in each.
+    There is then one pooled output per document.
 """
 
 HEAD_ARGS = (
     PATTERN_ARGS
     + """
-consistency_pattern ([`SparsePattern`], `Mapping`, `str` or [`BlockPlan`], *optional*):
-    SAOR: run a second pass over the same batch under this pattern and add the divergence of the two output
-    distributions to the mean of their task losses. Needs labels. Everything but the losses is of the first pass. The
-    pattern of the call itself is R-Drop: dropout alone differs.
+consistency_pattern ([`SparsePattern`], `Mapping`, `str` or `BlockPlan`, *optional*):
+    SAOR: a second pass over the same batch runs under this pattern, and `loss` becomes the mean of both task losses
+    plus `consistency_alpha` times the divergence of the two output distributions. Needs labels. Logits and hidden
+    states are those of the first pass. With the pattern of the first pass this is R-Drop: only dropout differs.
 consistency_alpha (`float`, defaults to 1.0):
-    Weight of the consistency loss or, with an `alignment_pattern`, of the alignment loss.
+    Weight of the consistency loss or, with an `alignment_pattern`, of the alignment loss; at least 0.
 consistency_temperature (`float`, defaults to 1.0):
-    What logits are divided by before their distributions are compared; the divergence is multiplied by its square.
+    Logits are divided by this number before they are compared, and the divergence is multiplied by its square.
 consistency_rows (`torch.LongTensor` of shape `(num_rows,)`, *optional*):
-    The rows of the batch that the second pass is over, in rising order; all when `None`.
+    The rows of the batch for the second pass, in rising order; all rows when `None`.
 num_items_in_batch (`int` or `torch.Tensor`, *optional*):
-    What the summed losses are divided by; the number of labels in the batch when `None`. `Trainer` passes the count
-    over all accumulated batches and processes.
+    Divisor of the summed losses; the number of labels in the batch when `None`. `Trainer` gives the number of labels
+    in all accumulated batches and processes.
 """
     + ALIGNMENT_ARGS
 )
@@ -70,7 +84,8 @@ CLASS_WEIGHTS_ARGS = (
     HEAD_ARGS
     + """
 class_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
-    Factor on the task loss by the label, where classes exclude each other.
+    A factor for each class: the task loss of a prediction is multiplied by that of its label. For single-label classes
+    only.
 """
 )
 
@@ -78,8 +93,8 @@ CANDIDATE_ARGS = (
     HEAD_ARGS
     + """
 candidate_positions (`torch.LongTensor` of shape `(batch_size, num_candidates)`):
-    Where the candidates' markers stand; negative where a row has fewer candidates. The logits there are the least
-    number of their dtype.
+    The positions of the candidates' markers in the input. A negative position means that the row has no such
+    candidate: its logit is the lowest number of the dtype.
 """
 )
 
@@ -89,13 +104,23 @@ candidate_positions (`torch.LongTensor` of shape `(batch_size, num_candidates)`)
 class ErnieSparseModelOutput(ModelOutput):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-        The tokens' hidden states, aligned with `input_ids`.
+        The hidden states of the tokens after the last layer, in the order of the input; zero for padding.
     pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`, *optional*):
-        The first token's hidden state behind a linear layer and the activation `pooler_act`.
+        The last hidden state of the first real token after a linear layer and the activation `pooler_act`. `None`
+        without a pooling layer.
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*, with `output_hidden_states=True`):
+        The hidden states of the tokens after the embeddings and after each layer, each of shape
+        `(batch_size, sequence_length, hidden_size)`.
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*, with `output_attentions=True`):
+        The attention weights between tokens in step 1 of each layer, each of shape
+        `(batch_size, num_heads, sequence_length, sequence_length)`. The weights of a token add up to 1 minus what it
+        gives to representatives. Only the attention backend `eager` makes them; with the others the tuple is empty.
     representative_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_blocks * num_representatives_per_block, hidden_size)`, *optional*):
-        The representatives' hidden states, block by block; `None` when the pattern is not hierarchical.
+        The hidden states of the representatives after the last layer, block by block; `None` if the pattern is not
+        hierarchical.
     alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With an alignment pattern: the mean over layers and real tokens of the two-way smooth L1 between the outputs of attention.
+        With an alignment pattern: the mean over layers and real tokens of `smooth_l1(a, b) + smooth_l1(b, a)`, where
+        `a` and `b` are the outputs of attention under the two patterns.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -107,19 +132,25 @@ class ErnieSparseModelOutput(ModelOutput):
 
 
 @dataclass
-@auto_docstring(custom_intro="Output of the heads that predict classes or numbers.")
+@auto_docstring(custom_intro="Output of all heads but [`ErnieSparseForQuestionAnswering`].")
 class ErnieSparseHeadOutput(ModelOutput):
     r"""
     loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With labels: the task loss or, with a second pattern, the task loss plus alpha times the consistency or alignment loss.
+        With labels: the task loss. With a second pattern: the task loss plus `consistency_alpha` times the consistency
+        or alignment loss.
     logits (`torch.FloatTensor`, *optional*):
-        Scores before softmax; `None` from the masked-LM head in training when it is given labels.
+        The outputs before softmax or sigmoid, or the predicted numbers. Their shape depends on the head. The masked-LM
+        head returns `None` in training when it gets labels.
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*, with `output_hidden_states=True`):
+        As in [`ErnieSparseModelOutput`].
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*, with `output_attentions=True`):
+        As in [`ErnieSparseModelOutput`].
     task_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With a second pattern: the task loss, the mean of both passes where there are two.
+        With labels and a second pattern: the task loss; with a consistency pattern, the mean over both passes.
     consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With a consistency pattern: the symmetric divergence, before alpha.
+        With a consistency pattern: the symmetric divergence, not yet multiplied by `consistency_alpha`.
     alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With an alignment pattern: as in [`ErnieSparseModelOutput`], before alpha.
+        With an alignment pattern: as in [`ErnieSparseModelOutput`], not yet multiplied by `consistency_alpha`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -136,13 +167,21 @@ class ErnieSparseHeadOutput(ModelOutput):
 class ErnieSparseQuestionAnsweringOutput(ModelOutput):
     r"""
     loss (`torch.FloatTensor` of shape `()`, *optional*):
-        The mean of the start's and the end's loss; with a second pattern as in the other heads.
+        With labels: the mean of the losses of start and end. With a second pattern as in [`ErnieSparseHeadOutput`].
+    start_logits (`torch.FloatTensor` of shape `(batch_size, sequence_length)`):
+        For each token, the score before softmax that the answer starts there.
+    end_logits (`torch.FloatTensor` of shape `(batch_size, sequence_length)`):
+        For each token, the score before softmax that the answer ends there.
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*, with `output_hidden_states=True`):
+        As in [`ErnieSparseModelOutput`].
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*, with `output_attentions=True`):
+        As in [`ErnieSparseModelOutput`].
     task_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With a second pattern: the task loss, the mean of both passes where there are two.
+        With labels and a second pattern: the task loss; with a consistency pattern, the mean over both passes.
     consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With a consistency pattern: the symmetric divergence, before alpha.
+        With a consistency pattern: the symmetric divergence, not yet multiplied by `consistency_alpha`.
     alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        With an alignment pattern: as in [`ErnieSparseModelOutput`], before alpha.
+        With an alignment pattern: as in [`ErnieSparseModelOutput`], not yet multiplied by `consistency_alpha`.
     """
 
     loss: torch.FloatTensor | None = None

@@ -113,7 +113,9 @@ class ErnieSparseOnlyMLMHead(nn.Module):
         return self.predictions(hidden_states)
 
 
-@auto_docstring
+@auto_docstring(
+    custom_intro="The base class of all ERNIE-Sparse models, with transformers' methods to load, save and share them."
+)
 class ErnieSparsePreTrainedModel(PreTrainedModel):
     config_class = ErnieSparseConfig
     config: ErnieSparseConfig
@@ -144,11 +146,15 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
 
     def resize_position_embeddings(self, new_num_position_embeddings: int):
         """
-        Read inputs of up to `new_num_position_embeddings` tokens. A longer table repeats the present one from its first
-        row on (the recipe of Longformer), a shorter one is cut; `config.max_position_embeddings` follows.
+        Change how many tokens the model can read. A longer table of position embeddings repeats the present one from
+        its first row on, as Longformer's was made; a shorter one is cut. `config.max_position_embeddings` is set as
+        well.
+
+        Args:
+            new_num_position_embeddings (`int`): The new number of tokens, from 1 to 2**24.
 
         Raises:
-            `ValueError`: Not a number that `config.max_position_embeddings` may be.
+            `ValueError`: It is not such a number.
         """
         if new_num_position_embeddings is None:
             raise ValueError("new_num_position_embeddings=None: a number is needed")
@@ -160,7 +166,15 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
 
     def is_labelled(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """
-        Which predictions of a batch have a label, as bool: the loss is a mean over them. `None` for a batch without labels.
+        Which predictions of a batch have a label. The loss is a mean over these. Use it to count labels for
+        `num_items_in_batch` when you accumulate gradients in a loop of your own.
+
+        Args:
+            batch (`Mapping[str, torch.Tensor]`): What `forward` is given, by name.
+
+        Returns:
+            `torch.BoolTensor`: One value per prediction: per token, per document or per question, as the head has
+                them. `None` if the batch has no labels.
         """
         return is_labelled("categorical", batch["labels"]) if "labels" in batch else None
 
@@ -204,12 +218,17 @@ class ErnieSparsePreTrainedModel(PreTrainedModel):
         return Passes(outputs, **settings, rows=consistency_rows)
 
 
-@auto_docstring
+@auto_docstring(
+    custom_intro="The encoder without a head: hidden states of tokens and representatives, and a pooled output."
+)
 class ErnieSparseModel(ErnieSparsePreTrainedModel):
     def __init__(self, config: ErnieSparseConfig, add_pooling_layer: bool = True):
         r"""
-        add_pooling_layer (`bool`, defaults to `True`):
-            Whether to add a pooling layer.
+        Args:
+            config ([`ErnieSparseConfig`]):
+                The configuration. Weights are random: `from_pretrained` loads a checkpoint.
+            add_pooling_layer (`bool`, defaults to `True`):
+                Whether there is a pooling layer, for `pooler_output`.
         """
         super().__init__(config)
         # Overrides of `from_pretrained` have not been checked yet.
@@ -243,11 +262,16 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | ErnieSparseModelOutput:
         r"""
+        Returns:
+            [`ErnieSparseModelOutput`]: Hidden states and pooled output; with `return_dict=False` a `tuple` of what is
+                not `None`.
+
         Raises:
-            `ValueError`: An argument that is not what is said above: its name, what it holds and what is allowed. An empty
-                input, or one longer than `max_position_embeddings`; ids outside their vocabulary; an attention mask of
-                other numbers than 0 and 1; an alignment pattern with representatives where the pattern has none. On a GPU
-                ids are asserted on the device, without waiting for it; a compiled or exported model looks at no values.
+            `ValueError`: An argument has a wrong type, dtype, shape, device or value. The message names the argument
+                and says what is allowed. Among others: an empty input; a document longer than
+                `max_position_embeddings`; ids out of range; an attention mask with other numbers than 0 and 1; an
+                alignment pattern with representatives when `pattern` has none. On a GPU, ids out of range are a failed
+                assertion on the device. A compiled or exported model does not check values.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         is_planned = isinstance(pattern, BlockPlan)
@@ -292,7 +316,9 @@ class ErnieSparseModel(ErnieSparsePreTrainedModel):
         return plan_batch(pattern, per_block, shape, device, attention_mask, cu_seq_lens)
 
 
-@auto_docstring
+@auto_docstring(
+    custom_intro="The encoder with a masked language modeling head: scores of all tokens of the vocabulary."
+)
 class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
     _tied_weights_keys = {
         "cls.predictions.decoder.weight": "ernie_sparse.embeddings.word_embeddings.weight",
@@ -333,14 +359,22 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            The tokens to predict; -100 where none is masked.
-        logits_to_keep (`int` or `torch.Tensor`, *optional*):
-            For which tokens logits are made, and whose labels count, as in transformers: the last ones of each row, so many, 0 being
-            all; places in every row, `(num_kept,)`; or, `(batch_size, sequence_length)` of bool, those that are true, which makes
-            logits `(num_true, vocab_size)`. Masked tokens are few, and logits by far the widest tensor. Training makes no others.
+            The token to predict at each position; -100 for none.
+        logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
+            The positions for which logits are made and labels count. An `int` is the number of last positions of each
+            row; 0 means all. A `torch.LongTensor` of shape `(num_kept,)` holds positions, the same for all rows. A
+            `torch.BoolTensor` of shape `(batch_size, sequence_length)` is `True` at the positions to keep: `labels !=
+            -100` saves the memory of all other logits. It has no effect in training with labels, where logits are made
+            for labelled tokens only.
+
+        Returns:
+            [`ErnieSparseHeadOutput`]: `logits` has the shape `(batch_size, sequence_length, vocab_size)`. With
+                `logits_to_keep` it is `(batch_size, num_kept, vocab_size)`, or `(num_true, vocab_size)` for a
+                `torch.BoolTensor`. In training with labels it is `None`.
 
         Raises:
-            `ValueError`: Labels or `logits_to_keep` that are not so, and what [`ErnieSparseModel`] refuses.
+            `ValueError`: `labels` or `logits_to_keep` are not as described, or [`ErnieSparseModel.forward`] refuses
+                the input.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         shape = batch_shape(input_ids, inputs_embeds)
@@ -393,7 +427,9 @@ class ErnieSparseForMaskedLM(ErnieSparsePreTrainedModel):
         return SaorLoss(*(None if values[0] is None else sum(values) for values in zip(*parts, strict=True)))
 
 
-@auto_docstring
+@auto_docstring(
+    custom_intro="The encoder with a linear layer on the pooled output: a class, labels or numbers per document."
+)
 class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
     _distributions = {
         "regression": "gaussian",
@@ -448,12 +484,17 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*):
-            Classes (integers, one per document), multi-label targets (floats, one per label) or numbers (regression).
-            `config.problem_type` says which; without it `num_labels == 1` means regression and the labels' dtype tells
-            the other two apart. -100 stands for "no label", but for numbers, where NaN does.
+            Classes, as integers of shape `(batch_size,)`; several labels, as numbers from 0 to 1 of shape
+            `(batch_size, num_labels)`; or numbers to predict (regression), of the same shape. `config.problem_type`
+            says which. If it is `None`, `num_labels == 1` means regression; otherwise floats are several labels and
+            integers are classes. -100 stands for "no label", in regression NaN.
+
+        Returns:
+            [`ErnieSparseHeadOutput`]: `logits` has the shape `(batch_size, num_labels)`.
 
         Raises:
-            `ValueError`: Labels or class weights that are not so, and what [`ErnieSparseModel`] refuses.
+            `ValueError`: `labels` or `class_weights` are not as described, or [`ErnieSparseModel.forward`] refuses the
+                input.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         if labels is not None:
@@ -467,7 +508,7 @@ class ErnieSparseForSequenceClassification(ErnieSparsePreTrainedModel):
         return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 
 
-@auto_docstring
+@auto_docstring(custom_intro="The encoder with a linear layer on each token: a class per token, as for named entities.")
 class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__(config)
@@ -494,10 +535,14 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            The class of every token; -100 for none.
+            The class of each token; -100 for none.
+
+        Returns:
+            [`ErnieSparseHeadOutput`]: `logits` has the shape `(batch_size, sequence_length, num_labels)`.
 
         Raises:
-            `ValueError`: Labels or class weights that are not so, and what [`ErnieSparseModel`] refuses.
+            `ValueError`: `labels` or `class_weights` are not as described, or [`ErnieSparseModel.forward`] refuses the
+                input.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         if labels is not None:
@@ -509,7 +554,9 @@ class ErnieSparseForTokenClassification(ErnieSparsePreTrainedModel):
         return ErnieSparseHeadOutput(logits=logits[0], **passes.fields(losses))
 
 
-@auto_docstring
+@auto_docstring(
+    custom_intro="The encoder with a head for extractive question answering: where the answer starts and ends."
+)
 class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
     accepts_label_smoothing = False
 
@@ -537,12 +584,16 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
     ) -> tuple | ErnieSparseQuestionAnsweringOutput:
         r"""
         start_positions, end_positions (`torch.LongTensor` of shape `(batch_size,)` or `(batch_size, num_mentions)`, *optional*):
-            First and last token of the answer, or of each of its mentions: then the loss is minus the log of the
-            probability of any of them. One outside the input or on padding counts as no label. The losses are over real
-            tokens only: padding has no probability.
+            The first and the last token of the answer. If the answer is mentioned several times, give one column per
+            mention: the loss is then minus the log of the probability that any of them is chosen. A position outside
+            of the input or on padding counts as no label. Padding has no probability in the loss.
+
+        Returns:
+            [`ErnieSparseQuestionAnsweringOutput`]: `start_logits` and `end_logits` have the shape
+                `(batch_size, sequence_length)`.
 
         Raises:
-            `ValueError`: Positions that are not so, and what [`ErnieSparseModel`] refuses.
+            `ValueError`: The positions are not as described, or [`ErnieSparseModel.forward`] refuses the input.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         batch_size, _ = batch_shape(input_ids, inputs_embeds)
@@ -564,7 +615,7 @@ class ErnieSparseForQuestionAnswering(ErnieSparsePreTrainedModel):
         )
 
     def is_labelled(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """A question is one prediction, and has a label where an answer starts on a real token of its row."""
+        """Which questions have a label, `(batch_size,)`: those with an answer that starts on a real token."""
         if "start_positions" not in batch:
             return None
         size = batch["input_ids"].shape[-1] if "input_ids" in batch else batch["inputs_embeds"].shape[-2]
@@ -590,7 +641,9 @@ def _targets(positions: torch.Tensor, size: int, attention_mask: torch.Tensor | 
     return is_target if attention_mask is None else is_target & (attention_mask != 0)
 
 
-@auto_docstring
+@auto_docstring(
+    custom_intro="The encoder with a score per choice. A choice is a row, with the text it belongs to."
+)
 class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__(config)
@@ -615,20 +668,23 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         input_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`):
-            Indices of input sequence tokens in the vocabulary; so with the other inputs.
+            Ids of the tokens, a row for each choice. Give either `input_ids` or `inputs_embeds`.
         attention_mask (`torch.Tensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
-            1 for real tokens, 0 for padding.
+            1 for real tokens and 0 for padding. All tokens are real when `None`.
         token_type_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
-            The type of every token.
+            The types of the tokens, from 0 to `type_vocab_size - 1`; 0 when `None`.
         position_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
-            The position of every token.
-        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_choices, sequence_length, hidden_size)`, *optional*):
-            Embeddings in place of `input_ids`.
+            The positions of the tokens. When `None`, the real tokens of each row are counted from 0.
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_choices, sequence_length, embedding_size)`, *optional*):
+            Word embeddings instead of `input_ids`.
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            The right choice.
+            The index of the right choice; -100 for none.
+
+        Returns:
+            [`ErnieSparseHeadOutput`]: `logits` has the shape `(batch_size, num_choices)`.
 
         Raises:
-            `ValueError`: Labels that are not so, inputs of other shapes, and what [`ErnieSparseModel`] refuses.
+            `ValueError`: `labels` or inputs are not as described, or [`ErnieSparseModel.forward`] refuses the input.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         batch_size, num_choices, _ = check_choices(inputs)
@@ -650,8 +706,9 @@ class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    One choice among candidates that stand in the input itself, each behind a marker token, as in WikiHop: a candidate's
-    score is read from its marker. Any number of candidates shares one row, and with it one reading of the documents.
+    The encoder with one score per candidate, for candidates that are part of the input, as in WikiHop. Each candidate
+    has a marker token, and its score is computed from the hidden state there. So one row, read once, can hold any
+    number of candidates.
     """
 )
 class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
@@ -681,11 +738,14 @@ class ErnieSparseForCandidateChoice(ErnieSparsePreTrainedModel):
     ) -> tuple | ErnieSparseHeadOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            The right candidate; -100 for none.
+            The index of the right candidate; -100 for none.
+
+        Returns:
+            [`ErnieSparseHeadOutput`]: `logits` has the shape `(batch_size, num_candidates)`.
 
         Raises:
-            `ValueError`: No `candidate_positions`, or some behind the end of the input; labels that are not so; and what
-                [`ErnieSparseModel`] refuses.
+            `ValueError`: `candidate_positions` is missing or beyond the end of the input, `labels` are not as
+                described, or [`ErnieSparseModel.forward`] refuses the input.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         check_candidates(candidate_positions, labels, batch_shape(input_ids, inputs_embeds), num_items_in_batch)

@@ -32,29 +32,32 @@ SWITCHES = ("handle_impossible_answer", "align_to_words")
 
 class QuestionAnsweringPipeline(ChunkPipeline):
     """
-    Extractive question answering with any `AutoModelForQuestionAnswering`, with the interface that transformers had before
-    version 5. Contexts of any length are read in windows, and answered by the code of `ernie-sparse predict`.
+    The pipeline `question-answering`: extractive answers from any `AutoModelForQuestionAnswering`, with the interface
+    of transformers 4. Contexts of any length are read in windows. Make it with `pipeline("question-answering",
+    model=…)` after `import ernie_sparse`.
 
-    What is not given is as in training where the model was written by `ernie-sparse finetune`, so that answers are those of
-    `predict`. Elsewhere windows are as long as the model reads and share up to 128 tokens, and answers have up to 30 (our
-    choice; transformers 4 had windows of 384 tokens and answers of 15).
+    Defaults come from the training if `ernie-sparse finetune` wrote the model; the answers are then those of
+    `ernie-sparse predict`. For other models the defaults below hold, which are our choice.
 
     Args:
-        top_k (`int`, defaults to 1): How many answers; each text stands once.
-        max_seq_len (`int`, *optional*): Tokens per window, question and special tokens included.
-        doc_stride (`int`, *optional*): Tokens of the context that two windows share.
-        max_answer_len (`int`, *optional*): Tokens of the longest answer.
+        top_k (`int`, defaults to 1): The number of answers. No text is returned twice.
+        max_seq_len (`int`, *optional*):
+            Tokens per window, with question and special tokens. By default as many as the model reads.
+        doc_stride (`int`, *optional*):
+            Tokens of the context that two windows share. By default 128, and at most a quarter of a window.
+        max_answer_len (`int`, *optional*): The most tokens of an answer. By default 30.
         max_question_len (`int`, *optional*):
-            Tokens of the longest question, at most half of a window. Longer ones are refused: transformers 4 cut them.
+            The most tokens of a question; by default half of a window, which is also the most that is allowed. A
+            longer question is an error (transformers 4 cut it).
         handle_impossible_answer (`bool`, *optional*):
-            Whether the answer may be "": where no span scores above "no answer" or, if the model was trained with one, the
-            threshold.
+            Whether the answer may be "", for questions that the context does not answer. By default only if the model
+            was trained with `--null-threshold`.
         align_to_words (`bool`, defaults to `False`):
-            Whether answers are widened to whole words of the tokenizer. `True` in transformers 4; `predict` does not.
+            Whether answers are widened to whole words of the tokenizer. (`True` in transformers 4.)
 
     Raises:
-        [`InputError`]: No fast tokenizer, a parameter that is unknown, of another type, too small or too large, or windows
-            without progress.
+        [`InputError`]: The tokenizer is not a fast one; a parameter is unknown, of a wrong type, too small or too
+            large; or windows share so much that they do not move on.
     """
 
     _load_processor = False
@@ -72,19 +75,21 @@ class QuestionAnsweringPipeline(ChunkPipeline):
     def __call__(self, inputs=None, *, question=None, context=None, **kwargs) -> dict | list[dict]:
         """
         Args:
-            inputs (`dict`, an iterable of `dict`, or a generator of them):
-                Examples of `question` and `context`, such as the rows of SQuAD; what else they have is ignored.
-            question, context (`str` or `list[str]`): The same as one or two columns; one of them may be the same for all.
-            kwargs: As above, for this call, and `batch_size`, the windows per forward pass.
+            inputs (`dict`, an iterable or a generator of `dict`, *optional*):
+                Examples with `question` and `context`, such as rows of SQuAD. Other keys are ignored.
+            question, context (`str` or `list[str]`, *optional*):
+                Instead of `inputs`: questions and their contexts. A single text goes with every text of a list.
+            kwargs: The parameters above, for this call, and `batch_size`, the number of windows per forward pass.
 
         Returns:
-            `dict` or `list[dict]`: For each example, and with `top_k` above 1 for each of its answers, `answer`, the
-            characters of the context from `start` to `end` (exclusive) where it stands, and its `score`: its share among the
-            best answers, which `predict` calls probability. No answer is "" from 0 to 0. A list of examples gives a list.
+            `dict` or `list[dict]`: For each example a `dict`, or with `top_k` above 1 a list of them. `answer` is the
+                text, `start` and `end` (exclusive) are its characters in the context, and `score` is its probability
+                among the best answers. No answer is "" from 0 to 0. Several examples give a list, and a generator gives
+                an iterator.
 
         Raises:
-            [`InputError`]: An example that is empty or not text, or whose question is too long.
-            `ValueError`: The model's output is not finite.
+            [`InputError`]: An example is empty or no text, or its question is too long.
+            `ValueError`: The output of the model is not finite.
         """
         if inputs is None:
             inputs = _examples(question, context)
@@ -102,7 +107,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
     def settings_with(
         self, top_k=1, doc_stride=None, max_seq_len=None, max_answer_len=None, handle_impossible_answer=None, **_
     ) -> Settings:
-        """The pipeline's settings with what is given in their places."""
+        """The settings of the pipeline, with the given ones in place of its own."""
         own, limit = self.settings, _num_positions(self.model.config)
         if max_seq_len is not None and limit is not None and max_seq_len > limit:
             raise InputError(f"max_seq_len={max_seq_len} is more than the {limit} tokens that the model reads")

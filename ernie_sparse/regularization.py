@@ -19,11 +19,46 @@ PERTURBED = ("second", "both")
 @dataclass
 class SaorArguments:
     """
-    How the training is regularised. All of it is our choice but for `saor` itself; the paper names neither the second pattern
-    nor weight or schedule.
+    How [`SaorTrainer`] regularizes a training. The paper fixes only that output distributions under two patterns are
+    made to agree. The draw of the second pattern, the weight and the schedule are our choice.
+
+    Args:
+        regularization (`str`, *optional*):
+            What is added to the task loss.
+
+            - `"saor"`: the divergence of the outputs of two passes under two patterns.
+            - `"r-drop"`: the divergence of two passes under the model's own pattern, which differ by dropout only.
+            - `"alignment"`: the distance of the outputs of attention under two patterns, in every layer of one pass.
+            - `"none"`: nothing. A step has one pass.
+
+            `None` is `"saor"`, or `"none"` with `saor_alpha=0`.
+        saor_alpha (`float`, defaults to 1.0): Weight of what is added, at least 0.
+        saor_patterns (`list[str]`, defaults to `["shift", "block_size", "window", "random"]`):
+            The second pattern of each step is drawn from this list. An entry is a pattern as text, such as
+            `block_size=32,num_window_blocks=5`, or the name of a change to the model's own pattern:
+
+            - `shift`: other block boundaries.
+            - `block_size`: half or double the block size.
+            - `window`: a window that is two blocks wider or narrower.
+            - `random`: one to three random blocks more.
+            - `hierarchy`: representatives on or off.
+            - `none`: no change, so that only dropout differs.
+        saor_seed (`int`, defaults to 0): Seed of the draws. A draw depends on the seed and on the step only.
+        saor_every (`int`, defaults to 1):
+            The first of every `saor_every` steps is regularized, with the whole weight. The others have one pass.
+        saor_share (`float`, defaults to 1.0):
+            Share of each batch's rows that are in the second pass, above 0 and at most 1. At least one row is drawn in
+            each step, and the consistency loss is scaled up accordingly. For `saor` and `r-drop`.
+        saor_alpha_warmup (`float`, defaults to 0.0):
+            Share of all steps, from 0 to 1, in which the weight grows linearly up to `saor_alpha`.
+        saor_temperature (`float`, defaults to 1.0):
+            Logits are divided by this number before they are compared, and the consistency loss is multiplied by its
+            square. For `saor` and `r-drop`, and not for regression.
+        saor_perturb (`str`, defaults to `"second"`):
+            Which passes have a drawn pattern: `"second"` (the first has the model's own) or `"both"`.
 
     Raises:
-        `ValueError`: A value that is not allowed, or that another one leaves without effect.
+        `ValueError`: A value is not allowed, or has no effect with this `regularization`.
     """
 
     _argument_group_name: ClassVar[str] = (
@@ -160,18 +195,18 @@ class SaorArguments:
                     ) from None
 
     def is_on(self, step: int) -> bool:
-        """Whether a step is regularised."""
+        """Whether the step with this number, from 0, is regularised."""
         return self.regularization != "none" and step % self.saor_every == 0
 
     def alpha(self, step: int, num_steps: int) -> float:
-        """The weight in a step, of a training of so many."""
+        """The weight in the step with this number, from 0, in a training of `num_steps` steps."""
         num_warmup = math.ceil(self.saor_alpha_warmup * num_steps)
         return self.saor_alpha * min(1.0, (step + 1) / max(1, num_warmup))
 
     def rows(self, step: int, num_rows: int) -> list[int] | None:
         """
-        The rows of a batch that are in the second pass, or `None` for all. They are drawn, and not the first ones: where rows of
-        like length are batched together, those are the longest.
+        The rows of a batch of `num_rows` that are in the second pass of a step, or `None` for all. They are drawn: the
+        first rows could be the longest ones, if rows of similar length are batched together.
         """
         count = math.ceil(self.saor_share * num_rows)
         if count == num_rows:
@@ -179,7 +214,7 @@ class SaorArguments:
         return sorted(random.Random(f"{self.saor_seed}/{step}/rows").sample(range(num_rows), count))
 
     def may_be_hierarchical(self, own: SparsePattern) -> tuple[set[bool], set[bool]]:
-        """Which values `hierarchical` may have in the first and in the second pattern of a step."""
+        """The values that `hierarchical` may have in the first and in the second pattern of a step."""
         own_alone = {own.hierarchical}
         drawn = {
             own.hierarchical != (entry == "hierarchy")
@@ -193,7 +228,7 @@ class SaorArguments:
 
 
 def patterns_of_step(own: SparsePattern, saor: SaorArguments, step: int) -> tuple[SparsePattern, SparsePattern | None]:
-    """The pattern of a step and, where it is regularised, the second one."""
+    """The pattern of a step and, if the step is regularised, the second one; `None` if not."""
     if not saor.is_on(step):
         return own, None
     if saor.regularization == "r-drop":
@@ -204,8 +239,16 @@ def patterns_of_step(own: SparsePattern, saor: SaorArguments, step: int) -> tupl
 
 def second_pattern(own: SparsePattern, saor: SaorArguments, step: int) -> SparsePattern:
     """
-    The second pattern of a step: a pure function of the model's own pattern, the arguments and the step, so that all
-    processes agree and a resumed run repeats it.
+    The second pattern of a step. It is a function of its arguments only: all processes draw the same, and a resumed run
+    repeats it.
+
+    Args:
+        own ([`SparsePattern`]): The model's own pattern, `config.pattern`.
+        saor ([`SaorArguments`]): What it is drawn from (`saor_patterns`), and the seed.
+        step (`int`): The number of the step.
+
+    Returns:
+        [`SparsePattern`]: The pattern, for `consistency_pattern`.
     """
     return _draw(own, saor, f"{saor.saor_seed}/{step}")
 

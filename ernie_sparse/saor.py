@@ -25,10 +25,14 @@ CHUNK_LOGITS = 2**19
 
 class SaorLoss(NamedTuple):
     """
+    What [`saor_loss`] returns.
+
     Args:
-        loss (`torch.Tensor`): The scalar to minimise.
-        task_loss (`torch.Tensor`, *optional*): Mean task loss of the two passes; `None` with one, where it is `loss`.
-        consistency_loss (`torch.Tensor`, *optional*): ½ (KL(p‖q) + KL(q‖p)), before alpha; `None` with one pass.
+        loss (`torch.Tensor` of shape `()`, *optional*):
+            The loss to minimize: `task_loss + alpha * consistency_loss`, or the task loss of a single pass.
+        task_loss (`torch.Tensor` of shape `()`, *optional*): The mean of both task losses; `None` with one pass.
+        consistency_loss (`torch.Tensor` of shape `()`, *optional*):
+            The divergence ½ (KL(p‖q) + KL(q‖p)), not yet multiplied by alpha; `None` with one pass.
     """
 
     loss: torch.Tensor | None = None
@@ -37,18 +41,44 @@ class SaorLoss(NamedTuple):
 
 
 def categorical_divergence(logits: torch.Tensor, other_logits: torch.Tensor) -> torch.Tensor:
-    """½ (KL(p‖q) + KL(q‖p)) of the softmax over the last dimension: `(…, num_classes)` to `(…)`."""
+    """
+    The symmetric KL ½ (KL(p‖q) + KL(q‖p)) of two softmax distributions over classes.
+
+    Args:
+        logits, other_logits (`torch.Tensor` of shape `(…, num_classes)`): Scores before softmax.
+
+    Returns:
+        `torch.Tensor` of shape `(…)`: One value per prediction.
+    """
     log_p, log_q = logits.log_softmax(-1), other_logits.log_softmax(-1)
     return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
 def bernoulli_divergence(logits: torch.Tensor, other_logits: torch.Tensor) -> torch.Tensor:
-    """The same for one Bernoulli per logit, `(…)` to `(…)`; its two KLs add up to (p - q)(logit p - logit q)."""
+    """
+    The symmetric KL of two Bernoulli distributions, one per logit, as in multi-label classification. It equals
+    ½ (p - q) (logit p - logit q).
+
+    Args:
+        logits, other_logits (`torch.Tensor` of shape `(…)`): Scores before sigmoid.
+
+    Returns:
+        `torch.Tensor` of shape `(…)`: One value per logit.
+    """
     return 0.5 * (logits.sigmoid() - other_logits.sigmoid()) * (logits - other_logits)
 
 
 def gaussian_divergence(means: torch.Tensor, other_means: torch.Tensor) -> torch.Tensor:
-    """The same for unit-variance Gaussians, `(…)` to `(…)`: each KL is ½ (difference)², and so is their half sum."""
+    """
+    The symmetric KL of two Gaussian distributions of variance 1, as in regression. It equals ½ (difference of the
+    means)².
+
+    Args:
+        means, other_means (`torch.Tensor` of shape `(…)`): The predicted numbers.
+
+    Returns:
+        `torch.Tensor` of shape `(…)`: One value per number.
+    """
     return 0.5 * (means - other_means) ** 2
 
 
@@ -109,35 +139,48 @@ def saor_loss(
     rows: torch.Tensor | None = None,
 ) -> SaorLoss:
     """
-    The loss of one pass, or of two passes over the same batch.
+    The loss of one pass over a batch or, with `second_logits`, the SAOR loss of two passes over the same batch:
+
+    ½ (task(p) + task(q)) + alpha · ½ (KL(p‖q) + KL(q‖p))
+
+    where p and q are the output distributions of the two passes. Gradients flow through both. Predictions without a
+    label count in neither part. A batch without any label has the loss 0.
 
     Args:
         distribution (`str`):
-            `categorical` (logits `(…, num_classes)`, integer labels `(…)`), `any_of` (boolean labels shaped as the
-            logits: any of the classes that are `True`; no label where none is), `bernoulli` or `gaussian` (labels
-            shaped as the logits).
-        logits, second_logits (`torch.Tensor`): Of the first and, for SAOR, of the second pass. Taken to fp32.
+            What the logits mean.
+
+            - `categorical`: one of several classes. Logits have the shape `(…, num_classes)`, labels are integers of
+              shape `(…)`.
+            - `any_of`: one choice, and several may be right. Labels are `bool` and have the shape of the logits.
+            - `bernoulli`: one yes or no per logit. Labels are numbers from 0 to 1 and have the shape of the logits.
+            - `gaussian`: one number per logit. Labels are numbers and have the shape of the logits.
+        logits (`torch.Tensor`): Outputs of the first pass. The losses are computed in fp32 at least.
         labels (`torch.Tensor`):
-            -100 and NaN stand for "no label", and what the logits say there has no effect at all; for `gaussian` -100 is
-            a number as any other.
+            The labels. -100 and NaN mean "no label"; with `any_of` that is a row without `True`. With `gaussian`, -100
+            is a number like any other.
+        second_logits (`torch.Tensor`, *optional*): Outputs of the second pass, of the same shape as `logits`.
         alpha (`float`, defaults to 1.0): Weight of the consistency loss.
         num_items (`int` or `torch.Tensor`, *optional*):
-            What both sums are divided by; the number of labels when `None`. Trainer passes the count over all accumulated
-            micro-batches and processes.
+            Divisor of the summed losses; the number of labels when `None`. `Trainer` gives the number of labels in all
+            accumulated batches and processes.
         class_weights (`torch.Tensor` of shape `(num_classes,)`, *optional*):
-            Factor on the task loss of a prediction by its label, for `categorical`. The divisor does not change:
-            weights of mean 1 over the training set keep the scale. The consistency loss, which has no label, is not
-            weighted.
+            For `categorical`: a factor for each class, by which the task loss of a prediction with that label is
+            multiplied. The divisor does not change, and the consistency loss is not weighted.
         temperature (`float`, defaults to 1.0):
-            T: what is compared are the distributions of logits / T, times T², which keeps the size of the gradients.
+            Logits are divided by it before they are compared, and the divergence is multiplied by its square, which
+            keeps the size of the gradients. Not for `gaussian`.
         rows (`torch.LongTensor` of shape `(num_rows,)`, *optional*):
-            The rows that `second_logits` are of, where not of all. The task loss of the others is of the first pass, and the
-            consistency loss is scaled by all rows over these, so that over a random choice of them its expectation is that of
-            all.
+            The rows of the batch that are in `second_logits`, if these are not all. The consistency loss is then
+            scaled up by `batch_size / num_rows`, so that for randomly drawn rows its expectation is that of the whole
+            batch.
+
+    Returns:
+        [`SaorLoss`]: The loss and its parts.
 
     Raises:
-        `ValueError`: An unknown distribution, shapes that do not fit, class weights for another distribution, or a temperature
-            for numbers, which have none.
+        `ValueError`: The distribution is unknown, shapes do not fit, or class weights or a temperature are given for a
+            distribution that has none.
     """
     if distribution not in OUTPUT_DISTRIBUTIONS:
         raise ValueError(f"distribution={distribution!r} is not one of {', '.join(OUTPUT_DISTRIBUTIONS)}")

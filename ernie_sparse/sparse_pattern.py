@@ -16,30 +16,43 @@ MOST = 2**31 - 1
 @dataclasses.dataclass(frozen=True)
 class SparsePattern:
     """
-    What is attended, as a value: hashable, comparable, independent of any weights. Any ErnieSparse weights run under
-    any pattern.
+    Which blocks of a document attend to which. A pattern is an immutable, hashable value, and it belongs to no
+    weights: a model can run under any pattern.
 
-    A document of `num_tokens` tokens is cut into blocks; token `t` belongs to block `(t + block_shift) // block_size`.
-    Block `q` sees block `k` when one of them is global, when they are near each other, or when `k` is one of the
-    random blocks drawn for `q`. Field names and defaults are our choice; the paper fixes none.
+    A document is cut into blocks: token `t` is in block `(t + block_shift) // block_size`. Block `q` sees block `k` if
+    one of them is global, if they are neighbours in the window, or if `k` is one of the random blocks of `q`. The
+    names of the fields and their defaults are our choice; the paper fixes none.
 
     Args:
         block_size (`int`, defaults to 64): Tokens per block, at least 1.
-        num_window_blocks (`int`, defaults to 3): Odd; the block itself and its neighbours on both sides.
-        num_global_blocks (`int`, defaults to 1): The first blocks of the document, which see all and are seen by all.
+        num_window_blocks (`int`, defaults to 3):
+            Width of the window in blocks, an odd number: the block itself and as many neighbours on each side.
+        num_global_blocks (`int`, defaults to 1):
+            Number of global blocks. They are the first blocks of the document; they see all blocks, and all blocks see
+            them.
         num_random_blocks (`int`, defaults to 0):
-            Blocks drawn for each query block, without replacement, from those it does not see yet. The draw is a
-            function of `(seed, query block, key block)` and of the number of blocks, never of a global random state.
+            Number of random blocks that each block sees, beside those it sees anyway. They depend on `seed`, on the
+            block and on the length of the document only, so they are the same in training and evaluation.
         block_shift (`int`, defaults to 0):
-            From 0 to `block_size - 1`: moves every block boundary to the left, so that block 0 keeps
+            Number of tokens by which every block boundary moves to the left, from 0 to `block_size - 1`. Block 0 keeps
             `block_size - block_shift` tokens.
         hierarchical (`bool`, defaults to `True`):
-            Whether representatives stand at the head of each block and attend to each other (HST's second step).
-            `False` is a plain block-sparse Transformer with neither.
+            Whether each block has representatives at its head, which attend to each other in step 2. `False` is a
+            plain block-sparse Transformer: no representatives, no step 2.
         seed (`int`, defaults to 0): Seed of the random blocks, from 0 to 2**32 - 1.
 
     Raises:
-        `ValueError`: A field has a wrong type or value; the message names the field, the value and what is allowed.
+        `ValueError`: A field has a wrong type or value. The message names the field, its value and what is allowed.
+
+    Example:
+
+    ```python
+    >>> from ernie_sparse import SparsePattern
+
+    >>> pattern = SparsePattern(block_size=128)
+    >>> print(pattern.changed_by("num_random_blocks=2"))
+    block_size=128,num_window_blocks=3,num_global_blocks=1,num_random_blocks=2,block_shift=0,hierarchical=true,seed=0
+    ```
     """
 
     block_size: int = 64
@@ -80,12 +93,20 @@ class SparsePattern:
     @classmethod
     def parse(cls, value: "SparsePattern | Mapping | str") -> "SparsePattern":
         """
-        A pattern from a pattern, from a mapping of fields, or from text such as `block_size=64,seed=0`. Fields that
-        are not named take the defaults of this class, whatever model the pattern is later used with;
-        `dataclasses.replace(pattern, block_shift=32)` changes an existing one.
+        Read a pattern from text or from a mapping.
+
+        Args:
+            value ([`SparsePattern`], `Mapping` or `str`):
+                A pattern, which is returned as it is; a mapping of fields; or text such as `block_size=64,seed=0`.
+                Fields that are not named get the defaults of this class, not those of a model. To change some fields
+                of a pattern, use [`SparsePattern.changed_by`] or `dataclasses.replace`.
+
+        Returns:
+            [`SparsePattern`]: The pattern.
 
         Raises:
-            `ValueError`: Anything else, an unknown or repeated field, or a bad value.
+            `ValueError`: `value` is something else, names an unknown field or one field twice, or holds a value that
+                is not allowed.
         """
         if isinstance(value, cls):
             return value
@@ -106,7 +127,19 @@ class SparsePattern:
         return cls(**value)
 
     def changed_by(self, text: str) -> "SparsePattern":
-        """This pattern but for the fields that `text` names, such as `num_global_blocks=2`. Raises as `parse` does."""
+        """
+        A copy of this pattern with some fields changed.
+
+        Args:
+            text (`str`): The fields to change, such as `num_global_blocks=2,seed=1`.
+
+        Returns:
+            [`SparsePattern`]: The new pattern.
+
+        Raises:
+            `ValueError`: `text` is no text, names an unknown field or one field twice, or holds a value that is not
+                allowed.
+        """
         if not isinstance(text, str):
             raise ValueError(f"{text!r} is no text of fields, such as 'num_global_blocks=2'")
         return self.parse({**dataclasses.asdict(self), **self._fields_of_text(text)})
@@ -128,17 +161,27 @@ class SparsePattern:
 
     @classmethod
     def full(cls, block_size: int = 64, hierarchical: bool = False) -> "SparsePattern":
-        """The pattern under which every block is global, so that every token sees every token, at any length."""
+        """
+        The pattern of full attention: all blocks are global, so every token sees every token, at any length.
+
+        Args:
+            block_size (`int`, defaults to 64): Tokens per block.
+            hierarchical (`bool`, defaults to `False`):
+                Whether there are representatives and step 2. Without them the model computes what BERT computes.
+
+        Returns:
+            [`SparsePattern`]: The pattern.
+        """
         return cls(block_size=block_size, num_global_blocks=MOST, hierarchical=hierarchical)
 
     def num_blocks(self, num_tokens: int) -> int:
-        """Number of blocks of a document of `num_tokens` tokens."""
+        """The number of blocks in a document of `num_tokens` tokens."""
         return (num_tokens + self.block_shift + self.block_size - 1) // self.block_size
 
     def sees(self, query_block: int, key_block: int, num_blocks: int) -> bool:
         """
-        Whether `query_block` attends to `key_block` in a document of `num_blocks` blocks. This is the definition;
-        [`BlockPlan`] is the same as tables.
+        Whether `query_block` attends to `key_block` in a document of `num_blocks` blocks. Blocks are counted from 0.
+        This is the definition of the pattern: the attention of the model is tested against it.
         """
         return self._sees_before_random(query_block, key_block) or key_block in self.random_blocks(
             query_block, num_blocks
@@ -150,8 +193,9 @@ class SparsePattern:
 
     def random_blocks(self, query_block: int, num_blocks: int) -> list[int]:
         """
-        The random key blocks of `query_block`: of the blocks it does not see yet, the `num_random_blocks` ones with
-        the smallest hash. As a document grows, blocks are only displaced by new ones, never reshuffled.
+        The random blocks of `query_block` in a document of `num_blocks` blocks, sorted: of the blocks that it does not
+        see anyway, the `num_random_blocks` with the smallest hash of seed, query block and key block. In a longer
+        document new blocks may replace some of them; the others stay.
         """
         if self.num_random_blocks == 0:
             return []
@@ -172,7 +216,7 @@ _INTEGER_FIELDS = (
 
 def random_columns(pattern: SparsePattern, num_blocks: int, query: torch.Tensor, num_own: torch.Tensor) -> torch.Tensor:
     """
-    [`SparsePattern.random_blocks`] of many blocks at once, `(num_queries, r)`, filled up with -1.
+    [`SparsePattern.random_blocks`] of many blocks at once, `(num_queries, r)`, padded with -1.
 
     Args:
         num_blocks (`int`): Of the longest document.

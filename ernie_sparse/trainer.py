@@ -97,29 +97,51 @@ def check_optimizer(training: TrainingArguments):
 
 
 class DivergedError(InputError):
-    """A loss, a gradient or a weight is not finite: the training has to be done otherwise, such as with a lower rate."""
+    """
+    A loss, a gradient or a weight is not finite. The message names the update and the last good checkpoint. Train with
+    a lower learning rate.
+    """
 
 
 class SaorTrainer(PatchedTrainer):
     """
-    Trains any ErnieSparse head with SAOR: each training step runs two passes in one forward, the first under the model's
-    own pattern and the second under one drawn from `saor.saor_patterns`; or with another `saor.regularization`. Evaluation and
-    prediction run one pass under the model's own pattern. `task_loss` and `consistency_loss` or `alignment_loss` (before
-    alpha, of the steps that have it) are logged beside `loss`.
+    A `transformers.Trainer` that trains any ERNIE-Sparse model with a head, with SAOR. Each training step runs two
+    passes in one forward: the first under the model's own pattern, the second under a pattern drawn from
+    `saor.saor_patterns`. `saor.regularization` names other regularizations, or none. Evaluation and prediction run one
+    pass under the model's own pattern.
 
-    Losses are means over all predictions that have a label: those of an evaluation, where labels are never smoothed, whatever
-    the batches and processes, and `train_loss` over the whole run, where it went on from a checkpoint as well. Training stops,
-    with a [`DivergedError`], before the first update whose loss or gradient is not finite, and no such weights are saved.
+    - The log has `task_loss` and `consistency_loss` (or `alignment_loss`) beside `loss`. They are means over the steps
+      that have them, not yet multiplied by alpha.
+    - `eval_loss` is the mean over all predictions with a label, whatever the batch size and the number of processes.
+      Labels are never smoothed in evaluation. `train_loss` is the mean over the whole run, even if it went on from a
+      checkpoint.
+    - Training stops with a [`DivergedError`] before the first update whose loss or gradient is not finite. Weights
+      that are not finite are not saved.
 
     Args:
-        saor ([`SaorArguments`], *optional*): The defaults when `None`.
+        saor ([`SaorArguments`], *optional*): How the training is regularized; `SaorArguments()` when `None`.
         args, kwargs: As for `transformers.Trainer`.
 
     Raises:
-        `ValueError`: With a regularisation, a model without sparse patterns or one that does not take what it needs, or a
-            `label_smoothing_factor` or a `compute_loss_func`: both take the labels away from the model, which then could not
-            compare its two passes. A `label_smoothing_factor` where a prediction is no choice among classes. A temperature for
-            numbers, a share of batches that has no row to leave out, or an alignment for which there are no representatives.
+        `TypeError`: `saor` is something else.
+        `ValueError`: The model is not one of transformers or has no head. `label_smoothing_factor` is given for
+            regression, several labels, question answering or candidate choice. Or, with a regularization:
+
+            - The model has no sparse pattern, or its `forward` does not take the arguments that are needed.
+            - `label_smoothing_factor` or `compute_loss_func` is given. They compute the loss outside of the model.
+            - There is a temperature, and the task is regression.
+            - `saor_share` leaves out no row of a batch.
+            - With `alignment`: a second pattern has representatives, and the first has none.
+            - One process trains on several GPUs, with `saor_share` or `torch_compile`.
+
+    Example:
+
+    ```python
+    >>> from ernie_sparse import SaorArguments, SaorTrainer
+
+    >>> trainer = SaorTrainer(model=model, args=args, train_dataset=rows, saor=SaorArguments(saor_alpha=0.5))
+    >>> trainer.train()
+    ```
     """
 
     def __init__(self, *args, saor: SaorArguments | None = None, **kwargs):
@@ -299,7 +321,7 @@ class SaorTrainer(PatchedTrainer):
         return loss
 
     def forward_and_backward(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """The loss of a batch, whose gradient is added to that of the weights: a training step without what looks at both."""
+        """The loss of a batch, whose gradient is added to that of the weights: a training step without its checks."""
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _finish_gradient(self, model, loss: torch.Tensor):
@@ -328,7 +350,18 @@ class SaorTrainer(PatchedTrainer):
     def create_model_card(
         self, license: str | None = None, finetuned_from: str | None = None, dataset: str | None = None, **kwargs
     ):
-        """The model card of this project in place of transformers' own, with the metrics of the last evaluation."""
+        """
+        Write the model card `README.md` to the output folder: what the model is, how to load it, and the metrics of
+        the last evaluation.
+
+        Args:
+            license (`str`, *optional*):
+                The license of the model, such as `apache-2.0`. When `None`, that of the card beside the checkpoint that the
+                training began with, or `unknown`.
+            finetuned_from (`str`, *optional*): The base model; the one that was loaded when `None`.
+            dataset (`str`, *optional*): The name of the training data on the Hub.
+            kwargs: Other arguments of `Trainer.create_model_card`; they are ignored.
+        """
         if not self.is_world_process_zero():
             return
         model = self.accelerator.unwrap_model(self.model)
@@ -359,10 +392,22 @@ class SaorTrainer(PatchedTrainer):
         **kwargs,
     ):
         """
-        As transformers has it, but of the output folder nothing is pushed beside [`PUSHED`].
+        Save the model and push it to the Hub: weights, config, code, tokenizer, model card and pictures of the output
+        folder, and the settings that `ernie-sparse predict` needs. Checkpoints, results and predictions are not
+        pushed.
 
         Args:
-            has_card (`bool`, defaults to `False`): Whether the README.md in the output folder stays as it is.
+            commit_message (`str`, defaults to `"End of training"`): The message of the commit.
+            blocking (`bool`, defaults to `True`): Whether to wait until everything is uploaded.
+            token (`str`, *optional*): A token of the Hub; the one you are logged in with when `None`.
+            revision (`str`, *optional*): The branch to push to; `args.hub_revision` when `None`.
+            private (`bool`, *optional*): Whether a repository that is made is private.
+            has_card (`bool`, defaults to `False`): Whether to keep the `README.md` that is in the output folder.
+            kwargs: As for [`SaorTrainer.create_model_card`].
+
+        Returns:
+            `CommitInfo` or `Future`: The commit, or its future with `blocking=False`. `None` in all processes but the
+                first.
         """
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)

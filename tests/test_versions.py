@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import ernie_sparse
+
 
 def pins_of(name: str) -> dict[str, Version]:
     lines = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / name).read_text(), re.M)
@@ -33,6 +35,11 @@ def test_the_pythons_that_are_tested_are_those_that_are_promised(setup):
     assert setup["options"]["python_requires"] == f">={PYTHONS[0]}"
     classifiers = setup["metadata"]["classifiers"]
     assert re.findall(r"Python :: (3\.\d+)", classifiers) == list(PYTHONS)
+
+
+def test_the_version_of_a_release_is_the_same_everywhere():
+    assert f"\nversion: {ernie_sparse.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == ernie_sparse.__version__
 
 
 def test_the_lock_file_holds_the_versions_of_the_constraints():
