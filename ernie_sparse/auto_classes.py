@@ -27,7 +27,8 @@ def register_models(auto_classes: ModuleType):
     """Enter the models, or what stands for them until one is used."""
     models = sys.modules.get(OWN_MODELS)
     for auto_class, name in AUTO_CLASSES.items():
-        model_class = _ModelClass(name) if models is None else getattr(models, name)
+        # They may be half imported, and have brought these classes.
+        model_class = getattr(models, name, None) or _ModelClass(name)
         getattr(auto_classes, auto_class).register(_config_class(), model_class, exist_ok=True)
 
 

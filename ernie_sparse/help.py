@@ -112,7 +112,7 @@ HELP = {
             "question_answering or candidate_choice",
             "--text-column NAME": "the column of the texts (text); --label-column that of the labels (label)",
             "--output-dir OUT": "the folder of the run: model, results.json, predictions, pictures, model card",
-            "--max-length N": "tokens per row (the task's, else 512, as far as the model reads)",
+            "--max-length N": "tokens per row (the task's, else 1024, as far as the model reads)",
             "--long-documents HOW": "longer texts: head (the default), tail, head_tail or windows",
             "--pattern PATTERN": "the sparse pattern to train with (the model's own)",
             "--seeds S [S ...]": "one run per seed, and their mean",

@@ -641,9 +641,7 @@ def _targets(positions: torch.Tensor, size: int, attention_mask: torch.Tensor | 
     return is_target if attention_mask is None else is_target & (attention_mask != 0)
 
 
-@auto_docstring(
-    custom_intro="The encoder with a score per choice. A choice is a row, with the text it belongs to."
-)
+@auto_docstring(custom_intro="The encoder with a score per choice. A choice is a row, with the text it belongs to.")
 class ErnieSparseForMultipleChoice(ErnieSparsePreTrainedModel):
     def __init__(self, config: ErnieSparseConfig):
         super().__init__(config)

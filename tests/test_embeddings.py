@@ -1,6 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
-"""sentence-transformers on our folders: vectors by hand, batches, saving, training, and the page about it, as it is written."""
+"""sentence-transformers on our folders: vectors by hand, batches, saving, training, and what the page about it leaves."""
 
+import copy
 import functools
 import json
 import re
@@ -16,8 +17,9 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
+from test_docs import ROOT, blocks_of
 from test_finetune_predict import write_jsonl
-from test_pipelines import BERT, LENGTH, make_model, python_blocks
+from test_pipelines import BERT, LENGTH, make_model
 from transformers import AutoModel
 
 import ernie_sparse
@@ -139,33 +141,38 @@ def test_a_step_of_its_trainer_moves_every_weight_that_is_read_and_in_small_part
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The globals of every block of docs/notebook/embeddings.md, and the folder they ran in."""
-    out = tmp_path_factory.mktemp("page")
+    """The names that the Python of docs/guides/search.md leaves, and the folder it ran in, with an `encoder` of ours."""
+    out, names = tmp_path_factory.mktemp("page"), {}
+    tokenizer = copy.deepcopy(BERT)
+    tokenizer.model_max_length = 4096
+    for part in (make_model("Model", initializer_range=0.3, max_position_embeddings=4096), tokenizer):
+        part.save_pretrained(out / "encoder")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(out)
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        blocks = [{} for _ in python_blocks("embeddings.md")]
-        for block, names in zip(python_blocks("embeddings.md"), blocks, strict=True):
-            exec(compile(block, "docs/notebook/embeddings.md", "exec"), names)
-    return blocks, out
+        for block in blocks_of(ROOT / "docs" / "guides" / "search.md"):
+            if block.language == "python":
+                exec(compile(block.text, "search.md", "exec"), names)
+    return names, out
 
 
-def test_the_page_runs_as_it_is_written(page):
-    blocks, out = page
-    assert len(blocks) == 7
-    too_long = load(str(out / "encoder")).encode(blocks[-1]["too_long"], convert_to_tensor=True)
-    assert too_long.shape == (32,)
-    with pytest.raises(ValueError, match="3202 tokens, more than this model's max_position_embeddings=2048"):
-        load(str(out / "uncut")).encode(blocks[-1]["too_long"])
+def test_what_the_page_leaves_does_what_it_says(page):
+    names, out = page
+    cut = load(str(out / "encoder")).encode(names["too_long"], convert_to_tensor=True)
+    assert cut.shape == (16,)
+    with pytest.raises(ValueError, match="16002 tokens, more than this model's max_position_embeddings=4096"):
+        load(str(out / "uncut")).encode(names["too_long"])
     first = load(str(out / "encoder")).encode("anna", output_value="token_embeddings")[0]
     cls = load(str(out / "cls-encoder")).encode("anna", convert_to_tensor=True)
     torch.testing.assert_close(cls, first / first.norm())
+    trained, before = (load(str(out / name))[0].model.state_dict() for name in ("trained", "encoder"))
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 2000])
 @pytest.mark.parametrize("text", TEXTS, ids=["1", "20", "80", "1000"])
 def test_the_pages_passages_are_means_of_every_token_once_and_name_their_characters(size, text, page, folders):
-    passages = next(names["passages"] for names in page[0] if "passages" in names)
+    passages = page[0]["passages"]
     model = load(str(folders / "Model"))
     vectors, places = passages(model, text, size)
     with torch.no_grad():

@@ -96,8 +96,12 @@ def test_the_auto_classes_know_the_models_whichever_is_imported_first():
         "ernie_sparse.ErnieSparseConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, "
         "intermediate_size=4, max_position_embeddings=8)"
     )
-    first, second = "import ernie_sparse", "from transformers import AutoConfig, AutoModelForMaskedLM"
-    for one, other in ((first, second), (second, first)):
+    libraries = "from transformers import AutoConfig, AutoModelForMaskedLM"
+    for one, other in (
+        ("import ernie_sparse", libraries),
+        (libraries, "import ernie_sparse"),
+        ("import ernie_sparse\nfrom ernie_sparse import ErnieSparseForMaskedLM", libraries),
+    ):
         code = f"{one}\n{other}\nAutoConfig.for_model('ernie_sparse')\nprint(type(AutoModelForMaskedLM.from_config({config})).__name__)"
         assert run(code).split() == ["ErnieSparseForMaskedLM"]
 

@@ -19,6 +19,7 @@ from transformers import (
 
 import ernie_sparse
 from ernie_sparse import ErnieSparseForSequenceClassification, SaorTrainer
+from ernie_sparse.auto_classes import AUTO_CLASSES
 from ernie_sparse.configuration_ernie_sparse import AUTO_MAP
 from ernie_sparse.conversion import convert
 
@@ -92,8 +93,7 @@ def test_the_code_is_the_packages_and_no_file_too_many(folders):
 
 
 def test_the_auto_map_names_what_the_package_registers():
-    registered = {"AutoConfig": "ErnieSparseConfig"}
-    registered |= {auto_class.__name__: name for name, auto_class in ernie_sparse._AUTO_CLASSES.items()}
+    registered = {"AutoConfig": "ErnieSparseConfig", **AUTO_CLASSES}
     assert {name: path.split(".")[1] for name, path in AUTO_MAP.items()} == registered
 
 
