@@ -394,7 +394,7 @@ def draw(runs: dict[str, list[dict]], path: Path):
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("matplotlib is not installed: pip install 'ernie-sparse[plot]'") from None
+        raise InputError("matplotlib is not installed: pip install matplotlib") from None
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     axes = figure.subplots()
     for title, line in lines_of(runs).items():

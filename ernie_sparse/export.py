@@ -54,7 +54,7 @@ def main(argv: list[str]):
     args = arguments(argv)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"--format onnx needs {', '.join(missing)}: pip install 'ernie-sparse[onnx]'")
+        raise InputError(f"--format onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")
     record = Record("ernie-sparse export", argv)
     nearest = check_out(args.out, args.model, args.format)
     logging.set_verbosity_error()

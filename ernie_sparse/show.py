@@ -394,4 +394,4 @@ def check_output(out: Path):
         raise InputError(f"-o {out} is a folder: name a file")
     check_place(out, f"-o {out}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("a picture needs matplotlib: pip install 'ernie-sparse[plot]'; without -o the drawing is text")
+        raise InputError("a picture needs matplotlib: pip install matplotlib; without -o the drawing is text")

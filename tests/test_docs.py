@@ -232,7 +232,9 @@ def test_a_page_runs_as_it_is_written(page, reader):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if any(block.is_slow for block in blocks_of(page))])
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(block.is_slow for block in blocks_of(page))], ids=lambda page: page.name
+)
 def test_a_page_that_takes_longer_runs_to_its_end(page, reader):
     for block in blocks_of(page):
         reader.run(block, page.name)

@@ -297,11 +297,12 @@ def test_adapters_are_merged_into_an_ordinary_checkpoint(tmp_path):
 @pytest.mark.slow
 def test_a_search_takes_the_best_of_its_trials(tmp_path, capsys):
     pytest.importorskip("optuna")
-    flags = ("--search-trials", 2, "--num-train-epochs", 2, "--max-train-documents", 8)
+    flags = ("--search-trials", 2, "--num-train-epochs", 3, "--max-train-documents", 8)
     results = finetune(tmp_path, *flags)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     searched = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
     chosen = {line[0]: float(line[-1]) for line in lines if line and line[0] in searched}
+    assert chosen["num_train_epochs"] % 1 == 0
     assert 3e-3 / 4 <= chosen["learning_rate"] <= 3e-3 * 4 and chosen["num_train_epochs"] in (1, 2, 3, 4)
     steps = -(-8 // int(chosen["per_device_train_batch_size"])) * int(chosen["num_train_epochs"])
     assert results["steps"] == steps

@@ -481,7 +481,7 @@ def _need_pillow():
     try:
         import PIL.Image  # noqa: F401
     except ImportError:
-        raise InputError("Pillow is needed to read images: pip install 'ernie-sparse[plot]'") from None
+        raise InputError("Pillow is needed to read images: pip install pillow") from None
 
 
 def _encode_drawing(row: dict, where: str, max_length: int, num_labels: int) -> dict:

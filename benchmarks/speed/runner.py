@@ -203,7 +203,7 @@ def _finish(results: dict, folder: Path):
     rows = [("results", folder / "results.json"), ("tables", folder / "results.md")]
     picture = folder / "benchmark.png"
     if not report.plot(results, picture):
-        rows.append(("picture", "needs matplotlib: pip install 'ernie-sparse[plot]'"))
+        rows.append(("picture", "needs matplotlib: pip install matplotlib"))
     elif picture.exists():
         rows.append(("picture", picture))
     print_table(rows)

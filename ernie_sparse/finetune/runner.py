@@ -153,7 +153,7 @@ def with_lora(model, rank: int):
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise InputError("--lora-rank needs peft: pip install 'ernie-sparse[lora]'") from None
+        raise InputError("--lora-rank needs peft: pip install peft") from None
     whole = ("classifier", "qa_outputs", "qa_feed_forward", "pooler", "representative_embeddings")
     present = {
         name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(True for _ in module.parameters())

@@ -36,7 +36,7 @@ def search(
     try:
         import optuna
     except ImportError:
-        raise InputError("--search-trials needs optuna: pip install 'ernie-sparse[search]'") from None
+        raise InputError("--search-trials needs optuna: pip install optuna") from None
     path = Path(training.output_dir) / "search.json"
     if goes_on and path.is_file():
         return earlier_best(path)
@@ -51,7 +51,9 @@ def search(
     def space(trial) -> dict:
         return {
             "learning_rate": trial.suggest_float("learning_rate", rate / 4, rate * 4, log=True),
-            "num_train_epochs": trial.suggest_float("num_train_epochs", max(1, epochs / 2), epochs * 2, step=1),
+            "num_train_epochs": trial.suggest_float(
+                "num_train_epochs", max(1, epochs // 2), max(1, epochs * 2 // 1), step=1
+            ),
             "per_device_train_batch_size": trial.suggest_categorical(
                 "per_device_train_batch_size", sorted({max(1, batch // 2), batch, batch * 2})
             ),

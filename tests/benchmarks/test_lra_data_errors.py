@@ -231,7 +231,7 @@ def test_other_wrong_files(tmp_path, monkeypatch):
     refused("image", tmp_path / "two", "b.npz, .*gray.npz: which one is meant")
     write_drawings(tmp_path / "drawings")
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    refused("pathfinder", tmp_path / "drawings", r"pip install 'ernie-sparse\[plot\]'")
+    refused("pathfinder", tmp_path / "drawings", r"pip install pillow")
 
 
 def test_the_images_of_pathfinder_are_no_cifar(tmp_path):
