@@ -63,7 +63,7 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
     ours and keeps its traceback.
     """
     # Not at the top: it imports the hub's client.
-    from .errors import InputError, is_dead_process, is_no_room, without_secrets
+    from .errors import InputError, is_dead_process, is_hub_error, is_no_room, without_secrets
     from .signals import StopSignals, speaks
 
     try:
@@ -90,6 +90,8 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
             text = str(error)
         elif is_no_room(error):
             text = f"there is no room left to write: {error}"
+        elif is_hub_error(error):
+            text = f"the hub refuses this or cannot be reached: {error}"
         elif is_dead_process(error):
             text = f"a process that prepares or loads rows has died: {error}; where memory ran out, take fewer of them"
         else:

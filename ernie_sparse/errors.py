@@ -70,6 +70,11 @@ _SAYS_NO_ROOM = re.compile(
 _SAYS_DEAD = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)|subprocesses has abruptly died")
 
 
+def is_hub_error(error: BaseException) -> bool:
+    """Whether the hub refuses something, cannot be reached, or is asked for what it cannot have."""
+    return type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx", "httpx2")
+
+
 def is_no_room(error: BaseException | None) -> bool:
     """Whether an error, or what has caused it, is that a disk is full, or a quota used up."""
     return any(getattr(e, "errno", None) in _NO_ROOM or _SAYS_NO_ROOM.search(str(e)) for e in _with_causes(error))

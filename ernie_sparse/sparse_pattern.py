@@ -97,7 +97,8 @@ class SparsePattern:
 
         Args:
             value ([`SparsePattern`], `Mapping` or `str`):
-                A pattern, which is returned as it is; a mapping of fields; or text such as `block_size=64,seed=0`.
+                A pattern, which is returned as it is; a mapping of fields; or text such as `block_size=64,seed=0`, or
+                `full` for [`SparsePattern.full`].
                 Fields that are not named get the defaults of this class, not those of a model. To change some fields
                 of a pattern, use [`SparsePattern.changed_by`] or `dataclasses.replace`.
 
@@ -113,6 +114,8 @@ class SparsePattern:
         if type(value).__name__ == cls.__name__ and dataclasses.is_dataclass(value):
             # Of the same code, loaded from a checkpoint a second time.
             value = dataclasses.asdict(value)
+        elif value == "full":
+            return cls.full()
         elif isinstance(value, str):
             value = cls._fields_of_text(value)
         elif not isinstance(value, Mapping):

@@ -2,6 +2,7 @@
 """The command line from end to end on tiny files: what it leaves, how it goes on, and what it says of bad input."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -272,6 +273,17 @@ def test_a_fault_of_ours_keeps_its_traceback(workspace, tmp_path, monkeypatch, c
     with pytest.raises(ValueError, match="shapes that do not fit") as fault:
         run(pretrain_arguments(workspace, tmp_path / "out"))
     assert not isinstance(fault.value, InputError) and "error:" not in capsys.readouterr().err
+
+
+def test_what_the_hub_refuses_ends_in_one_line(workspace, tmp_path):
+    push = ("--push-to-hub", "true", "--hub-model-id", "you/x", "--max-steps", "1")
+    command = [sys.executable, "-m", "ernie_sparse", *map(str, finetune_arguments(workspace, tmp_path / "out", *push))]
+    # No hub answers there.
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_of_a_test"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    (line,) = [line for line in result.stderr.splitlines() if ": error: " in line]
+    assert result.returncode == 2 and "Traceback" not in result.stderr and not (tmp_path / "out").exists()
+    assert line.startswith("ernie-sparse finetune: error: the hub refuses this or cannot be reached: ")
 
 
 def test_what_the_operating_system_refuses_ends_in_one_line(monkeypatch, capsys):

@@ -302,8 +302,7 @@ def test_a_search_takes_the_best_of_its_trials(tmp_path, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     searched = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
     chosen = {line[0]: float(line[-1]) for line in lines if line and line[0] in searched}
-    assert chosen["num_train_epochs"] % 1 == 0
-    assert 3e-3 / 4 <= chosen["learning_rate"] <= 3e-3 * 4 and chosen["num_train_epochs"] in (1, 2, 3, 4)
+    assert 3e-3 / 4 <= chosen["learning_rate"] <= 3e-3 * 4 and chosen["num_train_epochs"] in range(1, 7)
     steps = -(-8 // int(chosen["per_device_train_batch_size"])) * int(chosen["num_train_epochs"])
     assert results["steps"] == steps
     used = torch.load(tmp_path / "training_args.bin", weights_only=False)

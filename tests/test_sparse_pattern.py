@@ -281,6 +281,7 @@ def test_full_pattern_sees_everything_at_any_length():
     for num_blocks in (1, 2, 17):
         assert block_mask(plan_of_blocks(SparsePattern.full(), num_blocks)).all()
         assert SparsePattern.full().sees(num_blocks - 1, 0, num_blocks)
+    assert SparsePattern.parse("full") == SparsePattern.full()
     assert SparsePattern.full(block_size=16, hierarchical=True).block_size == 16
     assert SparsePattern.full(hierarchical=True).hierarchical
     assert not SparsePattern.full().hierarchical
