@@ -33,13 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command of `ernie-sparse`; its exit code."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or [None]
     if name in (None, "-h", "--help"):
-        print(_help())
-        return 0 if name else 2
+        code = _say(_help())
+        return code if name else code or 2
     if name == "--version":
         from . import __version__
 
-        print(f"ernie-sparse {__version__}")
-        return 0
+        return _say(f"ernie-sparse {__version__}")
     if name not in COMMANDS:
         from .errors import without_secrets
 
@@ -48,12 +47,16 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(rest):
         from .help import HELP
 
-        print(HELP[name].short(name))
-        return 0
+        return _say(HELP[name].short(name))
     keep_freed_memory()
     return run_command(
         f"ernie-sparse {name}", lambda words: importlib.import_module(COMMANDS[name][0]).main(words), rest
     )
+
+
+def _say(text: str) -> int:
+    """Print a text, which the reader may leave; the exit code."""
+    return run_command("ernie-sparse", lambda words: print(text), [])
 
 
 def run_command(prog: str, command: Callable[[list[str]], object], argv: list[str]) -> int:

@@ -762,7 +762,7 @@ ROWS = {
         "a-file out": "SOURCE a-file is a file: a checkpoint is a folder",
         "hollow out": "SOURCE hollow: there is no config.json in this folder",
         "gpt2 out": "gpt2 is a gpt2 checkpoint: bert, big_bird, camembert, electra, ernie, longformer, roberta,",
-        "single_label out": "single_label is a ernie_sparse checkpoint: bert, big_bird, camembert, electra, ernie, longformer,",
+        "single_label out": "single_label is an ernie_sparse checkpoint: bert, big_bird, camembert, electra, ernie, longformer,",
         "nobody/nothing out": "the config of nobody/nothing cannot be read: We couldn't connect",
         "bert a-file": "a-file is a file: name a folder",
         "bert filled": "filled is not empty: name another folder, or remove it first",

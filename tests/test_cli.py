@@ -303,9 +303,9 @@ def test_the_module_exits_with_the_commands_code():
     assert result.returncode == 2 and "Traceback" not in result.stderr and "knit" in result.stderr
 
 
-@pytest.mark.slow
-def test_a_reader_that_goes_away_is_no_error():
-    command = [sys.executable, "-m", "ernie_sparse", "finetune", "--list"]
+@pytest.mark.parametrize("flag", ["--help", pytest.param("--list", marks=pytest.mark.slow)])
+def test_a_reader_that_goes_away_is_no_error(flag):
+    command = [sys.executable, "-m", "ernie_sparse", "finetune", flag]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("", 141)
