@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -490,8 +489,3 @@ def test_a_question_answering_pipeline_of_transformers_own_is_left_alone():
     assert registry.supported_tasks["question-answering"] == {"impl": "theirs.question-answering"}
     assert registry.supported_tasks["token-classification"]["impl"].other == "theirs.token-classification"
     assert set(registry.supported_tasks) == set(tasks)
-
-
-def python_blocks(page: str) -> list[str]:
-    text = (Path(__file__).parents[1] / "docs" / page).read_text()
-    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
