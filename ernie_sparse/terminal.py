@@ -46,7 +46,7 @@ class TrainingReport(ProgressCallback):
             state.logging_steps = min(state.logging_steps, max(1, state.max_steps // LEAST_LOGS))
         if not state.is_world_process_zero or state.global_step >= state.max_steps:
             return
-        begun = [("goes on behind update", f"{state.global_step:,}")] if state.global_step else []
+        begun = [("resumes after update", f"{state.global_step:,}")] if state.global_step else []
         print_table([*self.facts, *_facts_of(args, state, model), *begun])
         self._first_update = None
         if not args.disable_tqdm:

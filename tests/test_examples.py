@@ -43,7 +43,7 @@ def test_the_demo_ends_with_its_report(tmp_path):
     assert run.returncode == 0, run.stderr[-4000:]
     assert f"{out / 'report.md'} and {out / 'report.png'}" in run.stdout.splitlines()[-1]
     report = (out / "report.md").read_text()
-    assert "| whole document, one vector | 0." in report and "| no representatives | " in report
+    assert "| whole document, one vector | 0." in report and "| no global block | " in report
     assert imread(out / "report.png").std() > 0.1
 
 
@@ -61,21 +61,13 @@ def test_the_demo_knows_its_weights_and_splits_files(demo, tmp_path):
 def test_the_demo_calls_a_difference_one_where_its_interval_leaves_out_zero(demo):
     interval = demo.with_interval(torch.tensor([1.0, 1.0, 2.0, 2.0] * 50))
     assert interval.value == 1.5 and 1.4 < interval.low < 1.5 < interval.high < 1.6
-    entry = {
-        "keys_per_query": 9.0,
-        "moved": {"without SAOR": demo.Interval(0.4, 0.3, 0.5), "with SAOR": demo.Interval(0.1, 0.05, 0.15)},
-        "flipped": {"without SAOR": demo.Interval(0.2, 0.1, 0.3), "with SAOR": demo.Interval(0.1, 0.0, 0.2)},
-    }
-    patterns = {
-        "clear": {**entry, "moved_less": demo.Interval(0.3, 0.2, 0.4)},
-        "noise": {**entry, "moved_less": demo.Interval(0.3, -0.1, 0.7)},
-    }
-    recall = {"recall_at_1": {"value": 0.5, "low": 0.4, "high": 0.6}}
-    search = {"queries": [1], "longest_topic": 9, "ways": dict.fromkeys(demo.WAYS, recall)}
-    accuracy = dict.fromkeys(demo.ARMS, demo.Interval(0.9, 0.8, 1.0))
-    rows = {"test": [{"text": "", "label": "x"}]}
-    report = demo.report_of(rows, search, {"accuracy": accuracy, "patterns": patterns}, "x", 1.0)
-    assert "After SAOR answers move less under clear (" in report
+    clear, noise = demo.Interval(0.3, 0.2, 0.4), demo.Interval(0.3, -0.1, 0.7)
+    arms = dict.fromkeys(demo.ARMS, demo.Interval(0.5, 0.4, 0.6))
+    entry = {"accuracy": {**arms, "difference": noise}, "moved": {**arms, "difference": noise}}
+    compared = {"cheap": {**entry, "changed": {**arms, "difference": clear}}}
+    said = "- Read with cheap: the share of changed answers is 0.50 without and 0.50 with SAOR."
+    assert demo.findings(compared) == [said]
+    assert demo.findings({"cheap": {**entry, "changed": {**arms, "difference": noise}}}) == ["- None."]
 
 
 @pytest.fixture(scope="module")
