@@ -63,11 +63,17 @@ def test_the_demo_calls_a_difference_one_where_its_interval_leaves_out_zero(demo
     assert interval.value == 1.5 and 1.4 < interval.low < 1.5 < interval.high < 1.6
     clear, noise = demo.Interval(0.3, 0.2, 0.4), demo.Interval(0.3, -0.1, 0.7)
     arms = dict.fromkeys(demo.ARMS, demo.Interval(0.5, 0.4, 0.6))
-    entry = {"accuracy": {**arms, "difference": noise}, "moved": {**arms, "difference": noise}}
-    compared = {"cheap": {**entry, "changed": {**arms, "difference": clear}}}
-    said = "- Read with cheap: the share of changed answers is 0.50 without and 0.50 with SAOR."
-    assert demo.findings(compared) == [said]
-    assert demo.findings({"cheap": {**entry, "changed": {**arms, "difference": noise}}}) == ["- None."]
+    entry = dict.fromkeys(("accuracy", "moved"), {**arms, "difference": noise})
+    lost = {"without SAOR": clear, "with SAOR": noise}
+    assert demo.findings({"cheap": {**entry, "lost": lost}}) == [
+        "- Read with cheap, the classifier trained without SAOR loses 30 points of accuracy."
+    ]
+    entry["moved"] = {**arms, "difference": clear}
+    assert demo.findings({"cheap": {**entry, "lost": dict.fromkeys(demo.ARMS, noise)}}) == [
+        "- Read with cheap, the KL from the answers of the own pattern is 0.50 without and 0.50 with SAOR."
+    ]
+    entry["moved"] = {**arms, "difference": noise}
+    assert demo.findings({"cheap": {**entry, "lost": dict.fromkeys(demo.ARMS, noise)}}) == ["- None."]
 
 
 @pytest.fixture(scope="module")
