@@ -63,7 +63,7 @@ def test_the_demo_calls_a_difference_one_where_its_interval_leaves_out_zero(demo
     assert interval.value == 1.5 and 1.4 < interval.low < 1.5 < interval.high < 1.6
     clear, noise = demo.Interval(0.3, 0.2, 0.4), demo.Interval(0.3, -0.1, 0.7)
     arms = dict.fromkeys(demo.ARMS, demo.Interval(0.5, 0.4, 0.6))
-    entry = dict.fromkeys(("accuracy", "moved"), {**arms, "difference": noise})
+    entry = {what: {**arms, "difference": noise} for what in ("accuracy", "moved")}
     lost = {"without SAOR": clear, "with SAOR": noise}
     assert demo.findings({"cheap": {**entry, "lost": lost}}) == [
         "- Read with cheap, the classifier trained without SAOR loses 30 points of accuracy."
