@@ -24,7 +24,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# The documentation, in site/: open site/index.html. A warning is an error.
+# The documentation, in site/: open site/index.html; its search needs `python -m http.server -d site`. A warning is an error.
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 

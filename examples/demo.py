@@ -319,9 +319,7 @@ def report_of(rows, search: dict, compared: dict, label: str, minutes: float) ->
             "| --- | ---: | ---: | ---: |",
             *(
                 f"| {name} | {entry['keys']:.0f} | "
-                + " | ".join(
-                    "<br>".join(str(entry[what][arm]) for arm in ARMS) for what in ("accuracy", "changed", "moved")
-                )
+                + " | ".join("<br>".join(str(entry[what][arm]) for arm in ARMS) for what in ("accuracy", "moved"))
                 + " |"
                 for name, entry in compared.items()
             ),
