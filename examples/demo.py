@@ -256,7 +256,7 @@ def draw(folder: Path, ways: dict, compared: dict, sentences: int):
     kept.invert_yaxis()
     kept.set(xlim=(0, 1), xlabel="accuracy on long documents")
     kept.set_title("What a cheaper pattern costs", weight="bold", loc="left")
-    kept.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    figure.legend(frameon=False, loc="outside lower right", ncols=2)
     for axes in (found, kept):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "report.png", dpi=150)
