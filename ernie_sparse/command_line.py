@@ -21,6 +21,8 @@ _NOT_GIVEN = object()
 class ArgumentParser(argparse.ArgumentParser):
     """Of a command: what is wrong is raised, without the usage before it, and `--help` is pointed at."""
 
+    help_flag = "--help"
+
     @classmethod
     def of_command(cls, name: str) -> "ArgumentParser":
         """The parser of a command of `ernie-sparse`, as yet without flags."""
@@ -38,11 +40,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def add_help_all(self):
         # `--help` is answered before a command is imported.
+        self.help_flag = "--help-all"
         self.add_argument("--help-all", action="help", help="show every flag")
 
     def error(self, message: str):
-        flag = "--help-all" if "--help-all" in self._option_string_actions else "--help"
-        raise InputError(f"{message} ({self.prog} {flag} shows every flag)")
+        raise InputError(f"{message} ({self.prog} {self.help_flag} shows every flag)")
 
     def parse_args(self, args=None, namespace=None):
         found, unknown = self.parse_known_args(args, namespace)

@@ -311,7 +311,7 @@ def _inspect(origin: PreTrainedModel | str | Path, base_model: bool) -> _Source:
 
 def _find_family(name: str, model_type: str | None) -> Family:
     if model_type not in FAMILIES:
-        article = "an" if model_type[:1] in tuple("aeiou") else "a"
+        article = "an" if str(model_type)[:1] in tuple("aeiou") else "a"
         raise InputError(f"{name} is {article} {model_type} checkpoint: {', '.join(FAMILIES)} can be converted")
     return FAMILIES[model_type]
 

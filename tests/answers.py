@@ -742,7 +742,7 @@ ROWS = {
         "block_size=0": "PATTERN: block_size=0 is not allowed: it must be an integer from 1 to 2147483647",
         "x": "PATTERN: 'x' in pattern 'x' is not name=value",
         '""': "PATTERN '': it is empty, and needs a value",
-        "full": "PATTERN: 'full' in pattern 'full' is not name=value",
+        "fuller": "PATTERN: 'fuller' in pattern 'fuller' is not name=value",
         "block_size=64,colour=red": "PATTERN: 'colour' is not a field of a sparse pattern",
         "a b": "unrecognized arguments: b",
         "--unknown": "unrecognized arguments: --unknown",
@@ -1015,8 +1015,6 @@ ROWS = {
         "--output-dir a-file": "--output-dir a-file exists and is no earlier demo: name another folder",
         "--output-dir filled": "--output-dir filled exists and is no earlier demo: name another folder",
         "--output-dir a-file/below": "--output-dir a-file/below cannot be written: a-file is a file",
-        "--pretraining-steps 0": "--pretraining-steps 0: it must be at least 1",
-        "--pretraining-steps x": "argument --pretraining-steps: invalid int value: 'x'",
         "--unknown": "unrecognized arguments: --unknown",
     },
     "examples/accelerate_loop.py --output-dir out": {

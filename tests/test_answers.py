@@ -87,7 +87,10 @@ def run(words: list[str], monkeypatch) -> tuple[str, int]:
     """How a command, a benchmark or an example calls itself, and its exit code."""
     name, *argv = words
     if name.startswith("examples/"):
-        example = runpy.run_path(str(REPOSITORY / name))
+        with pytest.MonkeyPatch.context() as patch:
+            # As Python does for a script.
+            patch.syspath_prepend(str(REPOSITORY / "examples"))
+            example = runpy.run_path(str(REPOSITORY / name))
         return example["PROG"], cli.run_command(example["PROG"], example["main"], argv)
     if name.startswith("benchmarks."):
         module = importlib.import_module(MODULES.get(name, name))
