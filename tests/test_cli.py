@@ -275,6 +275,7 @@ def test_a_fault_of_ours_keeps_its_traceback(workspace, tmp_path, monkeypatch, c
     assert not isinstance(fault.value, InputError) and "error:" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses_ends_in_one_line(workspace, tmp_path):
     push = ("--push-to-hub", "true", "--hub-model-id", "you/x", "--max-steps", "1")
     command = [sys.executable, "-m", "ernie_sparse", *map(str, finetune_arguments(workspace, tmp_path / "out", *push))]

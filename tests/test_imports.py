@@ -91,19 +91,24 @@ def test_importing_the_package_imports_neither_torch_nor_transformers():
     assert libraries.split() == []
 
 
-def test_the_auto_classes_know_the_models_whichever_is_imported_first():
+LIBRARIES = "from transformers import AutoConfig, AutoModelForMaskedLM"
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        ("import ernie_sparse\nfrom ernie_sparse import ErnieSparseForMaskedLM", LIBRARIES),
+        pytest.param("import ernie_sparse", LIBRARIES, marks=pytest.mark.slow),
+        pytest.param(LIBRARIES, "import ernie_sparse", marks=pytest.mark.slow),
+    ],
+)
+def test_the_auto_classes_know_the_models_whatever_is_imported_first(first, second):
     config = (
         "ernie_sparse.ErnieSparseConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, "
         "intermediate_size=4, max_position_embeddings=8)"
     )
-    libraries = "from transformers import AutoConfig, AutoModelForMaskedLM"
-    for one, other in (
-        ("import ernie_sparse", libraries),
-        (libraries, "import ernie_sparse"),
-        ("import ernie_sparse\nfrom ernie_sparse import ErnieSparseForMaskedLM", libraries),
-    ):
-        code = f"{one}\n{other}\nAutoConfig.for_model('ernie_sparse')\nprint(type(AutoModelForMaskedLM.from_config({config})).__name__)"
-        assert run(code).split() == ["ErnieSparseForMaskedLM"]
+    made = f"AutoConfig.for_model('ernie_sparse'), AutoModelForMaskedLM.from_config({config})"
+    assert run(f"{first}\n{second}\nprint(type(({made})[1]).__name__)").split() == ["ErnieSparseForMaskedLM"]
 
 
 @pytest.mark.slow
