@@ -72,7 +72,9 @@ _SAYS_DEAD = re.compile(r"DataLoader worker .*(killed by signal|exited unexpecte
 
 def is_hub_error(error: BaseException) -> bool:
     """Whether the hub refuses something, cannot be reached, or is asked for what it cannot have."""
-    return type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx", "httpx2")
+    # A config's error is defined there as well, and is no matter of the hub.
+    is_theirs = type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx", "httpx2")
+    return is_theirs and not isinstance(error, StrictDataclassError)
 
 
 def is_no_room(error: BaseException | None) -> bool:

@@ -11,10 +11,11 @@ import time
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ernie_sparse import cli
-from ernie_sparse.errors import InputError
+from ernie_sparse.errors import InputError, is_hub_error
 from ernie_sparse.help import HELP
 from ernie_sparse.trainer import DivergedError, SaorTrainer
 
@@ -273,6 +274,11 @@ def test_a_fault_of_ours_keeps_its_traceback(workspace, tmp_path, monkeypatch, c
     with pytest.raises(ValueError, match="shapes that do not fit") as fault:
         run(pretrain_arguments(workspace, tmp_path / "out"))
     assert not isinstance(fault.value, InputError) and "error:" not in capsys.readouterr().err
+
+
+def test_a_configs_error_is_no_matter_of_the_hub():
+    assert is_hub_error(HfHubHTTPError.__new__(HfHubHTTPError))
+    assert not is_hub_error(StrictDataclassError("hidden_size"))
 
 
 @pytest.mark.slow
