@@ -66,9 +66,14 @@ def run_command(prog: str, command: Callable[[list[str]], object], argv: list[st
     ours and keeps its traceback.
     """
     # Not at the top: it imports the hub's client.
+    from huggingface_hub import logging
+
     from .errors import InputError, is_dead_process, is_hub_error, is_no_room, without_secrets
     from .signals import StopSignals, speaks
 
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        # Each try that fails is two lines of warnings, and the last one is an error anyway.
+        logging.set_verbosity_error()
     try:
         for stream in (sys.stdout, sys.stderr):
             # What a terminal's locale has no sign for is no reason to stop.

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from . import modeling_ernie_sparse as modeling
-from .checkpoints import check_checkpoint, has_tokenizer, load_config, load_model, load_tokenizer
+from .checkpoints import has_tokenizer, load_config, load_model, load_tokenizer
 from .command_line import ArgumentParser, check_least
 from .conversion import check_target
 from .errors import InputError, reason_of
@@ -103,7 +103,6 @@ def check_out(out: Path, model: str, export_format: str) -> Path:
 
 def load(name: str, pattern: str | None):
     """Model, with the head it was saved with, and tokenizer; `None` in place of the latter where there is none."""
-    check_checkpoint(name, "MODEL")
     config = load_config(name, pattern, argument="MODEL")
     architecture = (config.architectures or ["ErnieSparseModel"])[0]
     if architecture not in modeling.__all__ or architecture == "ErnieSparsePreTrainedModel":

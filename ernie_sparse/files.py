@@ -96,6 +96,8 @@ def reading(about: str, folder: str | Path, files: Collection[str], *errors: typ
 
 def _blame(folder: Path, files: Collection[str], error: BaseException) -> str:
     """Which of some files has made a library raise an error, and why."""
+    if isinstance(error, OSError) and not folder.exists():
+        return f"there is no such folder here, and from the Hub it cannot be had: {reason_of(error)}"
     paths = [path for name in files for path in sorted(folder.glob(name))] if folder.is_dir() else []
     for path in paths:
         fault = fault_of_form(path)

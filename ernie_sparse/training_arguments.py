@@ -88,7 +88,12 @@ class RunArguments(TrainingArguments):
         default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch or best."}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
-    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps (below 1: a share of all)."})
+    logging_steps: float = field(
+        default=50,
+        metadata={
+            "help": "Log every so many steps (below 1: a share of all). At 50, a run of under 1,000 steps logs 20 times all the same."
+        },
+    )
     # Losses that are not finite would be logged as 0.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Has no effect: such a loss ends the run."})
     hub_strategy: str = field(default="end", metadata={"help": "When to push: end."})

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import logging as hub_logging
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -291,6 +292,31 @@ def test_what_the_hub_refuses_ends_in_one_line(workspace, tmp_path):
     (line,) = [line for line in result.stderr.splitlines() if ": error: " in line]
     assert result.returncode == 2 and "Traceback" not in result.stderr and not (tmp_path / "out").exists()
     assert line.startswith("ernie-sparse finetune: error: the hub refuses this or cannot be reached: ")
+
+
+def test_a_name_that_is_nowhere_is_said_to_be_looked_for(tmp_path):
+    command = [sys.executable, "-m", "ernie_sparse", "export", "no/where", str(tmp_path / "out")]
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    looked, answer = result.stderr.splitlines()
+    assert looked == "MODEL no/where: no folder here, so it is looked for on the Hub"
+    assert answer.startswith(
+        "ernie-sparse export: error: MODEL no/where: there is no such folder here, and from the Hub it cannot be had: "
+    )
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize("verbosity", [None, "warning"])
+def test_the_hubs_client_says_each_try_only_when_asked(verbosity, monkeypatch):
+    was, seen = hub_logging.get_verbosity(), []
+    monkeypatch.delenv("HF_HUB_VERBOSITY", raising=False)
+    if verbosity is not None:
+        monkeypatch.setenv("HF_HUB_VERBOSITY", verbosity)
+    try:
+        assert cli.run_command("x", lambda argv: seen.append(hub_logging.get_verbosity()), []) == 0
+    finally:
+        hub_logging.set_verbosity(was)
+    assert seen == [was if verbosity else hub_logging.ERROR]
 
 
 def test_what_the_operating_system_refuses_ends_in_one_line(monkeypatch, capsys):
