@@ -78,7 +78,7 @@ deepspeed: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed --lengths 512 4096 --tasks forward training --output-dir benchmark_output
 
-# The numbers of README, made again on this machine: ratios of times on a CPU, side by side (three quarters of an hour on 2 cores that do nothing else), and
+# The numbers of README, made again on this machine: ratios of times on a CPU, side by side (an hour on 2 slow cores that do nothing else), and
 # the tables of what else is kept. What needs a GPU: `python benchmarks/gpu.py`.
 SPEED := --no-memory --threads 2
 results: $(VENV)/.installed

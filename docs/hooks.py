@@ -13,6 +13,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from unittest.mock import patch
 
 import griffe
 from mkdocs.plugins import get_plugin_logger
@@ -35,7 +36,10 @@ def on_page_markdown(markdown: str, **kwargs) -> str:
     if ALL_HEADS in markdown:
         arguments = HuggingFaceDocstrings().markdown(f"Args:\n{_head_arguments()}")
         markdown = markdown.replace(ALL_HEADS, arguments.removeprefix("**Parameters**\n\n"))
-    return HELP.sub(lambda match: _help(match[1]), markdown)
+    markdown = HELP.sub(lambda match: _help(match[1]), markdown)
+    if left := re.search(r"<!-- (?:help|arguments).*", markdown):
+        log.warning(f"nothing takes the place of {left[0]}")
+    return markdown
 
 
 def _head_arguments() -> str:
@@ -51,17 +55,12 @@ def _help(command: str) -> str:
 def _printed(*words: str) -> str:
     from ernie_sparse import cli
 
-    text, width = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "100"
-    try:
-        with contextlib.redirect_stdout(text):
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), patch.dict(os.environ, COLUMNS="100"):
+        try:
             code = cli.main([*words])
-    except SystemExit as end:
-        code = end.code
-    finally:
-        del os.environ["COLUMNS"]
-        if width is not None:
-            os.environ["COLUMNS"] = width
+        except SystemExit as end:
+            code = end.code
     if code:
         log.warning(f"ernie-sparse {' '.join(words)} ended with {code}")
     return text.getvalue().strip()

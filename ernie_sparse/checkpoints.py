@@ -1,7 +1,6 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """Finding what a command's flags name: models and tokenizers."""
 
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +14,6 @@ from .configuration_ernie_sparse import ErnieSparseConfig
 from .errors import InputError, input_errors
 from .files import CONFIG_FILES, TOKENIZER_FILES, WEIGHT_FILES, reading
 from .results import digest, hardware
-from .signals import speaks
 from .sparse_pattern import SparsePattern
 
 logger = logging.get_logger(__name__)
@@ -27,7 +25,7 @@ UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, Unpi
 
 
 def check_checkpoint(name: str, argument: str):
-    """Raise an [`InputError`] where `name` can only be a local checkpoint folder, and is none; say where it is looked for otherwise."""
+    """Raise an [`InputError`] where `name` can only be a local checkpoint folder, and is none."""
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise InputError(f"{argument} {name}: there is no config.json in this folder")
@@ -35,9 +33,6 @@ def check_checkpoint(name: str, argument: str):
         raise InputError(f"{argument} {name} is a file: a checkpoint is a folder")
     elif _can_only_be_a_path(name):
         raise InputError(f"{argument} {name}: there is no such folder")
-    elif speaks():
-        # A name mistyped would wait for the hub in silence.
-        print(f"{argument} {name}: no folder here, so it is looked for on the Hub", file=sys.stderr)
 
 
 def _can_only_be_a_path(name: str) -> bool:

@@ -1,7 +1,7 @@
 # Copyright 2026 The ernie-sparse authors. Licensed under the Apache License, Version 2.0.
 """
 What `ernie-sparse COMMAND --help` prints: usage, examples, and the flags that people use first. `--help-all` prints every flag, for which
-the command has to be imported; this file imports nothing, so that help comes at once.
+the command has to be imported; this file imports no library, so that help comes at once.
 """
 
 from typing import NamedTuple

@@ -11,12 +11,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from .results import print_table
 from .training_arguments import RunArguments
 
-# Unless told otherwise, losses are logged so often, or more often where the run is long.
+# Where --logging-steps is its default, losses are logged so often at least.
 LEAST_LOGS = 20
 # Of a log, what is no figure of the training, or stands in the table at the end.
 UNSAID = ("epoch", "total_flos", "num_input_tokens_seen")
 UNSAID_ENDINGS = ("_runtime", "_samples_per_second", "_steps_per_second")
-# From how many updates the time of all is estimated, the first left out; and of which time it is said at all.
+# The time of all updates is estimated from so many after the first; a time of fewer seconds is not said.
 TIMED_UPDATES, WORTH_SAYING = 5, 30
 
 
@@ -29,7 +29,7 @@ def report_in_terminal(trainer: Trainer, facts: Iterable[tuple[str, object]]):
 
 class TrainingReport(ProgressCallback):
     """
-    Before a training: a table of what it is. While it goes on: a bar, a line for each log, and after some updates how long all of them
+    Before a training: a table of what it is. While it goes on: a bar, a line for each log, and after some updates how long the others
     will take.
 
     Args:
@@ -95,9 +95,14 @@ def _facts_of(args, state, model: torch.nn.Module) -> list[tuple[str, object]]:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-    device = torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type
-    if args.device.type == "cpu":
-        device = f"CPU, {torch.get_num_threads()} threads"
+    kind = args.device.type
+    device = (
+        f"CPU, {torch.get_num_threads()} threads"
+        if kind == "cpu"
+        else torch.cuda.get_device_name()
+        if kind == "cuda"
+        else kind
+    )
     if args.world_size > 1:
         device = f"{args.world_size} processes, each on {device}"
     return [
@@ -109,7 +114,7 @@ def _facts_of(args, state, model: torch.nn.Module) -> list[tuple[str, object]]:
 
 def _in_epochs(count: int) -> str:
     # Of rows that stream, transformers takes as many epochs as there could be.
-    return "as rows stream" if count >= 2**31 else "1 epoch" if count == 1 else f"{count:,} epochs"
+    return "streamed" if count >= 2**31 else "1 epoch" if count == 1 else f"{count:,} epochs"
 
 
 def in_words(seconds: float) -> str:

@@ -91,7 +91,7 @@ class RunArguments(TrainingArguments):
     logging_steps: float = field(
         default=50,
         metadata={
-            "help": "Log every so many steps (below 1: a share of all). At 50, a run of under 1,000 steps logs 20 times all the same."
+            "help": "Log every so many steps (below 1: a share of all). At 50, a run logs at least 20 times, or at every step."
         },
     )
     # Losses that are not finite would be logged as 0.

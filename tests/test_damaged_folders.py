@@ -321,16 +321,20 @@ def test_a_damaged_record_of_a_run_is_named(name, then, damage, trained, tmp_pat
 def test_weights_that_hold_code_are_refused_without_advice_to_run_it(given, tmp_path, capsys):
     folder = copied(given, "bert", tmp_path)
     (folder / "model.safetensors").unlink()
-    torch.save({"weight": Poisoned()}, folder / "pytorch_model.bin")
+    torch.save({"weight": Poisoned(tmp_path / "it ran")}, folder / "pytorch_model.bin")
     expected = f"{folder / 'pytorch_model.bin'}: it is no file of weights, or holds more than weights"
     assert_refused(command("convert", folder, given, tmp_path / "out"), expected, capsys)
+    assert not (tmp_path / "it ran").exists()
 
 
 class Poisoned:
-    """What runs a command where it is unpickled."""
+    """What makes a folder where it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
 
     def __reduce__(self):
-        return os.system, ("true",)
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.slow

@@ -42,5 +42,9 @@ def test_the_version_of_a_release_is_the_same_everywhere():
     assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == ernie_sparse.__version__
 
 
-def test_the_lock_file_holds_the_versions_of_the_constraints():
-    assert pins_of("requirements.lock").items() <= pins_of("constraints.txt").items()
+def test_the_lock_file_holds_the_versions_of_the_constraints(setup):
+    locked = pins_of("requirements.lock")
+    needed = [
+        canonicalize_name(Requirement(line).name) for line in setup["options"]["install_requires"].split("\n")[1:]
+    ]
+    assert {*needed} <= {*locked} and locked.items() <= pins_of("constraints.txt").items()
