@@ -5,6 +5,7 @@ import atexit
 import gc
 import os
 import tempfile
+from functools import lru_cache
 
 cache = tempfile.TemporaryDirectory()
 atexit.register(cache.cleanup)
@@ -23,8 +24,10 @@ if not torch.cuda.is_available():
 from transformers import set_seed
 from transformers.utils import logging
 
-from ernie_sparse import ErnieSparseConfig, block_plan
+from ernie_sparse import ErnieSparseConfig, block_plan, results
+from ernie_sparse.finetune import metrics
 
+NUM_DRAWS = metrics.NUM_DRAWS
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 # On tensors this small a second thread costs more than it gives.
@@ -36,6 +39,21 @@ torch.set_num_threads(1)
 def no_search_of_the_libraries():
     """Every training begins with a collection of garbage, which would look through all that was ever imported."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick():
+    """What each of some hundred runs would compute again: intervals of many draws, and the commit of the sources."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "NUM_DRAWS", 20)
+        patch.setattr(results, "commit", lru_cache(results.commit))
+        yield
+
+
+@pytest.fixture
+def every_draw(monkeypatch):
+    """Intervals of as many draws as users get."""
+    monkeypatch.setattr(metrics, "NUM_DRAWS", NUM_DRAWS)
 
 
 @pytest.fixture(autouse=True)

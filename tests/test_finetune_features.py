@@ -41,6 +41,9 @@ CASES = {
     ),
 }
 every_type = pytest.mark.parametrize("name", CASES)
+one_type = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "question_answering" else pytest.mark.slow) for name in CASES]
+)
 
 
 def make_tokenizer(more: tuple[str, ...] = ()) -> BertTokenizer:
@@ -104,7 +107,7 @@ def test_what_is_encoded_otherwise_is_another_file(name, tmp_path, monkeypatch):
     assert len({file for by_file in found for file in by_file}) == len(found)
 
 
-@every_type
+@one_type
 def test_several_processes_make_the_same(name, tmp_path):
     alone, shared = (encode(name, load(name, tmp_path / str(n)), num_proc=n) for n in (None, 2))
     assert shared[:] == alone[:] and shared.features == alone.features

@@ -103,7 +103,7 @@ def test_the_trainer_writes_the_card_with_its_last_evaluation(tiny_config, tmp_p
     assert result.metric_type == "loss" and result.metric_value == pytest.approx(found["eval_loss"], abs=1e-6)
 
 
-def test_intervals_are_those_of_the_bootstrap():
+def test_intervals_are_those_of_the_bootstrap(every_draw):
     is_right = np.random.default_rng(0).random(400) < 0.8
     references = np.ones(400, dtype=int)
     predictions = np.where(is_right, 1, 0)

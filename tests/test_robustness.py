@@ -24,7 +24,6 @@ from ernie_sparse import (
     SparsePattern,
     cli,
 )
-from ernie_sparse.finetune import metrics
 from ernie_sparse.finetune.task_types import TASK_TYPES
 from ernie_sparse.robustness import measures, report, runner, subject
 from ernie_sparse.saor import categorical_divergence
@@ -60,7 +59,6 @@ def forget_attention(folder: Path):
 def quick():
     """Most of the time would go into the bootstrap, the clock and pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "NUM_DRAWS", 20)
         patch.setattr(subject, "MANY_DRAWS", 80)
         patch.setattr(measures, "TIMED_RUNS", 1)
         patch.setattr(report, "draw", lambda results, path: False)

@@ -177,7 +177,7 @@ def test_patterns_of_ones_own_are_whole_or_differ_from_the_own_one():
             parse_patterns(own, [text])
 
 
-def test_draws_are_pairs_and_make_the_interval():
+def test_draws_are_pairs_and_make_the_interval(every_draw):
     values = np.arange(10.0)
 
     def score(numbers):

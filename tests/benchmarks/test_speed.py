@@ -356,6 +356,7 @@ def test_a_gpu_that_is_not_there_is_said_in_one_line(tmp_path, capsys):
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_step_in_a_process_of_its_own():
     assert cpu_peak(build_allocating, 400, threads=1, budget=30) == pytest.approx(100, abs=8)
 
