@@ -190,20 +190,19 @@ def test_help_is_short_and_says_what_the_parser_does(command, capsys):
     assert text == again and len(text.splitlines()) <= 40
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help-all"])
-    every_flag, _, epilog = capsys.readouterr().out.partition("\nexamples:\n")
-    assert stop.value.code == 0 and epilog.startswith(HELP[command].examples.splitlines()[0])
+    every_flag = capsys.readouterr().out
+    assert stop.value.code == 0 and f"examples:\n{HELP[command].examples}" in every_flag
     # An entry begins with the names of its flag.
     entries = {}
-    for entry in re.split(r"^  (?=\S)", every_flag, flags=re.MULTILINE)[1:]:
-        entries |= dict.fromkeys(
-            re.findall(r"^\w+|--[\w-]+", entry.split("  ")[0].split("\n")[0]), " ".join(entry.split())
-        )
+    for entry in re.findall(r"^  (?:-|[A-Z]+ ).*(?:\n {4}.*)*", every_flag, flags=re.MULTILINE):
+        names = re.findall(r"^[A-Z]+|(?<!\S)--?[\w-]+", re.split(r"  |\n", entry.strip())[0])
+        entries |= dict.fromkeys(names, " ".join(entry.split()))
     for flag, what in HELP[command].flags.items():
         entry = entries[flag.split()[0]]
         # The defaults of flags that are one number.
-        if default := re.search(r"\(([\d.e-]+)(?:\)| by default|, or)", what):
+        if default := re.search(r"\(([\d.e-]+)(?:\)|, or)", what):
             assert re.search(rf"\((?:default: )?{default[1]}(?:\.0)?[,)]", entry), flag
-    assert {*re.findall(r"--[\w-]+", HELP[command].examples)} <= {*entries}
+    assert {*re.findall(r"--[\w-]+", HELP[command].examples)} <= {*entries, "--list"}
 
 
 def test_help_has_the_defaults_of_a_pattern():
