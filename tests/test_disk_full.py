@@ -44,7 +44,7 @@ def test_every_writers_word_for_a_full_disk_is_known(name, files_of_at_most, tmp
     assert is_no_room(wrapped)
 
 
-@pytest.mark.parametrize("writer", ["model", "optimizer"])
+@pytest.mark.parametrize("writer", ["model", pytest.param("optimizer", marks=pytest.mark.slow)])
 def test_a_run_on_a_full_disk_ends_in_a_line_and_goes_on(
     writer,
     workspace,  # noqa: F811

@@ -136,7 +136,9 @@ def test_a_document_is_the_same_wherever_it_stands(pattern, batch, is_gathered):
 
 @every_backend
 @some_patterns
-@pytest.mark.parametrize("sizes", [(60, 9, 30), (11, 11), (1, 60)])
+@pytest.mark.parametrize(
+    "sizes", [(60, 9, 30), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ((11, 11), (1, 60)))]
+)
 def test_padding_on_either_side_changes_nothing(sizes, pattern, backend):
     model, documents, num_places = build(backend), make_documents(sizes), max(sizes) + 3
     for first in (lambda size: 0, lambda size: num_places - size, lambda size: 2):
@@ -147,7 +149,9 @@ def test_padding_on_either_side_changes_nothing(sizes, pattern, backend):
 
 @every_backend
 @some_patterns
-@pytest.mark.parametrize("sizes", [(33, 20, 7), (16, 16), (1, 40)])
+@pytest.mark.parametrize(
+    "sizes", [(33, 20, 7), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ((16, 16), (1, 40)))]
+)
 def test_several_documents_in_a_row_do_not_see_each_other(sizes, pattern, backend):
     model, documents = build(backend), make_documents(sizes)
     collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_position_ids=False)
@@ -317,7 +321,7 @@ def build_head(name, tiny_config, backend="sdpa", **overrides):
     return randomise(head.model(tiny_config(attn_implementation=backend, **{**no_dropout, **head.config, **overrides})))
 
 
-@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("is_training", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("consistency", [None, SparsePattern(4, 1, 0, 1, 3)], ids=["one_pass", "two_passes"])
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_give_the_reference_of_a_padded_batch(name, consistency, is_training, tiny_config):

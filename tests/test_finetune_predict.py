@@ -202,10 +202,15 @@ def test_rows_come_in_every_format(suffix, tmp_path):
     [
         ("single_label", ["id", "label", "score"]),
         ("multi_label", ["id", "labels"]),
-        ("regression", ["id", "value"]),
-        ("token_classification", ["id", "labels"]),
-        ("question_answering", ["id", "answer", "score", "probability", "start", "end"]),
-        ("candidate_choice", ["id", "answer", "score"]),
+        *(
+            pytest.param(name, columns, marks=pytest.mark.slow)
+            for name, columns in (
+                ("regression", ["id", "value"]),
+                ("token_classification", ["id", "labels"]),
+                ("question_answering", ["id", "answer", "score", "probability", "start", "end"]),
+                ("candidate_choice", ["id", "answer", "score"]),
+            )
+        ),
     ],
 )
 def test_csv_and_json_hold_what_jsonl_does(task_type, columns, tmp_path):

@@ -183,7 +183,14 @@ def test_an_id_that_cannot_be_written_loses_no_prediction(tmp_path):
     assert_same(read_jsonl(tmp_path / "out.jsonl"), expected)
 
 
-def test_outputs_that_are_not_finite_are_no_prediction(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "task_type",
+    [
+        "single_label",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("multi_label", "regression", "candidate_choice")),
+    ],
+)
+def test_outputs_that_are_not_finite_are_no_prediction(task_type, tmp_path, monkeypatch):
     outputs = predictor.Predictor.outputs
 
     def with_nan(self, features):
@@ -192,12 +199,11 @@ def test_outputs_that_are_not_finite_are_no_prediction(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(predictor.Predictor, "outputs", with_nan)
-    for task_type in ("single_label", "multi_label", "regression", "candidate_choice"):
-        target = tmp_path / f"{task_type}.jsonl"
-        assert predict(task_type, workspace() / f"{task_type}-test.jsonl", target) == 0
-        found, expected = read_jsonl(target), evaluated(task_type)
-        expected[1] = empty_prediction(expected[1]["id"], predictor.NOT_FINITE, TASK_TYPES[task_type].fields)
-        assert_same(found, expected)
+    target = tmp_path / "out.jsonl"
+    assert predict(task_type, workspace() / f"{task_type}-test.jsonl", target) == 0
+    found, expected = read_jsonl(target), evaluated(task_type)
+    expected[1] = empty_prediction(expected[1]["id"], predictor.NOT_FINITE, TASK_TYPES[task_type].fields)
+    assert_same(found, expected)
 
 
 def test_rows_that_are_cut_are_counted(tmp_path, capsys):

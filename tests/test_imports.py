@@ -94,12 +94,13 @@ def test_importing_the_package_imports_neither_torch_nor_transformers():
 LIBRARIES = "from transformers import AutoConfig, AutoModelForMaskedLM"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first, second",
     [
         ("import ernie_sparse\nfrom ernie_sparse import ErnieSparseForMaskedLM", LIBRARIES),
-        pytest.param("import ernie_sparse", LIBRARIES, marks=pytest.mark.slow),
-        pytest.param(LIBRARIES, "import ernie_sparse", marks=pytest.mark.slow),
+        ("import ernie_sparse", LIBRARIES),
+        (LIBRARIES, "import ernie_sparse"),
     ],
 )
 def test_the_auto_classes_know_the_models_whatever_is_imported_first(first, second):

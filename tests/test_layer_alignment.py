@@ -102,7 +102,9 @@ def grads_of(loss: torch.Tensor, model) -> dict[str, torch.Tensor]:
     return dict(zip(names, torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True), strict=True))
 
 
-@pytest.mark.parametrize("backend, form", [("eager", "dense"), ("sdpa", "dense"), ("sdpa", "blocks")])
+@pytest.mark.parametrize(
+    "backend, form", [pytest.param("eager", "dense", marks=pytest.mark.slow), ("sdpa", "dense"), ("sdpa", "blocks")]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradients_are_those_of_loops_over_tokens(case, backend, form, request, build):
     if form == "blocks":

@@ -293,6 +293,7 @@ def test_what_a_run_is_to_write_over_is_named(tmp_path, capsys):
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_dollar_in_a_label_is_no_formula(tmp_path):
     rows = "".join(
         f'{{"text": "{word} {word}", "label": "{label}"}}\n'

@@ -254,15 +254,20 @@ def test_saor_is_on_with_its_defaults_unless_told_otherwise(in_own_folder):
     assert trainer.saor == SaorArguments(1.0, ["shift", "block_size", "window", "random"], 0)
 
 
+SOME_HEADS = ("masked_lm", "single_label", "question_answering")
+
+
 @pytest.mark.parametrize(
     "head, options",
     [
-        *((head, {}) for head in HEADS),
+        *(pytest.param(head, {}, marks=[pytest.mark.slow] * (head not in SOME_HEADS)) for head in HEADS),
         ("masked_lm", {CHECKPOINTING: True}),
         ("masked_lm", {"alpha": 0.0}),
         ("masked_lm", {"saor": {"saor_every": 2, "saor_alpha_warmup": 1.0, "saor_temperature": 2.0}}),
         *(
-            (head, {"saor": {"regularization": "alignment"}})
+            pytest.param(
+                head, {"saor": {"regularization": "alignment"}}, marks=[pytest.mark.slow] * (head not in SOME_HEADS)
+            )
             for head in ("masked_lm", "regression", "question_answering")
         ),
     ],
@@ -278,8 +283,8 @@ def test_accumulated_micro_batches_train_as_one_batch(head, options, tmp_path):
     "head, more",
     [
         ("masked_lm", {}),
-        ("question_answering", {}),
-        ("single_label", {"num_train_epochs": 2}),
+        pytest.param("question_answering", {}, marks=pytest.mark.slow),
+        pytest.param("single_label", {"num_train_epochs": 2}, marks=pytest.mark.slow),
         ("single_label", {"num_train_epochs": 2, "train_sampling_strategy": "group_by_length"}),
         ("single_label", {"num_train_epochs": 2, "train_sampling_strategy": "batch_rebalance"}),
         ("masked_lm", {"saor": {"saor_every": 3, "saor_share": 0.5, "saor_alpha_warmup": 1.0, "saor_perturb": "both"}}),
@@ -382,7 +387,7 @@ def test_updates_that_fp16_leaves_out_by_design_do_not_stop_a_training(tmp_path)
     assert trainer.state.global_step == 2 and torch.equal(weight, before)
 
 
-@pytest.mark.parametrize("is_restored", [True, False])
+@pytest.mark.parametrize("is_restored", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_train_loss_is_of_the_whole_run(is_restored, tmp_path):
     options = {
         "batch_size": 2,

@@ -93,7 +93,8 @@ CASES = {
 SLOW = (
     *("batch", "wide-window", "window-of-one", "last-block-short", "two-global-blocks", "half-precision", "shift"),
     *("random-of-many-representatives", "single-precision-of-padding", "head-of-80-in-single-precision"),
-    *("no-global-block", "all-global", "representatives", "padding"),
+    *("no-global-block", "all-global", "representatives", "padding", "block-of-two-tiles", "flat-random", "head-of-24"),
+    *("block-of-no-power-of-two", "one-block", "parts", "sixteen-representatives"),
 )
 
 

@@ -192,7 +192,7 @@ def test_rows_of_one_length_are_known_to_be_full():
     [
         # Six updates of four rows are an epoch and the last batch has two of them.
         ("hst", "text", 22, 20, 120, {}),
-        ("hst-saor", "listops", 14, 20, 120, {}),
+        pytest.param("hst-saor", "listops", 14, 20, 120, {}, marks=pytest.mark.slow),
         ("hst-saor", "retrieval", 10, 20, 120, {"gradient_accumulation_steps": 2, "max_steps": 3}),
         # Representatives' weights have no gradient; rows without padding have no mask.
         ("flat", "text", 10, 128, 128, {"train_sampling_strategy": "random"}),

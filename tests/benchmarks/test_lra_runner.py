@@ -309,6 +309,7 @@ def test_the_checkpoint_that_was_best_is_tested_and_stays(tmp_path, monkeypatch)
     assert results["accuracy"] == pytest.approx((found == labels).mean())
 
 
+@pytest.mark.slow
 def test_a_command_gives_the_same_cell_and_another_seed_another(tmp_path):
     runs = {name: short(tmp_path / name, "--seed", seed) for name, seed in (("a", 4), ("b", 4), ("c", 5))}
     assert are_equal(tmp_path / "a", tmp_path / "b") and not are_equal(tmp_path / "a", tmp_path / "c")
@@ -369,6 +370,7 @@ def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path, monkeyp
     assert len(consistency) == 6 and all(value > 0 for value in consistency)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path, monkeypatch):
     whole = short(tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
