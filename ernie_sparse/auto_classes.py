@@ -45,6 +45,8 @@ class _ModelClass:
         self.__name__, self.config_class = name, _config_class()
 
     def __getattr__(self, attribute: str):
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
         return getattr(getattr(importlib.import_module(OWN_MODELS), self.__name__), attribute)
 
 

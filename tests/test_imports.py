@@ -2,14 +2,17 @@
 """What importing costs, and that imports run downwards."""
 
 import ast
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import ernie_sparse
+from ernie_sparse import auto_classes, modeling_ernie_sparse  # noqa: F401
 
 PACKAGE = Path(ernie_sparse.__file__).parent
 # Each row may import from the rows above it alone; a folder's files also from one another.
@@ -72,6 +75,7 @@ started = []
 sys.addaudithook(lambda event, args: started.append(event) if event in ("subprocess.Popen", "os.fork", "os.exec") else None)
 heavy = {}
 import ernie_sparse
+from ernie_sparse import auto_classes, modeling_ernie_sparse  # noqa: F401
 for name in sys.argv[1:]:
     if name != "ernie_sparse.__main__":
         importlib.import_module(name)
@@ -112,6 +116,27 @@ def test_the_auto_classes_know_the_models_whatever_is_imported_first(first, seco
     assert run(f"{first}\n{second}\nprint(type(({made})[1]).__name__)").split() == ["ErnieSparseForMaskedLM"]
 
 
+def test_the_auto_classes_get_a_stand_in_for_each_model_that_is_not_there_yet(monkeypatch):
+    entered = {}
+
+    def register(auto_class):
+        return SimpleNamespace(register=lambda config, model, exist_ok: entered.update({auto_class: (config, model)}))
+
+    auto = SimpleNamespace(**{name: register(name) for name in auto_classes.AUTO_CLASSES})
+    models = sys.modules[auto_classes.OWN_MODELS]
+    # As while it is imported.
+    half = SimpleNamespace(ErnieSparseModel=models.ErnieSparseModel)
+    monkeypatch.setitem(sys.modules, auto_classes.OWN_MODELS, half)
+    auto_classes.register_models(auto)
+    assert entered.pop("AutoModel") == (ernie_sparse.ErnieSparseConfig, models.ErnieSparseModel)
+    monkeypatch.setitem(sys.modules, auto_classes.OWN_MODELS, models)
+    assert len(entered) == len(auto_classes.AUTO_CLASSES) - 1
+    for auto_class, (config, stand_in) in entered.items():
+        name = auto_classes.AUTO_CLASSES[auto_class]
+        assert config is stand_in.config_class is ernie_sparse.ErnieSparseConfig and stand_in.__name__ == name
+        assert copy.copy(stand_in).from_pretrained == getattr(models, name).from_pretrained
+
+
 @pytest.mark.slow
 def test_importing_starts_no_process_and_only_training_brings_trainer_and_datasets():
     def trains(name: str) -> bool:
@@ -146,6 +171,7 @@ def test_imports_run_downwards(name):
 def test_what_stands_for_a_model_class_is_replaced_by_it_when_one_is_used():
     code = """
 import ernie_sparse
+from ernie_sparse import auto_classes, modeling_ernie_sparse  # noqa: F401
 from transformers import AutoModel, AutoModelForTokenClassification
 before = AutoModel._model_mapping[ernie_sparse.ErnieSparseConfig]
 config = ernie_sparse.ErnieSparseConfig(
