@@ -171,7 +171,7 @@ def load_model(
     homeless = {key for key in info["unexpected_keys"] if ".layer." in key or "embeddings." in key}
     for reason, keys in (
         ("lacks", missing - fresh),
-        ("has other sizes than its config.json says of", resized - fresh),
+        ("has shapes that do not fit its config.json", resized - fresh),
         ("has more than its config.json says", homeless),
         ("has weights that are not finite", {n for n, w in model.named_parameters() if not w.isfinite().all()}),
     ):

@@ -68,7 +68,7 @@ HELP = {
         },
     ),
     "pretrain": CommandHelp(
-        "Pretrain a masked language model on text, with SAOR. The same command goes on after a stop or a kill.",
+        "Pretrain a masked language model on text, with SAOR. To resume after a stop or a kill, run the same command again.",
         "(--model DIR | --train-tokenizer SIZE | --tokenizer DIR) (--train-file F [F ...] | --dataset NAME) --output-dir OUT [options]",
         "  ernie-sparse pretrain --model sparse-bert --train-file 'papers/*.jsonl.gz' --output-dir pretrained\n"
         "  ernie-sparse pretrain --train-file a.txt b.txt --train-tokenizer 8000 --max-length 1024 \\\n"
@@ -95,7 +95,7 @@ HELP = {
         others=_TRAINING,
     ),
     "finetune": CommandHelp(
-        "Fine-tune a checkpoint on a task, or on files of your own. The same command goes on after a stop or a kill.",
+        "Fine-tune a checkpoint on a task, or on files of your own. To resume after a stop or a kill, run the same command again.",
         "--model DIR (--task NAME | --train-file F [F ...] | --dataset NAME) --output-dir OUT [options]\n"
         "       ernie-sparse finetune --list",
         "  ernie-sparse finetune --list                                   the tasks, with their recipes\n"
@@ -149,7 +149,7 @@ HELP = {
 In csv, lists are joined by "|". jsonl also has the probabilities of all classes, entities, and other answers. json is
 {id: answer} for questions and candidates, {id: prediction} otherwise.
 
-A row that cannot be used gets an error that says why, and no prediction. After a stop the same command goes on where it was.""",
+A row that cannot be used gets an error that says why, and no prediction. After a stop, run the same command again to resume.""",
     ),
     "robustness": CommandHelp(
         "Read documents with a model under other sparse patterns: what each changes in the score, the predictions and the cost.\n"
@@ -174,7 +174,7 @@ A row that cannot be used gets an error that says why, and no prediction. After 
             "--unlabelled": "the documents have no labels: predictions are compared, without scores",
             "--timing false": "do not measure time and memory",
         },
-        "A report that was stopped goes on by the same command.",
+        "If it was stopped, run the same command again to resume.",
     ),
     "show": CommandHelp(
         "Draw a sparse pattern: who sees whom, and what that costs, as text or as a picture.",

@@ -186,7 +186,7 @@ class Run:
             if earlier.get(name) != value and not (name in MAY_GROW and _is_more(value, earlier.get(name)))
         ]
         if changed:
-            raise InputError(f"{folder} holds another run, of {', '.join(changed)}: name another folder")
+            raise InputError(f"{folder} holds another run, with {', '.join(changed)}: name another folder")
         return earlier
 
     def check_data(self, data: Mapping[str, Iterable[Dataset] | str]):
@@ -309,7 +309,7 @@ class Run:
 
     def _how_to_go_on(self) -> str:
         whole = last_checkpoint(self.folder)
-        return f"goes on from {whole}, which is whole" if whole else "begins anew, for there is no checkpoint"
+        return f"resumes from {whole}, which is whole" if whole else "starts again, for there is no checkpoint"
 
     def write_identity(self):
         """Say in the folder of which run its checkpoints are."""

@@ -20,7 +20,7 @@ from .errors import InputError
 from .signals import Stopped, StopSignals, noted
 from .training_checkpoints import last_checkpoint
 
-ANSWER = "stopping behind a checkpoint of the present update; once more ends at once"
+ANSWER = "stopping after a checkpoint of this update; a second signal stops at once"
 
 
 @contextmanager
@@ -98,6 +98,6 @@ def _agree(signals: StopSignals, args: TrainingArguments) -> int:
 
 
 def _message(what: str, number: int, args: TrainingArguments, reason: str = "") -> str:
-    goes_on = "goes on" if last_checkpoint(args.output_dir) else "begins anew, for there is no checkpoint"
+    goes_on = "resumes it" if last_checkpoint(args.output_dir) else "starts again, for there is no checkpoint"
     because = f" ({reason})" if reason else ""
     return f"{what} by {signal.Signals(number).name}{because}; the same command {goes_on}"

@@ -176,7 +176,7 @@ class RunArguments(TrainingArguments):
         never = self.save_strategy == "best" and self.eval_strategy == "no"
         yield "save_strategy", never, "it needs an --eval-strategy"
         on_cpu = self.use_cpu or not torch.accelerator.is_available()
-        yield "fp16", self.fp16 and on_cpu, "it needs a GPU: --bf16 does not"
+        yield "fp16", self.fp16 and on_cpu, "it needs a GPU; --bf16 does not"
         yield (
             "label_names",
             self.label_names not in (None, ["labels"]),

@@ -139,7 +139,8 @@ def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, t
     (out / "checkpoint-6").rmdir()
     assert run(pretrain_arguments(workspace, out, "--learning-rate", "1e-9")) == 2
     assert (
-        f"{out} holds another run, of learning_rate 0.001 and not 1e-09: name another folder" in capsys.readouterr().err
+        f"{out} holds another run, with learning_rate 0.001 and not 1e-09: name another folder"
+        in capsys.readouterr().err
     )
     assert run(pretrain_arguments(workspace, out)) == 0
     expected = AutoModelForMaskedLM.from_pretrained(workspace / "pretrained").state_dict()
@@ -149,7 +150,7 @@ def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, t
     checkpoint = str(out / "checkpoint-3")
     by_path = pretrain_arguments(workspace, tmp_path / "elsewhere", "--resume-from-checkpoint", checkpoint)
     assert run([*by_path, "--learning-rate", "1e-9"]) == 2
-    assert f"{out} holds another run, of learning_rate" in capsys.readouterr().err
+    assert f"{out} holds another run, with learning_rate" in capsys.readouterr().err
     assert run(by_path) == 0
     assert (tmp_path / "elsewhere" / "checkpoint-6").is_dir() and not (tmp_path / "elsewhere" / "checkpoint-3").exists()
     written = (out / "results.json").stat().st_mtime_ns

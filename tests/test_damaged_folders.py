@@ -178,7 +178,7 @@ FIELDS = [
     (
         "config.json",
         labelled("north", "south", "west"),
-        "has other sizes than its config.json says of: classifier.bias",
+        "has shapes that do not fit its config.json: classifier.bias",
     ),
     ("config.json", labelled("north"), "{path}: "),
     ("config.json", labelled("north", "north"), "id2label in config.json names the class 'north' twice"),

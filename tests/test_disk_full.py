@@ -71,7 +71,7 @@ def test_a_run_on_a_full_disk_ends_in_a_line_and_goes_on(
         assert run(pretrain_arguments(workspace, out)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert line.startswith(f"ernie-sparse pretrain: error: there is no room left to write update 6 into {out} (")
-    assert line.endswith(f"the same command goes on from {out / 'checkpoint-3'}, which is whole")
+    assert line.endswith(f"the same command resumes from {out / 'checkpoint-3'}, which is whole")
     assert not (out / "checkpoint-6").exists()
     assert run(pretrain_arguments(workspace, out)) == 0
     assert are_equal(out, workspace / "pretrained")

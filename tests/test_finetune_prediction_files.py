@@ -263,7 +263,7 @@ def test_a_run_that_was_stopped_goes_on_behind_what_is_done(suffix, tmp_path, mo
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         assert predict("single_label", source, target, *FLAGS) == 130
-    assert "4 predictions are kept: the same command goes on" in capsys.readouterr().err
+    assert "4 predictions are kept: the same command resumes after them" in capsys.readouterr().err
     (partial,) = target.parent.iterdir()
     assert partial.name == f"stopped.{suffix}.partial.jsonl" and len(partial.read_text().splitlines()) == 5
     # As a full disk or a loss of power leaves it.

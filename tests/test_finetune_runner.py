@@ -215,7 +215,7 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path, capsys):
         ):
             capsys.readouterr()
             assert cli.main(arguments(tmp_path / folder, *words, *more)) == 2
-            assert f"{tmp_path / folder} holds another run, of {message}" in capsys.readouterr().err
+            assert f"{tmp_path / folder} holds another run, with {message}" in capsys.readouterr().err
     # No flag asks for SAOR.
     assert not any("consistency_loss" in entry for entry in read_results(tmp_path / "one")["history"])
     # What stands in for a flag may be spelt out.

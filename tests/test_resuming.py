@@ -253,7 +253,7 @@ def test_a_killed_process_that_loads_rows_ends_a_run_in_a_line_and_the_run_goes_
     assert "Traceback" not in error
     line = error.splitlines()[-1]
     assert line.startswith("ernie-sparse finetune: error: a process that loads rows has died (DataLoader worker")
-    assert line.endswith(f"the same command goes on from {tmp_path / 'checkpoint-2'}, which is whole")
+    assert line.endswith(f"the same command resumes from {tmp_path / 'checkpoint-2'}, which is whole")
     assert run(arguments(tmp_path, *flags)) == 0
 
 

@@ -224,7 +224,7 @@ def test_a_report_that_was_stopped_goes_on_behind_its_finished_patterns(workspac
     with monkeypatch.context() as patch:
         patch.setattr(runner, "write_json", stopped)
         assert run(*words, "--output-dir", tmp_path / "out", *FEW) == 130
-    assert "2 of 3 patterns are kept: the same command goes on behind them" in capsys.readouterr().err
+    assert "2 of 3 patterns are kept: the same command resumes after them" in capsys.readouterr().err
     assert not (tmp_path / "out" / "robustness.json").exists()
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -235,7 +235,7 @@ def test_a_report_that_was_stopped_goes_on_behind_its_finished_patterns(workspac
     # Another run is none to go on with.
     other = ("--model", workspace / "steady", "--validation-file", workspace / "single_label.jsonl")
     assert run(*other, "--output-dir", tmp_path / "out", *FEW) == 2
-    assert "holds another run, of model" in capsys.readouterr().err
+    assert "holds another run, with model" in capsys.readouterr().err
     rows = write_jsonl(tmp_path / "rows.jsonl", read_jsonl(workspace / "single_label.jsonl")[1:])
     assert run(*words[:2], "--validation-file", rows, "--output-dir", tmp_path / "out", *FEW) == 2
     assert "holds a run on other data: validation has other rows now" in capsys.readouterr().err

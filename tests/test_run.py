@@ -169,7 +169,7 @@ def test_a_run_that_left_no_checkpoint_does_not_bind_its_folder(tmp_path):
     assert started(tmp_path, learning_rate=0.2) is None
     assert json.loads((tmp_path / "run.json").read_text())["learning_rate"] == 0.2
     leave_checkpoint(tmp_path, 2, learning_rate=0.2)
-    with pytest.raises(InputError, match=r"holds another run, of learning_rate 0\.2 and not 0\.1"):
+    with pytest.raises(InputError, match=r"holds another run, with learning_rate 0\.2 and not 0\.1"):
         started(tmp_path)
 
 

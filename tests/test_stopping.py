@@ -25,7 +25,7 @@ from ernie_sparse.finetune import runner
 from ernie_sparse.finetune.prediction_files import PredictionFile
 from ernie_sparse.signals import StopSignals
 
-GOES_ON = "the same command goes on"
+GOES_ON = "the same command resumes it"
 BY_STEPS = ("--eval-strategy", "steps", "--eval-steps", 2, "--save-strategy", "steps", "--save-steps", 2)
 # Of eight updates in two epochs: flags, the call of the training step in which the signal comes, and the update behind which
 # the run stops.
@@ -118,7 +118,9 @@ def test_a_stopped_pretraining_ends_where_an_unbroken_one_does(workspace, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "how"), [("epoch", GOES_ON), ("no", GOES_ON.replace("goes on", "begins anew"))])
+@pytest.mark.parametrize(
+    ("strategy", "how"), [("epoch", GOES_ON), ("no", GOES_ON.replace("resumes it", "starts again"))]
+)
 def test_a_signal_behind_the_last_update(strategy, how, tmp_path, monkeypatch, capsys):
     load, command = ernie_sparse.SaorTrainer.store_flos, two_epochs(tmp_path, "--save-strategy", strategy)
 
@@ -153,7 +155,7 @@ def test_a_second_signal_ends_at_once_but_for_one_that_was_passed_on(tmp_path, m
 def test_what_fails_behind_a_signal_is_said(tmp_path, monkeypatch, capsys):
     send_in_step(monkeypatch, 2, signal.SIGTERM, error=RuntimeError("a worker was killed"))
     assert run(two_epochs(tmp_path)) == 143
-    begins = "the same command begins anew, for there is no checkpoint"
+    begins = "the same command starts again, for there is no checkpoint"
     assert said(capsys) == f"stopped by SIGTERM (RuntimeError: a worker was killed); {begins}"
 
 
@@ -185,7 +187,7 @@ def test_a_stopped_prediction_says_how_to_go_on(number, tmp_path, monkeypatch, c
         patch.setattr(PredictionFile, "add", lambda self, records: (add(self, records), send(number)))
         assert predict("single_label", source, tmp_path / "out.csv", *words) == 128 + number
     error = capsys.readouterr().err
-    assert "2 predictions are kept: the same command goes on behind them" in error and "Traceback" not in error
+    assert "2 predictions are kept: the same command resumes after them" in error and "Traceback" not in error
     assert f"ernie-sparse predict: stopped by {number.name}" in error
     assert predict("single_label", source, tmp_path / "out.csv", *words) == 0
 

@@ -89,7 +89,7 @@ class PredictionFile:
                 then = (
                     f"once the input file is mended, which makes another run of it, delete {self.partial}"
                     if issubclass(kind, InputError)
-                    else "the same command goes on behind them"
+                    else "the same command resumes after them"
                 )
                 print(f"{self.count} predictions are kept: {then}", file=sys.stderr)
             self._unlock()

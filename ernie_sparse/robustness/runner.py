@@ -158,7 +158,7 @@ def measure(
         except BaseException:
             done = sum(value is not None for value in found.values())
             bar.close()
-            print(f"{done} of {len(patterns)} patterns are kept: the same command goes on behind them", file=sys.stderr)
+            print(f"{done} of {len(patterns)} patterns are kept: the same command resumes after them", file=sys.stderr)
             raise
     return found
 

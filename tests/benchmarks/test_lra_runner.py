@@ -421,7 +421,7 @@ def test_a_folder_goes_on_with_no_other_run(tmp_path, capsys):
     ):
         capsys.readouterr()
         assert lra(arguments("text", tmp_path, *flags, *more)) == 2
-        assert f"holds another run, of {message}: name another" in capsys.readouterr().err
+        assert f"holds another run, with {message}: name another" in capsys.readouterr().err
     assert json.loads((tmp_path / "results.json").read_text()) == whole
     # What came to an end is tested again, and not trained again.
     weights = load_file(tmp_path / "model.safetensors")
