@@ -39,9 +39,9 @@ PROG = "python examples/demo.py"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 EXCERPT_CHARACTERS = 4000
-MAX_LENGTH = 640
+MAX_LENGTH = 576
 NUM_PACKAGES = 4
-DOCUMENTS_PER_PACKAGE = {"train": 16, "validation": 2, "test": 20}
+DOCUMENTS_PER_PACKAGE = {"train": 16, "validation": 2, "test": 16}
 OWN_PATTERN = SparsePattern()
 CHEAPER_PATTERNS = {
     "no global block": "num_global_blocks=0",
