@@ -225,11 +225,11 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"learning_rate": 0.2}, "of learning_rate 0.1 and not 0.2: name another folder"),
-        ({"patterns": ["window"], "max_steps": 20}, r"of patterns \['shift'\] and not \['window'\]: name"),
-        ({"max_steps": 9}, "of max_steps 10 and not 9"),
-        ({"new": 1}, "of new None and not 1"),
-        ({"data_seed": 3, "bf16": True, "world_size": 2}, "of data_seed None and not 3, bf16 None and not True, world"),
+        ({"learning_rate": 0.2}, "with learning_rate 0.1 and not 0.2: name another folder"),
+        ({"patterns": ["window"], "max_steps": 20}, r"with patterns \['shift'\] and not \['window'\]: name"),
+        ({"max_steps": 9}, "with max_steps 10 and not 9"),
+        ({"new": 1}, "with new None and not 1"),
+        ({"data_seed": 3, "bf16": True, "world_size": 2}, "with data_seed None and not 3, bf16 None and not True, world"),
     ],
 )
 def test_another_run_is_refused_by_path_as_by_last(by_path, changes, message, tmp_path):
