@@ -229,7 +229,10 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
         ({"patterns": ["window"], "max_steps": 20}, r"with patterns \['shift'\] and not \['window'\]: name"),
         ({"max_steps": 9}, "with max_steps 10 and not 9"),
         ({"new": 1}, "with new None and not 1"),
-        ({"data_seed": 3, "bf16": True, "world_size": 2}, "with data_seed None and not 3, bf16 None and not True, world"),
+        (
+            {"data_seed": 3, "bf16": True, "world_size": 2},
+            "with data_seed None and not 3, bf16 None and not True, world",
+        ),
     ],
 )
 def test_another_run_is_refused_by_path_as_by_last(by_path, changes, message, tmp_path):
