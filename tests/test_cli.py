@@ -233,6 +233,15 @@ def test_a_run_says_what_it_is_and_how_its_loss_falls(workspace, tmp_path, capsy
     assert len(after) == 1 and text.count(": loss ") == 23 and "training took" in after[0]
 
 
+@pytest.mark.slow
+def test_it_is_said_how_long_a_training_will_take(workspace, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ernie_sparse.terminal.WORTH_SAYING", 0)
+    assert run(finetune_arguments(workspace, tmp_path / "out", "--max-steps", "8", "--logging-steps", "4")) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^about \d+ seconds to go, without evaluations$", said, re.MULTILINE)
+    assert said.count(": loss ") == 2
+
+
 def test_a_run_is_the_same_where_a_default_is_spelt_out(workspace, capsys):
     out = workspace / "pretrained"
     results = (out / "results.json").read_bytes()

@@ -110,6 +110,8 @@ OF_JSON = {
     "a text": "is damaged (it is no JSON object)",
     "deep": "is damaged (it is nested too deeply)",
 }
+# What the others nearly say: of files that one function reads.
+NEARLY = [damage for damage in OF_JSON if damage not in ("half", "deep")]
 OF_WEIGHTS = dict.fromkeys(("half", "empty", "10 bytes", "garbage", "null", "a folder"), "is damaged (")
 READERS = ("convert", "export", "finetune", "pretrain", "robustness")
 
@@ -135,6 +137,12 @@ def labelled(*names):
 
 
 # Model, file, damage, command: a part of the message, in which {path} is the file and {folder} its folder.
+
+
+def of_damage(kind: str, name: str, damage: str, *others):
+    return pytest.param(kind, name, damage, *others, marks=[pytest.mark.slow] * (damage in NEARLY))
+
+
 ROWS = [
     *(("single_label", "config.json", how, "predict", f"{{path}} {says}") for how, says in OF_JSON.items()),
     *(
@@ -145,9 +153,9 @@ ROWS = [
     ("bert", "config.json", "null", "convert", "{path} is damaged (it is no JSON object)"),
     ("single_label", "config.json", "a folder", "show", "there is no config.json in this folder"),
     *(
-        ("single_label", name, how, "predict", f"{{path}} {OF_JSON[how]}")
+        of_damage("single_label", name, how, "predict", f"{{path}} {says}")
         for name in files.TOKENIZER_FILES[:2]
-        for how in ("half", "deep")
+        for how, says in OF_JSON.items()
     ),
     *(("masked_lm", "tokenizer.json", "half", name, "{path} is damaged (it is no JSON") for name in READERS[1:]),
     *(("bert", name, "half", "convert", "{path} is damaged (it is no JSON") for name in files.TOKENIZER_FILES[:2]),
@@ -155,14 +163,14 @@ ROWS = [
     *(("masked_lm", "model.safetensors", "half", name, "{path} is damaged (") for name in READERS[1:]),
     ("bert", "model.safetensors", "half", "convert", "{path} is damaged ("),
     *(
-        (
+        of_damage(
             "single_label",
             "finetune.json",
             how,
             "predict",
-            f"{{path}} is not a file of `ernie-sparse finetune`: {OF_JSON[how][12:-1]}",
+            f"{{path}} is not a file of `ernie-sparse finetune`: {says[12:-1]}",
         )
-        for how in ("half", "deep")
+        for how, says in OF_JSON.items()
     ),
     ("question_answering", "finetune.json", "half", "robustness", "{path} is not a file of `ernie-sparse finetune`: "),
     ("single_label", "finetune.json", "a folder", "predict", "{folder} has no finetune.json"),
@@ -320,7 +328,9 @@ def test_a_state_that_holds_something_else_is_named(name, value, trained, tmp_pa
     assert_refused(argv, expected, capsys)
 
 
-@pytest.mark.parametrize("damage", ["half", "null"])
+@pytest.mark.parametrize(
+    "damage", [pytest.param(how, marks=[pytest.mark.slow] * (how not in ("half", "null"))) for how in OF_JSON]
+)
 @pytest.mark.parametrize(
     "name, then", [("run.json", "is missing or damaged"), ("results.json", "is damaged: delete it")]
 )

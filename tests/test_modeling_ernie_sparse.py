@@ -598,10 +598,13 @@ def test_a_pattern_holds_for_one_call(name, is_training, build):
 
 
 @pytest.mark.usefixtures("either_form")
-def test_any_length_up_to_the_limit(build):
+@pytest.mark.parametrize(
+    "lengths", [(*range(1, 129, 5), 128), pytest.param(range(1, 129), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_any_length_up_to_the_limit(lengths, build):
     model = build("base", num_hidden_layers=1, block_shift=3)
     with torch.no_grad():
-        for length in (*range(1, 129, 5), 128):
+        for length in lengths:
             inputs = make_inputs(lengths=(length,))
             outputs = []
             for backend in BACKENDS:
