@@ -98,6 +98,6 @@ def _agree(signals: StopSignals, args: TrainingArguments) -> int:
 
 
 def _message(what: str, number: int, args: TrainingArguments, reason: str = "") -> str:
-    goes_on = "resumes it" if last_checkpoint(args.output_dir) else "starts again, for there is no checkpoint"
+    then = "resumes it" if last_checkpoint(args.output_dir) else "starts again, for there is no checkpoint"
     because = f" ({reason})" if reason else ""
-    return f"{what} by {signal.Signals(number).name}{because}; the same command {goes_on}"
+    return f"{what} by {signal.Signals(number).name}{because}; the same command {then}"

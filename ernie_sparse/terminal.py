@@ -95,14 +95,11 @@ def _facts_of(args, state, model: torch.nn.Module) -> list[tuple[str, object]]:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-    kind = args.device.type
-    device = (
-        f"CPU, {torch.get_num_threads()} threads"
-        if kind == "cpu"
-        else torch.cuda.get_device_name()
-        if kind == "cuda"
-        else kind
-    )
+    device = args.device.type
+    if device == "cpu":
+        device = f"CPU, {torch.get_num_threads()} threads"
+    elif device == "cuda":
+        device = torch.cuda.get_device_name()
     if args.world_size > 1:
         device = f"{args.world_size} processes, each on {device}"
     return [

@@ -264,7 +264,10 @@ def main(argv: list[str]):
         "baseline": baseline,
         "ways": summary,
         "time_over_one_pass": times,
-        "queries": [{"topic": name, "sentence": sentence} for name, sentence in queries],
+        "queries": [
+            {"topic": name, "sentence": sentence, "ranks": {way: int(rank[number]) for way, rank in ranks.items()}}
+            for number, (name, sentence) in enumerate(queries)
+        ],
     }
     write_json(out / "search.json", results)
     is_drawn = plot(summary, out / "search.png")

@@ -79,10 +79,20 @@ def test_the_demo_calls_a_difference_one_where_its_interval_leaves_out_zero(demo
     assert demo.findings({"cheap": {**entry, "lost": dict.fromkeys(demo.ARMS, noise)}}) == ["- None."]
 
 
-def test_the_demo_calls_a_gain_one_where_intervals_do_not_overlap(demo):
-    first, near, far = demo.Interval(0.2, 0.1, 0.3), demo.Interval(0.4, 0.3, 0.5), demo.Interval(0.7, 0.6, 0.8)
-    assert demo.gains({"first": first, "near": near, "far": far}) == ["- Far: 50 points more."]
-    assert demo.gains({"first": first, "near": near}) == ["- None."]
+def test_the_demo_compares_each_way_with_the_first_tokens_sentence_by_sentence(demo):
+    first = "plain: first 64 tokens"
+    found = {first: (1, 0, 0, 0), **dict.fromkeys(demo.WAYS, (1, 1, 0, 1))}
+    queries = [
+        {"topic": f"T{number}", "ranks": {way: 1 if hits[number % 4] else 3 for way, hits in found.items()}}
+        for number in range(40)
+    ]
+    ways = demo.found_first({"ways": {"words alone: TF-IDF": {}, **found}, "queries": queries})
+    assert list(ways) == ["plain encoder, first 64 tokens", *demo.WAYS.values()]
+    (base, *others) = ways.values()
+    assert base["share"].value == 0.25 and base["more"] == (0, 0, 0)
+    for other in others:
+        assert other["share"].value == 0.75 and other["more"].value == 0.5
+        assert 0.3 < other["more"].low < 0.5 < other["more"].high < 0.7
 
 
 @pytest.fixture(scope="module")

@@ -326,7 +326,7 @@ def test_predictions_of_another_run_are_refused_with_what_differs(tmp_path, monk
     ]:
         assert predict("single_label", source, target, *flags) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-        assert f"{partial} holds predictions of another run, of {difference}" in line
+        assert f"{partial} holds predictions of another run, with {difference}" in line
         assert "delete it, or name another --output-file" in line
         assert partial.read_bytes() == kept and not target.exists()
     # A copy of the same model and of the same file is the same.

@@ -127,7 +127,7 @@ class PredictionFile:
         ]
         if changed:
             raise InputError(
-                f"{self.partial} holds predictions of another run, of {', '.join(changed)}: delete it, or name another "
+                f"{self.partial} holds predictions of another run, with {', '.join(changed)}: delete it, or name another "
                 "--output-file"
             )
 
