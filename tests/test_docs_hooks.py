@@ -2,6 +2,7 @@
 """What the site's reference has beside its own text: help, and docstrings as Markdown."""
 
 import logging
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,9 +63,12 @@ def test_a_docstring_in_the_hugging_face_form_becomes_markdown(hooks):
 
 
 def test_a_heads_docstring_has_its_own_arguments_in_the_order_of_its_signature(model):
-    forward = model["ErnieSparseForQuestionAnswering.forward"]
-    text = forward.docstring.value
-    own = [name for name in (parameter.name for parameter in forward.parameters) if f"- **`{name}`**" in text]
-    places = [text.index(f"- **`{name}`**") for name in own]
-    assert own and places == sorted(places)
-    assert "The [arguments of all heads][arguments-of-all-heads]." in text and "`input_ids`" not in text
+    for name, own in (
+        ("SequenceClassification", ["labels", "class_weights"]),
+        ("MaskedLM", ["labels", "logits_to_keep"]),
+    ):
+        text = model[f"ErnieSparseFor{name}.forward"].docstring.value
+        assert re.findall(r"^- \*\*`(\w+)`", text, flags=re.MULTILINE) == own
+        assert "The [arguments of all heads][arguments-of-all-heads]." in text
+    names = re.findall(r"^- \*\*`(\w+)`", model["ErnieSparseModel.forward"].docstring.value, flags=re.MULTILINE)
+    assert names == [parameter.name for parameter in model["ErnieSparseModel.forward"].parameters][1:-1]
