@@ -158,7 +158,7 @@ def test_a_resumed_pretraining_ends_where_an_uninterrupted_one_does(workspace, t
     assert "finished already" in capsys.readouterr().out and (out / "results.json").stat().st_mtime_ns == written
     # For longer than it was first told, not for less.
     assert run(pretrain_arguments(workspace, out, "--max-steps", "2")) == 2
-    assert "of max_steps 6 and not 2" in capsys.readouterr().err
+    assert "with max_steps 6 and not 2" in capsys.readouterr().err
     assert run(pretrain_arguments(workspace, out, "--max-steps", "12")) == 0
     assert (out / "checkpoint-12").is_dir()
 
